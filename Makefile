@@ -1,0 +1,21 @@
+# The two commands of the README. Both make .venv from the committed constraints.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint
+
+demo: .venv/.installed
+	$(BIN)/wheretune demo --output runs/demo --overwrite
+
+test: .venv/.installed lint
+	$(BIN)/pytest -q
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,dev]'
+	touch $@

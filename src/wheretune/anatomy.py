@@ -1,0 +1,390 @@
+"""The layers of a model: the only file that knows how Hugging Face lays models out.
+
+It loads models, finds their layers, says which inputs a model takes and where the representative token
+of a sample stands, and names the parts (embeddings, pooler, output matrix) that the other rooms must treat
+apart.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from wheretune.errors import ModelError, PlanError
+from wheretune.types import Layer, LayerStack, ModelInfo, Plan
+
+HUB_SECONDS = 5.0  # how long the hub may take to say whether it has a model
+MOST_TOKENS = 512  # the cut that applies when the user names none: attention's cost is quadratic
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+
+def resolve(name: str) -> dict[str, Any]:
+    """The keyword arguments with which `from_pretrained` opens `name` without a surprise.
+
+    A local folder never touches the network; a hub name is asked for once, briefly, unless it is cached.
+
+    Raises:
+        ModelError: No such folder, and no such model on the hub (or no network to ask it).
+    """
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise ModelError(
+                f"the folder {name} holds no config.json",
+                "give the folder that save_pretrained wrote",
+            )
+        return {"local_files_only": True}
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+        raise ModelError(f"no such model folder: {name!r}", "check the path given as --model")
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except Exception as error:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return {"local_files_only": True}
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"no folder {name!r} here, and the hub does not give a model of that name ({reason})",
+            "check the name and the network, or give a local folder",
+        ) from error
+    return {}
+
+
+def load_config(name: str, revision: str | None = None) -> Any:
+    """The text part of a model's config.
+
+    Raises:
+        ModelError: It cannot be found or opened.
+    """
+    from transformers import AutoConfig
+
+    arguments = resolve(name)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **arguments)
+    except Exception as error:
+        raise ModelError(f"cannot open the model {name}: {_first_line(error)}", "check its config.json") from error
+    return config.get_text_config()
+
+
+def load_model(name: str, revision: str | None = None) -> nn.Module:
+    """The headless transformer `name`, fp32, without the pooler (no head of ours reads it).
+
+    Args:
+        name: A local folder or a name on the hub.
+        revision: A commit, branch or tag on the hub.
+
+    Raises:
+        ModelError: It cannot be found or opened.
+    """
+    from transformers import AutoModel
+
+    arguments = resolve(name)
+    try:
+        model: nn.Module = AutoModel.from_pretrained(
+            name, revision=revision, dtype=torch.float32, trust_remote_code=False, **arguments
+        )
+    except Exception as error:
+        raise ModelError(
+            f"cannot open the model {name}: {_first_line(error)}",
+            "give a folder or hub name that transformers.AutoModel opens",
+        ) from error
+    if isinstance(getattr(model, "pooler", None), nn.Module):
+        model.pooler = None  # type: ignore[assignment]
+    return model
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """The tokenizer of the model `name`; where it has no padding token, the end-of-text token pads.
+
+    Raises:
+        ModelError: It cannot be opened.
+    """
+    from transformers import AutoTokenizer
+
+    arguments = resolve(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=False, **arguments
+        )
+    except Exception as error:
+        raise ModelError(
+            f"cannot open the tokenizer of {name}: {_first_line(error)}",
+            "save the tokenizer into the model's folder with tokenizer.save_pretrained",
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ModelError(f"the tokenizer of {name} has no padding token", "set one and save it again")
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def max_tokens(model: nn.Module, tokenizer: Any, asked: int | None) -> int:
+    """The length a text is cut to: `asked`, or what model and tokenizer can read, at most 512.
+
+    Raises:
+        ModelError: More was asked for than the model has positions.
+    """
+    limits = [int(tokenizer.model_max_length)]
+    config = _text_config(model)
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        # RoBERTa and its kin count positions from behind the padding index.
+        behind = [
+            int(module.padding_idx) + 1
+            for path, module in model.named_modules()
+            if path.endswith("position_embeddings")
+            and isinstance(module, nn.Embedding)
+            and module.padding_idx is not None
+        ]
+        limits.append(positions - (behind[0] if behind else 0))
+    if asked is None:
+        return min(*limits, MOST_TOKENS)
+    if asked > limits[-1]:
+        raise ModelError(
+            f"--max-length {asked} is more than the {limits[-1]} tokens the model has positions for",
+            f"give {limits[-1]} or less",
+        )
+    return asked
+
+
+# --- finding the layers -------------------------------------------------------------------------
+
+
+def find_layers(model: nn.Module) -> LayerStack:
+    """The layers of `model`, in the order in which they run.
+
+    The base model is searched for module lists as long as its config says it has layers; the outermost
+    one is the stack.
+
+    Raises:
+        ModelError: There is none (ALBERT shares one layer among all), naming the lists that were found.
+    """
+    base = getattr(model, "base_model", model)
+    config = _text_config(base)
+    name = type(base).__name__
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name} is an encoder-decoder with two stacks of layers",
+            "use an encoder or a decoder; two stacks are not supported yet",
+        )
+    expected = getattr(config, "num_hidden_layers", None)
+    lists = [
+        (path, module)
+        for path, module in base.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > 0
+    ]
+    fitting = [(path, module) for path, module in lists if len(module) == expected]
+    if not fitting:
+        found = ", ".join(f"{path} with {len(module)}" for path, module in lists) or "none"
+        raise ModelError(
+            f"{name} has no list of {expected} layers of its own (module lists found: {found})",
+            "use a model whose layers have weights of their own",
+        )
+    path, stack = min(fitting, key=lambda pair: pair[0].count("."))
+    owners = [{id(parameter) for parameter in layer.parameters()} for layer in stack]
+    shared = [i for i in range(1, len(owners)) if owners[i] & owners[i - 1]]
+    if shared:
+        raise ModelError(
+            f"layers {shared[0] - 1} and {shared[0]} of {name} share their weights",
+            "use a model whose layers have weights of their own",
+        )
+    base_path = next((found for found, module in model.named_modules() if module is base), "")
+    return LayerStack(
+        model=model,
+        base=base,
+        base_path=base_path,
+        layers=tuple(Layer(i, f"{path}.{i}", layer) for i, layer in enumerate(stack)),
+        hidden_size=int(config.hidden_size),
+        causal=_is_causal(config),
+    )
+
+
+def _text_config(model: nn.Module) -> Any:
+    config = getattr(model, "config", None)
+    if config is None:
+        raise ModelError(f"{type(model).__name__} has no config", "give a Hugging Face transformer")
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _is_causal(config: Any) -> bool:
+    """Whether a model of this config is a decoder: it predicts the next token and fills no masks."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    if getattr(config, "is_decoder", False):
+        return True
+    kind = type(config)
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+
+
+# --- what goes in -------------------------------------------------------------------------------
+
+
+def accepted(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """The inputs that `base.forward` takes.
+
+    A left-padded decoder with learned positions reads wrong ones unless they are given, so a decoder gets
+    position ids counted from the first unmasked token; and no key-value cache is built.
+    """
+    takes = inspect.signature(base.forward).parameters
+    given: dict[str, Any] = {name: value for name, value in inputs.items() if name in takes}
+    if "use_cache" in takes:
+        given["use_cache"] = False
+    if "position_ids" in takes and "position_ids" not in given and _is_causal(_text_config(base)):
+        given["position_ids"] = (inputs["attention_mask"].long().cumsum(1) - 1).clamp(min=0)
+    return given
+
+
+def representative_positions(
+    mask: Int[Tensor, "batch token"], causal: bool
+) -> Int[Tensor, " batch"]:
+    """Where the representative token of each sample stands (P 3.1, T 3.1).
+
+    An encoder's is the first unmasked position ([CLS]); a decoder's is the last unmasked position,
+    taken from the attention mask on either padding side (comparing ids with the padding token is wrong
+    where end-of-text pads).
+    """
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    unmasked = mask != 0
+    if causal:
+        return torch.where(unmasked, steps, -1).argmax(1)
+    return torch.where(unmasked, steps, mask.shape[1]).argmin(1)
+
+
+# --- which parameters are whose -----------------------------------------------------------------
+
+
+def head_parameters(stack: LayerStack) -> list[nn.Parameter]:
+    """The parameters of what sits on top: outside the base model, and the pooler inside it.
+
+    The output matrix of a language model is none of them: it stays frozen (T 3.2).
+    """
+    inside = {id(parameter) for parameter in stack.base.parameters()}
+    output = getattr(stack.model, "get_output_embeddings", lambda: None)()
+    inside |= {id(parameter) for parameter in output.parameters()} if output is not None else set()
+    top = [parameter for parameter in stack.model.parameters() if id(parameter) not in inside]
+    pooler = getattr(stack.base, "pooler", None)
+    return top + (list(pooler.parameters()) if isinstance(pooler, nn.Module) else [])
+
+
+# --- which model it is --------------------------------------------------------------------------
+
+
+def tensor_hashes(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, str]:
+    """SHA-256 of the bytes of every tensor, by name."""
+
+    def one(item: tuple[str, Tensor]) -> tuple[str, str]:
+        name, tensor = item
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return name, hashlib.sha256(raw.numpy().data).hexdigest()
+
+    with ThreadPoolExecutor(max_workers=2) as pool:  # hashlib lets go of the interpreter lock
+        return dict(pool.map(one, tensors))
+
+
+def base_hash(stack: LayerStack) -> str:
+    """SHA-256 over the weights of the base model, the pooler left out: the same with or without a head."""
+    weights = stack.base.state_dict().items()
+    each = tensor_hashes((name, value) for name, value in weights if not name.startswith("pooler."))
+    return hashlib.sha256("".join(f"{name}:{each[name]}\n" for name in sorted(each)).encode()).hexdigest()
+
+
+def describe(stack: LayerStack) -> ModelInfo:
+    """Which model this is: its name as given to `from_pretrained`, revision, and a hash of its weights."""
+    config = stack.base.config
+    name = str(getattr(config, "_name_or_path", "") or type(stack.base).__name__)
+    if Path(name).is_dir():
+        name = str(Path(name).resolve())
+    pooler = getattr(stack.base, "pooler", None)
+    left_out = sum(p.numel() for p in pooler.parameters()) if isinstance(pooler, nn.Module) else 0
+    return ModelInfo(
+        name=name,
+        revision=getattr(config, "_commit_hash", None),
+        hash=base_hash(stack),
+        layers=len(stack),
+        hidden_size=stack.hidden_size,
+        parameters=sum(p.numel() for p in stack.base.parameters()) - left_out,
+        causal=stack.causal,
+    )
+
+
+def check_plan(stack: LayerStack, plan: Plan) -> None:
+    """Makes sure that `plan` was made for this very model.
+
+    Raises:
+        PlanError: It was made for another one, by the hash of the weights.
+    """
+    found = describe(stack)
+    if found.hash != plan.model.hash:
+        raise PlanError(
+            f"the plan was made for {plan.model.name} (weights {plan.model.hash[:12]}), "
+            f"but this is {found.name} (weights {found.hash[:12]})",
+            "score this model and make a plan for it",
+        )
+
+
+# --- back to plain Transformers -----------------------------------------------------------------
+
+SMALL = 2.0**-14  # tanh(SMALL h) / SMALL is h within 2e-6 of its size for |h| up to 40, and W / SMALL fits fp16
+
+
+def plain_classifier(
+    base: nn.Module, linear: nn.Linear, classes: tuple[str, ...]
+) -> nn.Module | None:
+    """Transformers' own sequence classifier that computes `linear` on the representative token.
+
+    Decoders have just that linear map. BERT, RoBERTa, MPNet and their kin put tanh(dense(h)) before it;
+    with a dense map of SMALL times the identity, tanh is linear to fp32's precision, and the classifier
+    undoes the factor. Other families' classifiers cannot say it.
+
+    Args:
+        base: The headless model with its tuned weights.
+        linear: The head.
+        classes: The class names; none for a regression.
+
+    Returns:
+        The classifier, or None where the family's cannot compute the same. The caller must still compare.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    config = type(base.config).from_dict(base.config.to_dict())
+    config.num_labels = linear.out_features
+    if classes:
+        config.id2label = dict(enumerate(classes))
+        config.label2id = {name: i for i, name in enumerate(classes)}
+    config.problem_type = "single_label_classification" if classes else "regression"
+    try:
+        model: nn.Module = AutoModelForSequenceClassification.from_config(config)
+    except ValueError:
+        return None
+    inner: nn.Module = model.base_model  # type: ignore[assignment]
+    inner.load_state_dict(base.state_dict(), strict=False)
+    with torch.no_grad():
+        score = getattr(model, "score", None)
+        if isinstance(score, nn.Linear) and score.bias is None and linear.bias is None:
+            score.weight.copy_(linear.weight)
+            return model.eval()
+        top = getattr(model, "classifier", None)
+        dense = getattr(getattr(inner, "pooler", None), "dense", None) or getattr(top, "dense", None)
+        final = top if isinstance(top, nn.Linear) else getattr(top, "out_proj", None)
+        if not isinstance(dense, nn.Linear) or not isinstance(final, nn.Linear) or linear.bias is None:
+            return None
+        if dense.weight.shape != (linear.in_features, linear.in_features):
+            return None
+        dense.weight.copy_(SMALL * torch.eye(linear.in_features))
+        dense.bias.zero_()
+        final.weight.copy_(linear.weight / SMALL)
+        final.bias.copy_(linear.bias)
+    return model.eval()

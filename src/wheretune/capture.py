@@ -1,0 +1,120 @@
+"""One forward pass, hooks on and off: the representative token of the embeddings and of every layer.
+
+The same function serves scoring (under no_grad, streamed) and the `concat` head (with the graph).
+Each hook copies one token a sample out of the layer's output, so no layer's full output is kept.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wheretune.anatomy import accepted, representative_positions
+from wheretune.data import Batch, Collate
+from wheretune.errors import ModelError, ScoreError
+from wheretune.types import LayerStack, Pooling, States
+
+LastState = Literal["normed", "raw"]
+
+
+def represent(
+    hidden: Float[Tensor, "batch token hidden"], mask: Int[Tensor, "batch token"], pooling: Pooling, causal: bool
+) -> Float[Tensor, "batch hidden"]:
+    """The representative token of each sample, or the mean over its unmasked tokens, in fp32."""
+    if pooling == "mean":
+        weights = mask.unsqueeze(-1).to(torch.float32)
+        return (hidden.float() * weights).sum(1) / weights.sum(1)
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
+    return hidden[rows, representative_positions(mask, causal)].float()
+
+
+def forward_states(
+    stack: LayerStack, inputs: Batch, pooling: Pooling = "token", last: LastState = "normed"
+) -> Float[Tensor, "batch layer_plus_1 hidden"]:
+    """Runs the base model once and returns the representative token before layer 0 and after every layer.
+
+    Args:
+        stack: Whose base model to run (no head, no logits).
+        inputs: `input_ids`, `attention_mask` and what else the tokenizer made, on the model's device.
+        pooling: The representative token, or the mean over unmasked tokens.
+        last: `normed` takes the last layer's state after the final norm, as `output_hidden_states` gives
+            it (the papers' code); `raw` takes the layer's own output.
+
+    Raises:
+        ModelError: A layer did not run in the forward pass.
+    """
+    mask = inputs["attention_mask"]
+    states: list[Tensor | None] = [None] * (len(stack) + 1)
+
+    def keep(index: int, hidden: Any) -> None:
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        states[index] = represent(hidden, mask, pooling, stack.causal)
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        keep(0, args[0] if args else kwargs["hidden_states"])
+
+    def after(index: int) -> Any:
+        return lambda _module, _args, output: keep(index + 1, output)
+
+    hooks = [stack.layers[0].module.register_forward_pre_hook(before, with_kwargs=True)]
+    hooks += [layer.module.register_forward_hook(after(layer.index)) for layer in stack.layers]
+    try:
+        output = stack.base(**accepted(stack.base, inputs))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if last == "normed":
+        keep(len(stack), output[0])
+    missing = [index for index, state in enumerate(states) if state is None]
+    if missing:
+        raise ModelError(f"layer {max(missing[0] - 1, 0)} did not run", "check the model's layer dropping")
+    return torch.stack([state for state in states if state is not None], dim=1)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for every module inside, and the mode each had before outside."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def stream_states(
+    stack: LayerStack,
+    batches: Iterable[list[dict[str, Any]]],
+    collate: Collate,
+    pooling: Pooling = "token",
+    last: LastState = "normed",
+) -> Iterator[States]:
+    """The states of every batch of encoded rows, one batch at a time, the model in eval mode.
+
+    Raises:
+        ScoreError: A state is not finite; the layer and the row are named.
+    """
+    device = next(stack.base.parameters()).device
+    for batch in batches:
+        inputs = {name: value.to(device) for name, value in collate(batch).items()}
+        with torch.no_grad(), evaluating(stack.base):
+            tokens = forward_states(stack, inputs, pooling, last)
+        rows = tuple(int(row["row"]) for row in batch)
+        _check_finite(tokens, rows)
+        yield States(tokens, rows)
+
+
+def _check_finite(tokens: Float[Tensor, "batch layer_plus_1 hidden"], rows: tuple[int, ...]) -> None:
+    bad = ~torch.isfinite(tokens).all(dim=2)
+    if bad.any():
+        layer = int(bad.any(dim=0).nonzero()[0])
+        row = rows[int(bad[:, layer].nonzero()[0])]
+        where = "the embeddings" if layer == 0 else f"layer {layer - 1}"
+        raise ScoreError(
+            f"the output of {where} is not finite for row {row + 1} (the first row is 1)",
+            "check the model's weights and that text",
+        )

@@ -1,0 +1,725 @@
+"""The command line. Each command reads its options, calls one function of another room and shows what came back.
+
+Tables go to standard output, progress and notes to standard error; with `--json` standard output is JSON only.
+Exit codes: 0 done, 1 a run of a comparison failed, 2 something the user can mend, 130 stopped by Ctrl-C.
+"""
+
+import difflib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import click
+import typer
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from wheretune import __version__
+from wheretune.errors import ConfigError, OutputError, WheretuneError
+
+if TYPE_CHECKING:  # the rooms with torch in them are opened inside the commands, so that --help is quick
+    from wheretune.types import DataSpec, LayerScores, Plan, RunResult, TrainSettings
+
+app = typer.Typer(
+    name="wheretune",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Where to fine-tune a language model: score every layer in one forward pass, choose, tune exactly those.",
+)
+out = Console()
+err = Console(stderr=True)
+
+
+# --- options that several commands share --------------------------------------------------------
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Takes the options of a YAML file as defaults, so that the command line has the last word."""
+    if path is None or context.resilient_parsing:
+        return path
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror})", "check the path given as --config") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not YAML ({reason})", "write one `option: value` a line") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no options", "write one `option: value` a line")
+    known = {parameter.name for parameter in context.command.params if parameter.name} - {"config"}
+    defaults: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{path} has the unknown key {key!r}", f"the nearest known one is {close!r}")
+        defaults[name] = ",".join(map(str, value)) if isinstance(value, list) else value
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
+
+
+def _option(*names: str, text: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, show_default=more.pop("show_default", True), **more)
+
+
+Model = Annotated[str | None, _option("--model", text="Local folder or hub name.", metavar="M")]
+Train = Annotated[
+    str | None,
+    _option("--train", text="Training data: .jsonl, .jsonl.gz, .csv, .tsv, .parquet or a hub data set as "
+            "name:config:split.", metavar="F"),
+]  # fmt: skip
+Validation = Annotated[str | None, _option("--validation", text="Validation data.", metavar="F")]
+TextColumn = Annotated[str, _option("--text-column", text="Column with the text.")]
+PairColumn = Annotated[str | None, _option("--pair-column", text="Column with the second text of a pair.")]
+LabelColumn = Annotated[
+    str | None, _option("--label-column", text="Column with the label.", show_default="label")
+]
+TaskOption = Annotated[
+    Literal["auto", "classification", "regression"],
+    _option("--task", text="auto: regression if labels are numbers and some are not whole."),
+]
+MaxSamples = Annotated[
+    int | None, _option("--max-samples", text="Use so many rows, drawn with --seed.", show_default="all")
+]
+MaxLength = Annotated[
+    int | None,
+    _option("--max-length", text="Tokens a text is cut to.", show_default="the model's limit, at most 512"),
+]
+ScorerOption = Annotated[str, _option("--scorer", text="cosine-centrality or euclidean-centrality.")]
+PoolingOption = Annotated[
+    Literal["token", "mean"],
+    _option("--pooling", text="Representative token ([CLS] or last), or the mean over tokens."),
+]
+Select = Annotated[
+    str,
+    _option("--select", text="highest, lowest, block-highest, block-lowest, block-median, block-random, top, "
+            "bottom, random or explicit."),
+]  # fmt: skip
+K = Annotated[int | None, _option("--k", text="Layers to tune.", show_default="a quarter of the layers")]
+Layers = Annotated[str, _option("--layers", text="For --select explicit: the layers from 0, such as 1,4.")]
+HeadOption = Annotated[
+    str, _option("--head", text="last-token (linear on the last layer) or concat (MLP on all layers).")
+]
+Epochs = Annotated[int, _option("--epochs", text="Passes over the training data.")]
+LearningRate = Annotated[float, _option("--learning-rate", text="Peak learning rate.")]
+BatchSize = Annotated[int, _option("--batch-size", text="Texts in a batch.")]
+WarmupRatio = Annotated[float, _option("--warmup-ratio", text="Share of the steps that warm up.")]
+Seed = Annotated[int, _option("--seed", text="Of every random draw.")]
+Resume = Annotated[bool, _option("--resume", text="Go on with (or read again) what --output holds.")]
+Overwrite = Annotated[bool, _option("--overwrite", text="Replace what wheretune left in --output.")]
+AsJson = Annotated[bool, _option("--json", text="Print JSON for a script, and nothing else, on standard output.")]
+Config = Annotated[
+    Path | None,
+    _option("--config", text="YAML file with any of these options.", callback=_read_config, is_eager=True),
+]
+
+
+def _needed(value: Any, option: str) -> Any:
+    if value is None:
+        raise ConfigError(f"{option} is missing", f"give {option} (see --help for an example)")
+    return value
+
+
+def _show(thing: object, as_json: bool = False, data: Any = None) -> None:
+    """Prints a rich object, or the JSON of `data` where a script asked for it."""
+    if as_json:
+        sys.stdout.write(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")
+    else:
+        out.print(thing)
+
+
+def _note(message: str) -> None:
+    err.print(Text(message, style="dim"))
+
+
+def _numbers(text: str, kind: Any, option: str) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in str(text).split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(f"{option} is {text!r}", "give numbers with commas between them") from error
+
+
+def _pick_selector(name: str, layers_of_model: int, k: int | None, seed: int, layers: str) -> Any:
+    from wheretune import catalog
+
+    default = max(1, layers_of_model // 4)
+    if layers and name != "explicit":
+        raise ConfigError("--layers goes with --select explicit", "drop the one or add the other")
+    chosen = _numbers(layers, int, "--layers")
+    return catalog.selector(name, k=default if k is None else k, seed=seed, layers=chosen)
+
+
+def _check_names(scorer: str, head: str, select: str = "top") -> None:
+    """Says that a name is unknown before a model is loaded."""
+    from wheretune import catalog
+    from wheretune.types import Spec
+
+    catalog.scorer(scorer)
+    catalog.head(Spec(head))
+    catalog.selector(select, k=1, seed=0)
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, _option("--version", text="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"wheretune {__version__}\n")
+        raise typer.Exit
+
+
+@app.command()
+def score(
+    model: Model = None,
+    train: Train = None,
+    text_column: TextColumn = "text",
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    task: TaskOption = "auto",
+    scorer: ScorerOption = "cosine-centrality",
+    pooling: PoolingOption = "token",
+    max_samples: MaxSamples = None,
+    max_length: MaxLength = None,
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+    output: Annotated[Path, _option("--output", text="Where the scores go.")] = Path("scores.json"),
+    figures: Annotated[
+        Path | None, _option("--figures", text="Folder for profile.png and similarity.png.", show_default="none")
+    ] = None,
+    json_: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Score every layer in one forward pass, without training. Labels are not needed.
+
+    Examples:
+
+    wheretune score --model bert-base-cased --train train.jsonl --output scores.json
+
+    wheretune score --model ./my-model --train pairs.csv --text-column a --pair-column b --figures figures
+    """
+    data = _data(_needed(train, "--train"), text_column, pair_column, label_column, task, max_samples, max_length, seed)
+    scores = _score(_needed(model, "--model"), data, scorer, pooling, batch_size)
+    from wheretune.types import save, to_json
+
+    save(scores, output)
+    if figures is not None:
+        from wheretune.show.figures import save_figure
+
+        save_figure(scores.plot(), figures / "profile.png")
+        save_figure(scores.plot_similarity(), figures / "similarity.png")
+    _show(scores, json_, to_json(scores))
+    _note(f"scores in {output}; next: wheretune plan {output}")
+
+
+def _data(
+    source: str, text: str, pair: str | None, label: str | None, task: Any, most: int | None, length: int | None, seed: int
+) -> "DataSpec":  # fmt: skip
+    from wheretune.types import DataSpec
+
+    if length is not None and length < 1:
+        raise ConfigError(f"--max-length is {length}", "give 1 or more")
+    source = str(Path(source).resolve()) if Path(source).is_file() else source
+    return DataSpec(source, text, pair, label, task, most, length, seed)
+
+
+def _score(model: str, data: "DataSpec", scorer: str, pooling: Any, batch_size: int) -> "LayerScores":
+    from wheretune import catalog
+    from wheretune.run import score_model
+
+    _check_names(scorer, "last-token")
+    return score_model(model, data, catalog.scorer(scorer), batch_size=batch_size, pooling=pooling)
+
+
+@app.command()
+def plan(
+    scores_file: Annotated[
+        Path | None, typer.Argument(metavar="[SCORES]", help="What `wheretune score` wrote.", show_default=False)
+    ] = None,
+    model: Model = None,
+    train: Train = None,
+    select: Select = "block-highest",
+    k: K = None,
+    layers: Layers = "",
+    head: HeadOption = "last-token",
+    text_column: TextColumn = "text",
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    task: TaskOption = "auto",
+    scorer: ScorerOption = "cosine-centrality",
+    pooling: PoolingOption = "token",
+    max_samples: MaxSamples = None,
+    max_length: MaxLength = None,
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+    output: Annotated[Path, _option("--output", text="Where the plan goes.")] = Path("plan.json"),
+    json_: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Choose the layers to tune, from scores or (with --model and --train) scoring first.
+
+    Examples:
+
+    wheretune plan scores.json --select block-highest --k 3 --output plan.json
+
+    wheretune plan --model bert-base-cased --train train.jsonl --select lowest --k 3 --head concat
+    """
+    from wheretune.types import LayerScores, load, save, to_json
+
+    _check_names(scorer, head, select)
+    if scores_file is not None:
+        if model is not None or train is not None:
+            raise ConfigError("both a scores file and --model or --train are given", "give the one or the other")
+        scores = load(LayerScores, scores_file)
+    else:
+        data = _data(
+            _needed(train, "a scores file or --model and --train"),
+            text_column, pair_column, label_column, task, max_samples, max_length, seed,
+        )  # fmt: skip
+        scores = _score(_needed(model, "--model"), data, scorer, pooling, batch_size)
+        _show(scores, as_json=json_, data={}) if not json_ else None
+    made = _plan(scores, select, k, seed, layers, head)
+    save(made, output)
+    _show(made, json_, to_json(made))
+    _note(f"plan in {output}; next: wheretune tune --plan {output} --train F --output DIR")
+
+
+def _plan(scores: "LayerScores", select: str, k: int | None, seed: int, layers: str, head: str) -> "Plan":
+    from wheretune import catalog, planning
+    from wheretune.types import Spec
+
+    selector = _pick_selector(select, len(scores.layers), k, seed, layers)
+    return planning.plan(scores, selector, head=catalog.head(Spec(head)))
+
+
+@app.command()
+def tune(
+    output: Annotated[Path | None, _option("--output", text="Folder of the run.", metavar="DIR")] = None,
+    plan_file: Annotated[
+        Path | None, _option("--plan", text="What `wheretune plan` wrote.", show_default="made here")
+    ] = None,
+    model: Model = None,
+    train: Train = None,
+    validation: Validation = None,
+    epochs: Epochs = 3,
+    learning_rate: LearningRate = 5e-5,
+    batch_size: BatchSize = 16,
+    warmup_ratio: WarmupRatio = 0.0,
+    max_length: MaxLength = None,
+    max_samples: MaxSamples = None,
+    seed: Seed = 0,
+    select: Select = "block-highest",
+    k: K = None,
+    layers: Layers = "",
+    head: HeadOption = "last-token",
+    scorer: ScorerOption = "cosine-centrality",
+    text_column: TextColumn = "text",
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    task: TaskOption = "auto",
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json_: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Tune the chosen layers; without a plan, score and choose first.
+
+    The folder holds only what changed (delta.safetensors) and all it takes to use it. A run that was stopped
+    goes on from its last finished epoch when it is started again.
+
+    Examples:
+
+    wheretune tune --model bert-base-cased --train train.jsonl --output runs/mine
+
+    wheretune tune --plan plan.json --train train.jsonl --validation dev.jsonl --output runs/mine --epochs 5
+    """
+    from wheretune.files import claim, take_folder
+    from wheretune.run import RESULT, run
+    from wheretune.training import check_settings
+    from wheretune.types import LayerScores, Plan, RunSpec, TrainSettings, load, save, to_json
+
+    folder = _needed(output, "--output")
+    _check_names(scorer, head, select)
+    given = load(Plan, plan_file) if plan_file is not None else None
+    name = model or (given.model.name if given else _needed(model, "--model, or --plan,"))
+    settings = TrainSettings(epochs, learning_rate, batch_size, warmup_ratio, seed=seed)
+    check_settings(settings)
+    data = _data(_needed(train, "--train"), text_column, pair_column, label_column, task, max_samples, max_length, seed)
+    dev = None if validation is None else _data(validation, text_column, pair_column, label_column, task, None, max_length, seed)
+    _check_data(data, dev)
+    take_folder(folder, "tune.json", RESULT, resume=resume, overwrite=overwrite)
+    asked = {
+        "model": name, "train": to_json(data), "validation": dev and to_json(dev), "settings": to_json(settings),
+        "plan": given and to_json(given), "choice": None if given else [scorer, select, k, layers, head],
+    }  # fmt: skip
+    claim(folder / "tune.json", asked)
+    if given is None:
+        if (folder / "scores.json").is_file():
+            scores = load(LayerScores, folder / "scores.json")
+        else:
+            scores = _score(name, data, scorer, "token", 2 * batch_size)
+            save(scores, folder / "scores.json")
+        given = _plan(scores, select, k, seed, layers, head)
+        if not json_:
+            out.print(scores.profile(given.layers))
+    given = _at(given, name)
+    save(given, folder / "plan.json")
+    if not json_:
+        out.print(given)
+    result = run(RunSpec(given, data, dev, None, settings), folder, f"tuning layers {_comma(given.layers)}")
+    _show(_summary(result, folder), json_, to_json(result))
+
+
+def _at(plan: "Plan", name: str) -> "Plan":
+    """The plan with the model where it is now; its weights are checked when it is applied."""
+    from dataclasses import replace
+
+    name = str(Path(name).resolve()) if Path(name).is_dir() else name
+    return replace(plan, model=replace(plan.model, name=name))
+
+
+def _check_data(train: "DataSpec", *others: "DataSpec | None") -> None:
+    """Says what is wrong with the data before anything is written."""
+    from wheretune.data import load_data
+
+    info = load_data(train).info
+    for other in others:
+        if other is not None:
+            load_data(other, like=info)
+
+
+def _comma(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers)) or "none"
+
+
+def _summary(result: "RunResult", folder: Path) -> Any:
+    from wheretune.show.tables import count, seconds, table
+
+    rows = [
+        ("trained", f"{count(result.trainable_parameters)} parameters, {result.steps} steps, "
+                    f"{seconds(result.seconds['train'])}"),
+        *((split, ", ".join(map(str, metrics))) for split, metrics in result.metrics.items()),
+        ("engagement", "every chosen layer changed, and nothing else did"),
+        ("in", str(folder)),
+        ("next", f"wheretune evaluate {folder} --data F; predict and merge likewise"),
+    ]  # fmt: skip
+    return table("tuned", ("", "result"), rows, left=("", "result"))
+
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What `wheretune tune` wrote.", show_default=False)]
+Data = Annotated[str | None, _option("--data", text="Data, as for --train.", metavar="F")]
+Base = Annotated[
+    str | None, _option("--model", text="Where the base model is now.", show_default="where it was", metavar="M")
+]
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    data: Data = None,
+    model: Base = None,
+    batch_size: BatchSize = 32,
+    json_: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Measure a tuned model on labelled data.
+
+    Examples:
+
+    wheretune evaluate runs/mine --data test.jsonl
+
+    wheretune evaluate runs/mine --data test.jsonl --json
+    """
+    import numpy as np
+
+    from wheretune import metrics
+    from wheretune.run import open_finetuned
+    from wheretune.show.tables import table
+    from wheretune.types import to_json
+
+    source = _needed(data, "--data")
+    tuned = open_finetuned(folder, model)
+    texts = tuned.read(source, "required")
+    found = metrics.evaluate(tuned.logits(texts, batch_size), np.array(texts.labels), texts.info.task)
+    rows = [(m.name, f"{m.value:.4f}", str(m.n), "higher" if m.higher_is_better else "lower") for m in found]
+    shown = table(f"{folder} on {source}", ("metric", "value", "n", "better"), rows, left=("metric", "better"))
+    _show(shown, json_, {"metrics": [to_json(m) for m in found]})
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    data: Data = None,
+    model: Base = None,
+    output: Annotated[
+        Path | None, _option("--output", text="Where the predictions go, as JSON lines.", show_default="standard output")
+    ] = None,
+    batch_size: BatchSize = 32,
+    config: Config = None,
+) -> None:
+    """Predict labels for texts; the data needs none. One JSON object a row, in the order of the rows.
+
+    Examples:
+
+    wheretune predict runs/mine --data new.jsonl --output predictions.jsonl
+
+    wheretune predict runs/mine --data new.csv | head
+    """
+    from scipy.special import softmax
+
+    from wheretune.files import write_text
+    from wheretune.run import open_finetuned
+
+    source = _needed(data, "--data")
+    tuned = open_finetuned(folder, model)
+    texts = tuned.read(source, "ignored")
+    logits = tuned.logits(texts, batch_size)
+    assert tuned.manifest.data is not None
+    classes = tuned.manifest.data.classes
+    if classes:
+        shares = softmax(logits.astype("float64"), axis=1)
+        rows = [
+            {"label": classes[int(row.argmax())], "probabilities": dict(zip(classes, row.tolist(), strict=True))}
+            for row in shares
+        ]
+    else:
+        rows = [{"value": float(row[0])} for row in logits]
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_text(output, text)
+        _note(f"{len(rows)} predictions in {output}")
+
+
+@app.command()
+def merge(
+    folder: Folder,
+    output: Annotated[Path | None, _option("--output", text="Folder of the checkpoint.", metavar="MERGED")] = None,
+    model: Base = None,
+    json_: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Write a plain Transformers checkpoint that opens without wheretune.
+
+    Example:
+
+    wheretune merge runs/mine --output merged
+    """
+    from wheretune import run
+
+    target = _needed(output, "--output")
+    if target.exists():
+        raise OutputError(f"{target} already exists", "choose another --output")
+    plain = run.merge(run.open_finetuned(folder, model), target)
+    how = "AutoModelForSequenceClassification" if plain else "AutoModel"
+    said = f'{target} opens with {how}.from_pretrained("{target}")'
+    if plain:
+        said += "; it was seen to give the same logits"
+    else:
+        said += (
+            ". It is the tuned base model without its head: no sequence classifier of this family computes this "
+            "head, whose weights lie beside it in head.safetensors. To use both, keep the delta and `wheretune predict`"
+        )
+    _show(Text(said), json_, {"output": str(target), "opens_with": how, "head_included": plain})
+
+
+@app.command()
+def compare(
+    output: Annotated[Path | None, _option("--output", text="Folder of the comparison.", metavar="DIR")] = None,
+    model: Model = None,
+    train: Train = None,
+    validation: Validation = None,
+    test: Annotated[str | None, _option("--test", text="Data the table is about.", metavar="F")] = None,
+    methods: Annotated[
+        str,
+        _option("--methods", text="With commas: full, prism, head-only, or any name --select of `plan` takes."),
+    ] = "full,prism,top,bottom,random,head-only",
+    k: K = None,
+    seeds: Annotated[str, _option("--seeds", text="A run a seed.")] = "0,42,100",
+    learning_rates: Annotated[
+        str, _option("--learning-rates", text="Candidates; each method takes its best on the validation data.")
+    ] = "5e-5",
+    epochs: Epochs = 3,
+    batch_size: BatchSize = 16,
+    warmup_ratio: WarmupRatio = 0.0,
+    head: HeadOption = "last-token",
+    scorer: ScorerOption = "cosine-centrality",
+    text_column: TextColumn = "text",
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    task: TaskOption = "auto",
+    max_samples: Annotated[
+        int | None, _option("--max-samples", text="Train on so many rows, the same for all.", show_default="all")
+    ] = None,
+    max_length: MaxLength = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json_: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Compare ways of choosing layers: the same data, batches and budget for each, several seeds.
+
+    Started again with the same options, it runs only what is missing.
+
+    Examples:
+
+    wheretune compare --model M --train train.jsonl --validation dev.jsonl --test test.jsonl
+    --methods full,prism,top,bottom,random,head-only --k 3 --seeds 0,42,100 --output runs/compared
+
+    wheretune compare --config compare.yaml --learning-rates 1e-5,2e-5,5e-5
+    """
+    from wheretune.compare import COLUMNS, Comparison, cells, lines, write_tables
+    from wheretune.compare import compare as run_comparison
+    from wheretune.files import take_folder
+    from wheretune.run import layer_count
+    from wheretune.show.tables import table
+    from wheretune.types import TrainSettings
+
+    folder = _needed(output, "--output")
+    _check_names(scorer, head)
+    common = (text_column, pair_column, label_column, task)
+    data = _data(_needed(train, "--train"), *common, max_samples, max_length, 0)
+    held = _data(_needed(test, "--test"), *common, None, max_length, 0)
+    dev = None if validation is None else _data(validation, *common, None, max_length, 0)
+    name = _needed(model, "--model")
+    what = Comparison(
+        model=str(Path(name).resolve()) if Path(name).is_dir() else name,
+        train=data,
+        validation=dev,
+        test=held,
+        methods=tuple(dict.fromkeys(part.strip() for part in methods.split(",") if part.strip())),
+        k=k if k is not None else max(1, layer_count(name) // 4),
+        seeds=tuple(dict.fromkeys(_numbers(seeds, int, "--seeds"))),
+        learning_rates=tuple(sorted(set(_numbers(learning_rates, float, "--learning-rates")))),
+        scorer=scorer,
+        head=head,
+        settings=TrainSettings(epochs=epochs, batch_size=batch_size, warmup_ratio=warmup_ratio),
+    )
+    for option, value in (("--methods", what.methods), ("--seeds", what.seeds), ("--learning-rates", what.learning_rates)):
+        if not value:
+            raise ConfigError(f"{option} is empty", f"give at least one")
+    take_folder(folder, "compare.json", "table.md", resume=True, overwrite=overwrite)
+    rows = run_comparison(what, folder)
+    write_tables(rows, folder)
+    found = lines(rows)
+    for row in rows:
+        if row.searched and not json_:
+            tried = ", ".join(f"{rate:g}: {value:.4f}" for rate, value in row.searched.items())
+            out.print(Text(f"{row.method}: learning rate {row.learning_rate:g} was best on validation ({tried})"))
+        for where, why in row.failures.items():
+            err.print(Text(f"failed: {row.method} in {where}: {why}", style="bold red"))
+    title = f"{Path(what.model).name} on {Path(held.source).name}"
+    _show(
+        table(title, COLUMNS, (cells(line) for line in found), left=("method", "layers", "metric")),
+        json_,
+        {"methods": found},
+    )
+    _note(f"tables in {folder / 'table.md'} and {folder / 'results.csv'}")
+    if any(row.failures for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, _option("--output", text="Folder of the demo.", metavar="DIR")] = Path("runs/demo"),
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """Score, choose, tune and compare on a real model and real articles that PyPI packages carry. No network.
+
+    Example:
+
+    wheretune demo --output runs/demo
+    """
+    from wheretune import demo as room
+    from wheretune.files import claim, take_folder
+    from wheretune.show.tables import count, seconds, table
+
+    take_folder(output, "demo.json", "full/result.json", resume=resume, overwrite=overwrite)
+    claim(output / "demo.json", {"version": __version__})
+    model = room.model_folder()
+    out.print(Text("all-MiniLM-L6-v2 (6 layers) and BBC news articles of 5 classes, both from PyPI packages."))
+    done = room.demo(output, out.print)
+    chosen, full = done.chosen, done.full
+    paid = chosen.seconds["train"] + done.scores.seconds
+    rows = []
+    for name, result, score_time, time in (
+        (f"layers {_comma(done.plan.layers)}", chosen, seconds(done.scores.seconds), paid),
+        ("full fine-tuning", full, "–", full.seconds["train"]),
+    ):
+        best = result.metrics["test"][0]
+        rows.append((
+            name, f"{best.name} {best.value:.4f}", str(best.n), count(result.trainable_parameters),
+            seconds(result.seconds["train"]), score_time, f"{full.seconds['train'] / time:.2f}x",
+        ))  # fmt: skip
+    columns = ("tuned", "held-out articles", "n", "trainable", "train time", "score time", "speed-up")
+    out.print(table("the same batches, side by side (speed-up counts scoring)", columns, rows, left=("tuned",)))
+    out.print(Text(f"In {output}: scores.json, plan.json, profile.png, similarity.png and the delta in tuned/."))
+    out.print(Text(
+        "On your own data (a file with the columns text and label):\n"
+        f"  wheretune tune --model {model} --train my.jsonl --output runs/mine\n"
+        "  wheretune evaluate runs/mine --data my-test.jsonl"
+    ))  # fmt: skip
+
+
+# --- the way in ---------------------------------------------------------------------------------
+
+
+class _Notes(logging.Handler):
+    """Prints what the rooms have to say, each sentence once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._said:
+            self._said.add(message)
+            _note(message)
+
+
+def _quiet() -> None:
+    """Keeps other libraries' chatter off the screen; errors still come through."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|huggingface_hub)(\..*)?")
+    logging.getLogger("wheretune").addHandler(_Notes())
+    logging.getLogger("wheretune").propagate = False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: every error of the user's in one line, with code 2."""
+    _quiet()
+    try:
+        code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except WheretuneError as error:
+        _fail(str(error))
+    except click.ClickException as error:
+        _fail(f"{error.format_message()}; see --help".replace("\n", " "))
+    except (KeyboardInterrupt, click.Abort):
+        err.print(Text("stopped; the same command goes on from the last finished epoch", style="bold"))
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(2)

@@ -1,0 +1,271 @@
+"""Many runs side by side: the same data, batches and budget for every method, several seeds, and a table.
+
+A folder holds `compare.json` (what is compared), `scores.json`, `runs/METHOD/lr-RATE/seed-SEED/` with one
+`result.json` a finished run, and at the end `table.md` and `results.csv`. Started again, it runs what is missing.
+"""
+
+import dataclasses
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from wheretune import catalog
+from wheretune.data import load_data
+from wheretune.errors import ConfigError
+from wheretune.files import claim, write_csv, write_text
+from wheretune.planning import plan
+from wheretune.run import run, score_model
+from wheretune.show.tables import count, seconds
+from wheretune.training import check_settings
+from wheretune.types import (
+    DataSpec,
+    LayerScores,
+    Metric,
+    Plan,
+    RunResult,
+    RunSpec,
+    Spec,
+    TrainSettings,
+    load,
+    save,
+)
+
+SPEC, SCORES, FAILURE = "compare.json", "scores.json", "failed.txt"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, on what.
+
+    Attributes:
+        model: A local folder or a hub name.
+        train: The data that is scored and trained on.
+        validation: The data the learning rate is chosen on; needed where there are several.
+        test: The data the table is about.
+        methods: Names from `catalog.METHODS`.
+        k: Layers to tune, for the methods that choose.
+        seeds: A run a seed.
+        learning_rates: Candidates, tried with the first seed for each method on its own.
+        scorer: Name of the scorer.
+        head: Name of the head.
+        settings: What all share; its seed and learning rate are replaced.
+    """
+
+    model: str
+    train: DataSpec
+    validation: DataSpec | None
+    test: DataSpec
+    methods: tuple[str, ...]
+    k: int
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    scorer: str
+    head: str
+    settings: TrainSettings
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's line: its runs at the learning rate that was chosen for it.
+
+    Attributes:
+        method: Its name.
+        learning_rate: The one that did best on the validation split.
+        searched: The validation metric of every candidate.
+        results: One a seed.
+        score_seconds: What scoring took, for a method that needs scores; else 0.
+        failures: Runs that failed, with the last line of their traceback.
+    """
+
+    method: str
+    learning_rate: float
+    searched: dict[float, float]
+    results: tuple[RunResult, ...]
+    score_seconds: float
+    failures: dict[str, str]
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The test split's main metric, a seed each."""
+        return [result.metrics["test"][0] for result in self.results]
+
+    @property
+    def train_seconds(self) -> float:
+        """The mean over seeds, scoring left out."""
+        return mean(result.seconds["train"] for result in self.results)
+
+
+def compare(what: Comparison, folder: Path) -> list[Row]:
+    """Runs what is missing and returns a row a method, in the order asked for.
+
+    A run that fails keeps its traceback in `failed.txt` and does not end the comparison; it is tried again
+    when the comparison is started again.
+
+    Raises:
+        ConfigError: A method is unknown, or there are several learning rates and no validation data.
+        OutputError: The folder holds another comparison.
+    """
+    if len(what.learning_rates) > 1 and what.validation is None:
+        raise ConfigError("several --learning-rates need data to choose by", "give --validation")
+    for name in what.methods:
+        catalog.method(name)
+    check_settings(what.settings)
+    train = load_data(what.train).info
+    for split in filter(None, (what.validation, what.test)):
+        load_data(split, like=train)  # bad data is said now, not after an hour of training
+    claim(folder / SPEC, dataclasses.asdict(what))
+    if (folder / SCORES).is_file():
+        scores = load(LayerScores, folder / SCORES)
+    else:
+        scores = score_model(
+            what.model, what.train, catalog.scorer(what.scorer), batch_size=2 * what.settings.batch_size
+        )
+        save(scores, folder / SCORES)
+    plans = {
+        (name, seed): _plan(name, scores, what, seed) for name in what.methods for seed in what.seeds
+    }  # all of them before the first run, so that a k too large is said at once
+    return [_row(name, what, scores, plans, folder) for name in what.methods]
+
+
+def _plan(name: str, scores: LayerScores, what: Comparison, seed: int) -> Plan:
+    method = catalog.method(name)
+    k = len(scores.layers) if method.every_layer else what.k
+    selector = None if method.selector is None else catalog.selector(method.selector, k=k, seed=seed)
+    return plan(scores, selector, tuner=method.tuner, head=catalog.head(Spec(what.head)))
+
+
+def _row(
+    name: str, what: Comparison, scores: LayerScores, plans: dict[tuple[str, int], Plan], folder: Path
+) -> Row:
+    failures: dict[str, str] = {}
+
+    def one(rate: float, seed: int) -> RunResult | None:
+        where = folder / "runs" / name / f"lr-{rate:g}" / f"seed-{seed}"
+        settings = replace(what.settings, learning_rate=rate, seed=seed)
+        spec = RunSpec(plans[name, seed], what.train, what.validation, what.test, settings)
+        try:
+            return run(spec, where, f"{name}, lr {rate:g}, seed {seed}")
+        except Exception as error:
+            where.mkdir(parents=True, exist_ok=True)
+            write_text(where / FAILURE, traceback.format_exc())
+            failures[str(where)] = f"{type(error).__name__}: {error}"
+            return None
+
+    first = what.seeds[0]
+    searched: dict[float, float] = {}
+    best = what.learning_rates[0]
+    if len(what.learning_rates) > 1:
+        tried = {rate: one(rate, first) for rate in what.learning_rates}
+        searched = {rate: r.metrics["validation"][0].value for rate, r in tried.items() if r is not None}
+        best = max(searched, key=lambda rate: (searched[rate], -rate), default=best)
+    results = [one(best, seed) for seed in what.seeds]
+    needs = plans[name, first].scores_digest is not None
+    return Row(
+        method=name,
+        learning_rate=best,
+        searched=searched,
+        results=tuple(result for result in results if result is not None),
+        score_seconds=scores.seconds if needs else 0.0,
+        failures=failures,
+    )
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+COLUMNS = (
+    "method", "layers", "metric", "mean", "std", "seeds", "n", "learning rate", "trainable",
+    "train time", "score time", "speed-up", "peak memory",
+)  # fmt: skip
+
+
+def lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A dictionary of plain values a method; what is not known is None, never a number.
+
+    The standard deviation is the sample's, over seeds. Speed-up is full fine-tuning's mean training time over
+    the method's with its scoring pass, where `full` was run with the same seeds.
+    """
+    full = next((row for row in rows if row.method == "full" and row.results), None)
+    return [_line(row, full) for row in rows]
+
+
+def _line(row: Row, full: Row | None) -> dict[str, Any]:
+    made: dict[str, Any] = dict.fromkeys(COLUMNS) | {"method": row.method, "learning rate": row.learning_rate}
+    if not row.results:
+        return made | {"seeds": 0}
+    values = [metric.value for metric in row.metrics]
+    chosen = {result.spec.plan.layers for result in row.results}
+    paid = row.train_seconds + row.score_seconds
+    peaks = [r.peak_memory_bytes for r in row.results if r.peak_memory_bytes is not None]
+    return made | {
+        "layers": "all" if row.method == "full" else _layers(chosen),
+        "metric": row.metrics[0].name,
+        "mean": mean(values),
+        "std": stdev(values) if len(values) > 1 else None,
+        "seeds": len(values),
+        "n": row.metrics[0].n,
+        "trainable": row.results[0].trainable_parameters,
+        "train time": row.train_seconds,
+        "score time": row.score_seconds,
+        "speed-up": full.train_seconds / paid if full is not None else None,
+        "peak memory": max(peaks) if peaks else None,
+    }
+
+
+def _layers(chosen: set[tuple[int, ...]]) -> str:
+    if len(chosen) > 1:
+        return "by seed"
+    return " ".join(map(str, next(iter(chosen)))) or "none"
+
+
+def cells(line: dict[str, Any]) -> list[str]:
+    """A line as a person reads it."""
+    shown = {
+        "mean": "{:.4f}", "std": "{:.4f}", "learning rate": "{:g}", "speed-up": "{:.2f}x"
+    }  # fmt: skip
+    text = {name: shown.get(name, "{}").format(line[name]) for name in COLUMNS if line[name] is not None}
+    if "trainable" in text:
+        text["trainable"] = count(line["trainable"])
+        text["train time"] = seconds(line["train time"])
+        text["score time"] = seconds(line["score time"]) if line["score time"] else "–"
+    if "peak memory" in text:
+        text["peak memory"] = f"{line['peak memory'] / 2**20:.0f} MB"
+    return [text.get(name, "failed" if name == "mean" and not line["seeds"] else "–") for name in COLUMNS]
+
+
+def write_tables(rows: Sequence[Row], folder: Path) -> None:
+    """Writes `table.md` and `results.csv` (one line a run, failed ones left out, split by split)."""
+    body = [" | ".join(cells(line)) for line in lines(rows)]
+    head = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
+    write_text(folder / "table.md", "".join(f"| {line} |\n" for line in [*head, *body]))
+    columns = (
+        "method", "seed", "learning_rate", "layers", "split", "metric", "value", "n", "higher_is_better",
+        "trainable_parameters", "train_seconds", "score_seconds", "evaluate_seconds", "peak_memory_bytes", "steps",
+    )  # fmt: skip
+    write_csv(folder / "results.csv", _records(rows), columns)
+
+
+def _records(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        for result in row.results:
+            for split, metrics in result.metrics.items():
+                for metric in metrics:
+                    yield {
+                        "method": row.method,
+                        "seed": result.spec.settings.seed,
+                        "learning_rate": row.learning_rate,
+                        "layers": " ".join(map(str, result.spec.plan.layers)),
+                        "split": split,
+                        "metric": metric.name,
+                        "value": metric.value,
+                        "n": metric.n,
+                        "higher_is_better": metric.higher_is_better,
+                        "trainable_parameters": result.trainable_parameters,
+                        "train_seconds": result.seconds["train"],
+                        "score_seconds": row.score_seconds,
+                        "evaluate_seconds": result.seconds["evaluate"],
+                        "peak_memory_bytes": result.peak_memory_bytes,
+                        "steps": result.steps,
+                    }

@@ -1,0 +1,23 @@
+"""FLOPs of a plan: the speed-up to expect from freezing, and its limit.
+
+A training step costs every layer one unit for the forward pass, one for the gradient of its input and one
+for the gradient of its weights. Full fine-tuning pays 3 L. A plan pays L forward, the input gradient from
+its lowest layer upward, and the weight gradient of its chosen layers only. Embeddings, head and optimizer
+are left out, so this is what the layers' arithmetic allows, not what a machine will show.
+"""
+
+from collections.abc import Sequence
+
+
+def expected_speed_up(layers: int, chosen: Sequence[int]) -> float:
+    """Full fine-tuning's FLOPs of one training step over those of training `chosen`.
+
+    Args:
+        layers: L.
+        chosen: The layers that train; none means the head alone.
+
+    Returns:
+        3 L / (L + (L - lowest chosen) + k); 3 for the head alone.
+    """
+    lowest = min(chosen, default=layers)
+    return 3 * layers / (layers + (layers - lowest) + len(chosen))

@@ -1,0 +1,401 @@
+"""Files, tables and hub data sets -> checked texts and labels -> tokenised, length-bucketed batches."""
+
+import csv
+import gzip
+import io
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wheretune.errors import DataError
+from wheretune.files import digest
+from wheretune.types import DataInfo, DataSpec, Task
+
+FORMATS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
+HUB_SECONDS = 5.0
+Row = Mapping[str, Any]
+Batch = dict[str, Tensor]
+Collate = Callable[[list[dict[str, Any]]], Batch]
+LabelUse = Literal["required", "optional", "ignored"]
+log = logging.getLogger("wheretune")
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Texts and labels that have been checked.
+
+    Attributes:
+        info: Where they came from and what task they make.
+        texts: One or two strings a row.
+        labels: Class indices (classification), numbers (regression) or None (unlabelled).
+    """
+
+    info: DataInfo
+    texts: tuple[tuple[str, ...], ...]
+    labels: tuple[float, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+# --- rows from anywhere -------------------------------------------------------------------------
+
+
+def read_rows(source: str) -> list[Row]:
+    """The rows of a local file or of a hub data set.
+
+    Args:
+        source: A file (`.jsonl`, `.jsonl.gz`, `.csv`, `.tsv`, `.parquet`) or `name:config:split`.
+
+    Raises:
+        DataError: It does not exist, or cannot be read as what its ending says.
+    """
+    path = Path(source)
+    if path.is_file():
+        kind = next((ending for ending in FORMATS if source.lower().endswith(ending)), None)
+        if kind is None:
+            raise DataError(
+                f"{source} has an ending that is not known", f"give one of {', '.join(FORMATS)}"
+            )
+        try:
+            rows = _READERS[kind](path)
+        except DataError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise DataError(
+                f"{source} cannot be read as {kind} ({reason})", "check the file and its ending"
+            ) from error
+    elif source.count(":") == 2 and not source.lower().endswith(FORMATS):
+        rows = _read_hub(*source.split(":"))
+    else:
+        raise DataError(
+            f"no such file: {source}", "check the path, or name a hub data set as name:config:split"
+        )
+    if not rows:
+        raise DataError(f"{source} has no rows", "give a file with data")
+    return rows
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    rows: list[Row] = []
+    with opened as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path} line {number} is not JSON ({error})", "mend the line") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path} line {number} is no JSON object", 'write {"text": ..., "label": ...}')
+            rows.append(row)
+    return rows
+
+
+def _read_separated(separator: str) -> Callable[[Path], list[Row]]:
+    def read(path: Path) -> list[Row]:
+        csv.field_size_limit(2**31 - 1)
+        text = path.read_text(encoding="utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval=""))
+        for number, row in enumerate(rows, start=1):
+            if None in row:
+                raise DataError(f"{path} row {number} has more cells than the header", "quote its text")
+        return rows
+
+    return read
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    import pyarrow.parquet
+
+    rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
+    return rows
+
+
+_READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".jsonl.gz": _read_jsonl,
+    ".csv": _read_separated(","),
+    ".tsv": _read_separated("\t"),
+    ".parquet": _read_parquet,
+}
+
+
+def _read_hub(name: str, config: str, split: str) -> list[Row]:
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().dataset_info(name, timeout=HUB_SECONDS)
+        from datasets import load_dataset
+
+        loaded = load_dataset(name, config or None, split=split)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"the hub does not give the data set {name}:{config}:{split} ({reason})",
+            "check the name and the network, or give a local file",
+        ) from error
+    names = {
+        column: feature.names for column, feature in loaded.features.items() if hasattr(feature, "names")
+    }
+    return [
+        {key: names[key][value] if key in names and value >= 0 else value for key, value in row.items()}
+        for row in loaded
+    ]
+
+
+# --- rows -> checked data -----------------------------------------------------------------------
+
+
+def load_data(
+    spec: DataSpec,
+    *,
+    like: DataInfo | None = None,
+    labels: LabelUse = "required",
+    rows: Sequence[Row] | None = None,
+) -> TextData:
+    """Reads and checks what `spec` names.
+
+    Args:
+        spec: Where the data is and how to read it.
+        like: The training data whose task and classes this data must share.
+        labels: `optional` lets the default label column be missing; `ignored` does not look at labels.
+        rows: The rows themselves, where they are in memory and `spec.source` is only a word for them.
+
+    Raises:
+        DataError: A column is missing, a text is empty, a label is missing, unknown, or there is one class only.
+    """
+    rows = read_rows(spec.source) if rows is None else rows
+    if not rows:
+        raise DataError(f"{spec.source} has no rows", "give some data")
+    if spec.max_samples is not None:
+        if spec.max_samples < 1:
+            raise DataError(f"--max-samples is {spec.max_samples}", "give 1 or more")
+        if spec.max_samples < len(rows):
+            drawn = np.random.default_rng(spec.seed).choice(len(rows), spec.max_samples, replace=False)
+            rows = [rows[i] for i in sorted(drawn)]
+    columns = [spec.text_column, *([spec.pair_column] if spec.pair_column is not None else [])]
+    for column in columns:
+        _require(spec.source, rows, column)
+    texts = tuple(tuple(_text(row.get(column)) for column in columns) for row in rows)
+    empty = [i for i, row in enumerate(texts) if not all(text.strip() for text in row)]
+    if empty:
+        raise DataError(
+            f"{spec.source} has empty text in {_rows(empty)}", "remove these rows or give them a text"
+        )
+    values, task, classes = _labels(spec, rows, like, labels)
+    content = digest([texts, values])
+    info = DataInfo(spec=spec, rows=len(rows), task=task, classes=classes, hash=content)
+    return TextData(info, texts, values)
+
+
+def _require(source: str, rows: Sequence[Row], column: str) -> None:
+    """Complains when no row has `column`."""
+    if not any(column in row for row in rows):
+        there = ", ".join(rows[0])
+        raise DataError(
+            f"{source} has no column {column!r} (its columns: {there})",
+            "name the columns with --text-column, --pair-column and --label-column",
+        )
+
+
+def _text(value: object) -> str:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+
+
+def _rows(indices: Sequence[int]) -> str:
+    """Rows as a person counts them, the first is 1."""
+    shown = ", ".join(str(i + 1) for i in indices[:5])
+    more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
+    return f"row{'s' if len(indices) > 1 else ''} {shown}{more} (the first row is 1)"
+
+
+def _labels(
+    spec: DataSpec, rows: Sequence[Row], like: DataInfo | None, use: LabelUse
+) -> tuple[tuple[float, ...] | None, Task, tuple[str, ...]]:
+    column = spec.label_column or "label"
+    absent = spec.label_column is None and not any(column in row for row in rows)
+    if use == "ignored" or (use == "optional" and absent):
+        return None, "unlabelled", ()
+    _require(spec.source, rows, column)
+    values = [row.get(column) for row in rows]
+    missing = [i for i, value in enumerate(values) if not _text(value).strip()]
+    if missing:
+        raise DataError(f"{spec.source} has no {column} in {_rows(missing)}", "remove these rows or label them")
+    task: Task = like.task if like else _task(values) if spec.task == "auto" else spec.task
+    if task == "regression":
+        return _numbers(spec.source, column, values), task, ()
+    names = [_class_name(value) for value in values]
+    classes = like.classes if like else tuple(sorted(set(names), key=_natural))
+    unknown = [i for i, name in enumerate(names) if name not in classes]
+    if unknown:
+        raise DataError(
+            f"{spec.source} has the label {names[unknown[0]]!r}, which the training data has not, in {_rows(unknown)}",
+            f"use the labels {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}",
+        )
+    if len(classes) < 2:
+        raise DataError(
+            f"{spec.source} has one class only ({column} is {classes[0]!r} in every row)",
+            "give data with at least two classes, or name another --label-column",
+        )
+    if not like and spec.task == "auto" and len(classes) > max(50, len(names) // 2):
+        raise DataError(
+            f"{spec.source} has {len(classes)} different values of {column} in {len(names)} rows",
+            "name the label column with --label-column, or say --task regression or --task classification",
+        )
+    index = {name: i for i, name in enumerate(classes)}
+    return tuple(float(index[name]) for name in names), task, classes
+
+
+def _task(values: Sequence[object]) -> Task:
+    """Regression if every label is a number and some are not whole; classification otherwise."""
+    try:
+        numbers = [float(str(value)) for value in values if not isinstance(value, bool)]
+    except ValueError:
+        return "classification"
+    fractional = any(math.isfinite(number) and number != round(number) for number in numbers)
+    return "regression" if len(numbers) == len(values) and fractional else "classification"
+
+
+def _numbers(source: str, column: str, values: Sequence[object]) -> tuple[float, ...]:
+    numbers = []
+    for i, value in enumerate(values):
+        try:
+            number = float(str(value))
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(
+                f"{source} has the {column} {value!r} in {_rows([i])}, which is no number",
+                "mend the row or say --task classification",
+            )
+        numbers.append(number)
+    if min(numbers) == max(numbers):
+        raise DataError(f"{source} has the same {column} in every row", "give data that varies")
+    return tuple(numbers)
+
+
+def _class_name(value: object) -> str:
+    """A label as a string; 1.0 from a data frame and 1 from JSON are the same class."""
+    return str(int(value)) if isinstance(value, float) and value == round(value) else str(value)
+
+
+def _natural(name: str) -> tuple[int, float, str]:
+    """Sorts whole numbers by value and everything else by its letters."""
+    return (0, int(name), name) if name.lstrip("-").isdecimal() else (1, 0, name)
+
+
+# --- checked data -> batches --------------------------------------------------------------------
+
+
+def encode(data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    """Token ids of every row, cut to `max_length`, with its label (if any) and its row number.
+
+    A pair goes to the tokenizer as a pair, so each model joins the two texts in its own way.
+    """
+    columns = [list(column) for column in zip(*data.texts, strict=True)]
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length, padding=False)
+    rows: list[dict[str, Any]] = []
+    for i in range(len(data)):
+        row = {key: encoded[key][i] for key in encoded}
+        if not row["input_ids"]:
+            raise DataError(
+                f"{data.info.spec.source} has a text that makes no tokens in {_rows([i])}", "remove the row"
+            )
+        row["row"] = i
+        if data.labels is not None:
+            label = data.labels[i]
+            row["labels"] = label if data.info.task == "regression" else int(label)
+        rows.append(row)
+    full = sum(len(row["input_ids"]) >= max_length for row in rows)
+    if full:
+        log.warning(
+            "%d of the %d texts of %s fill all %d tokens and were probably cut (--max-length)",
+            full, len(rows), data.info.spec.source, max_length,
+        )  # fmt: skip
+    return rows
+
+
+def collator(tokenizer: Any) -> Collate:
+    """Pads a batch to its own longest row, on the tokenizer's side; numbers become fp32, classes int64."""
+
+    def collate(rows: list[dict[str, Any]]) -> Batch:
+        inputs = [{k: v for k, v in row.items() if k not in ("labels", "row")} for row in rows]
+        batch: Batch = dict(tokenizer.pad(inputs, padding=True, return_tensors="pt"))
+        if "labels" in rows[0]:
+            labels = torch.tensor([row["labels"] for row in rows])
+            batch["labels"] = labels.float() if labels.is_floating_point() else labels
+        return batch
+
+    return collate
+
+
+def length_batches(rows: Sequence[Mapping[str, Any]], batch_size: int) -> list[list[dict[str, Any]]]:
+    """All rows in batches of like length, the longest first, so that little is padded."""
+    if batch_size < 1:
+        raise DataError(f"--batch-size is {batch_size}", "give 1 or more")
+    ordered = [dict(row) for row in sorted(rows, key=lambda row: -len(row["input_ids"]))]
+    edges = [*range(0, len(ordered), batch_size), len(ordered)]
+    return [ordered[start:stop] for start, stop in pairwise(edges)]
+
+
+class EpochBuckets(torch.utils.data.Sampler[int]):
+    """Rows in random batches of like length: a pure function of (seed, epoch).
+
+    Transformers' own grouped sampler draws from the global generator, which dropout moves on: two methods
+    would see different batches, and a resumed run others than an uninterrupted one. The grouping is theirs.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Trainer calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        from transformers.trainer_pt_utils import get_length_grouped_indices
+
+        drawn = int(np.random.default_rng([self.seed, self.epoch]).integers(2**63))
+        generator = torch.Generator().manual_seed(drawn)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
+def from_texts(
+    texts: Sequence[str | tuple[str, str]], labels: Sequence[object] | None = None, *, name: str = "memory"
+) -> TextData:
+    """Data that is already in memory.
+
+    Args:
+        texts: A string a row, or a pair of strings a row.
+        labels: A class (string or whole number) or a number a row; scoring needs none.
+        name: What to call the data in results.
+
+    Raises:
+        DataError: As for `load_data`, or the lengths differ.
+    """
+    if labels is not None and len(labels) != len(texts):
+        raise DataError(f"{len(texts)} texts and {len(labels)} labels", "give as many of the one as of the other")
+    parts = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
+    rows: list[Row] = [dict(zip(("text", "pair"), part, strict=False)) for part in parts]
+    if labels is not None:
+        rows = [{**row, "label": label} for row, label in zip(rows, labels, strict=True)]
+    pair = "pair" if parts and len(parts[0]) == 2 else None
+    return load_data(DataSpec(name, pair_column=pair), labels="optional", rows=rows)

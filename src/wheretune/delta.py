@@ -1,0 +1,145 @@
+"""Save, load and merge only what changed: one safetensors file and a manifest that says of what.
+
+A folder is complete when its manifest is there; it is written last and holds the hash of the tensors.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from wheretune.anatomy import base_hash, find_layers
+from wheretune.errors import DeltaError
+from wheretune.files import write, write_json
+from wheretune.tuners.base import Tuned
+from wheretune.types import DataInfo, Plan, from_json, to_json
+
+TENSORS, MANIFEST = "delta.safetensors", "wheretune.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a delta is of, and what it takes to use it.
+
+    Attributes:
+        format: The version of this layout.
+        plan: Names the base model, its revision and the hash of its weights.
+        data: The training data's task, classes and columns; None where a user's own Trainer trained.
+        max_length: Tokens that texts were cut to.
+        sha256: Of the tensors' file.
+    """
+
+    format: int
+    plan: Plan
+    data: DataInfo | None
+    max_length: int | None
+    sha256: str
+
+
+def save_delta(
+    tuned: Tuned, folder: str | Path, *, data: DataInfo | None = None, max_length: int | None = None
+) -> Path:
+    """Writes the tensors that train, and the manifest, into `folder`.
+
+    Args:
+        tuned: From `apply`, after training.
+        folder: Made if it is not there.
+        data: The training data, if wheretune read it.
+        max_length: Tokens that texts were cut to, if wheretune cut them.
+
+    Raises:
+        EngagementError: Training did not do what the plan says.
+        OutputError: The folder cannot be written.
+    """
+    tuned.check()
+    folder = Path(folder)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tuned.trainable.items()}
+    write(folder / TENSORS, lambda draft: save_file(tensors, draft, {"format": "pt"}))
+    manifest = Manifest(FORMAT, tuned.plan, data, max_length, _sha256(folder / TENSORS))
+    write_json(
+        folder / MANIFEST,
+        {
+            **dataclasses.asdict(manifest),
+            "plan": to_json(manifest.plan),
+            "data": None if data is None else to_json(data),
+        },
+    )
+    return folder
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def read_delta(folder: str | Path) -> tuple[Manifest, dict[str, Tensor]]:
+    """The manifest and the tensors of a saved delta.
+
+    Raises:
+        DeltaError: The folder holds no finished delta, or its tensors are not those the manifest names.
+    """
+    folder = Path(folder)
+    try:
+        content: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        written = content["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DeltaError(
+            f"{folder} holds no finished delta (no readable {MANIFEST})",
+            "give the --output folder of a finished wheretune tune",
+        ) from error
+    if written != FORMAT:
+        raise DeltaError(f"{folder} has the format {written}", f"use the wheretune that wrote it (we read {FORMAT})")
+    manifest = Manifest(
+        format=FORMAT,
+        plan=from_json(Plan, content.get("plan"), str(folder / MANIFEST)),
+        data=None if content.get("data") is None else from_json(DataInfo, content["data"], str(folder / MANIFEST)),
+        max_length=content.get("max_length"),
+        sha256=str(content.get("sha256")),
+    )
+    path = folder / TENSORS
+    if not path.is_file() or _sha256(path) != manifest.sha256:
+        raise DeltaError(f"{path} is missing or was changed after it was saved", "tune again, or restore the file")
+    return manifest, load_file(path)
+
+
+def load_delta(model: nn.Module, folder: str | Path) -> Manifest:
+    """Puts a saved delta into a model that has the base weights it was made from.
+
+    Args:
+        model: The user's own model, of the same class as the one that was tuned.
+        folder: From `save_delta`.
+
+    Raises:
+        DeltaError: The base weights are others than those the delta was made from, or a tensor does not fit.
+    """
+    manifest, tensors = read_delta(folder)
+    put_delta(model, manifest, tensors, str(folder))
+    return manifest
+
+
+def put_delta(model: nn.Module, manifest: Manifest, tensors: dict[str, Tensor], origin: str) -> None:
+    """Puts `tensors` into `model` after checking its base; see `load_delta`."""
+    base = manifest.plan.model
+    found = base_hash(find_layers(model))
+    if found != base.hash:
+        raise DeltaError(
+            f"the base model's weights ({found[:12]}) are not those that {origin} was made from ({base.hash[:12]})",
+            f"use {base.name}" + (f" at revision {base.revision}" if base.revision else "") + " unchanged",
+        )
+    own = dict(model.named_parameters())
+    for name, value in tensors.items():
+        if name not in own or own[name].shape != value.shape:
+            raise DeltaError(
+                f"the model has no parameter {name} of shape {tuple(value.shape)}",
+                "make the model as it was made for training (same class, same number of labels)",
+            )
+    with torch.no_grad():
+        for name, value in tensors.items():
+            own[name].copy_(value)

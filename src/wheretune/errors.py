@@ -1,0 +1,51 @@
+"""The errors a user can meet: each says what is wrong and what to do about it, in one line.
+
+The command line prints the message and exits with code 2; everything that is not a
+`WheretuneError` is a defect of ours and keeps its traceback.
+"""
+
+
+class WheretuneError(Exception):
+    """Something the user can mend.
+
+    Args:
+        problem: What is wrong, naming the culprit (file, row, layer, option).
+        remedy: What to do about it.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{problem}; {remedy}")
+
+
+class ConfigError(WheretuneError):
+    """An option, or a key of a config file, that cannot be used."""
+
+
+class ModelError(WheretuneError):
+    """A model that cannot be loaded, or whose layers cannot be found."""
+
+
+class DataError(WheretuneError):
+    """Data that cannot be read, or that makes no task."""
+
+
+class ScoreError(WheretuneError):
+    """Scores that cannot be computed (a state that is not finite, a single layer)."""
+
+
+class PlanError(WheretuneError):
+    """A plan that selects nothing, names a missing layer or belongs to another model."""
+
+
+class EngagementError(WheretuneError):
+    """Training changed something else than the plan names, or did not change what it names."""
+
+
+class DeltaError(WheretuneError):
+    """A saved delta that is incomplete or does not fit the base model."""
+
+
+class OutputError(WheretuneError):
+    """A place to write to that is already taken or cannot be written."""

@@ -1,0 +1,125 @@
+"""Files that are written whole or not at all: temporary name, fsync, rename."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wheretune.errors import OutputError
+
+
+def write(path: Path, fill: Callable[[Path], None]) -> None:
+    """Lets `fill` write a temporary file (or folder) beside `path`, then renames it to `path`.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror})", "choose another --output") from error
+    try:
+        draft = scratch / path.name
+        fill(draft)
+        for part in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
+            _fsync(part)
+        if draft.is_dir() and path.exists():
+            path.rename(scratch / "old")
+        draft.replace(path)
+        _fsync(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` in UTF-8."""
+    write(path, lambda draft: _keep(draft.write_text(text, encoding="utf-8")))
+
+
+def _keep(_: object) -> None:
+    """Drops a return value."""
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object, indented; a number that is not finite is refused, never written as NaN."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Writes `rows` under a header of `columns`."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of the canonical JSON of `content`."""
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def take_folder(folder: Path, marker: str, finished: str, *, resume: bool, overwrite: bool) -> None:
+    """Makes `folder` ready to be written to. A stopped run goes on without being asked to.
+
+    Args:
+        folder: Where the command writes.
+        marker: The file that shows that this command of wheretune wrote the folder.
+        finished: The file that shows that it had finished.
+        resume: Take a finished folder as well.
+        overwrite: Start over.
+
+    Raises:
+        OutputError: It holds something else, or a finished run and neither `resume` nor `overwrite` is given.
+    """
+    if folder.is_file():
+        raise OutputError(f"{folder} is a file", "give a folder as --output")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / marker).is_file():
+        raise OutputError(
+            f"the folder {folder} already exists and was not written by this command",
+            "choose another --output, or empty the folder yourself",
+        )
+    if overwrite:
+        shutil.rmtree(folder)
+    elif (folder / finished).is_file() and not resume:
+        raise OutputError(
+            f"the folder {folder} already exists and holds a finished run",
+            "read it again with --resume, replace it with --overwrite, or choose another --output",
+        )
+
+
+def claim(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes down what a folder is for, or makes sure that this is what it already is for.
+
+    Raises:
+        OutputError: The folder was begun with other settings; one that differs is named.
+    """
+    wanted = json.loads(json.dumps(content, allow_nan=False))
+    if not path.is_file():
+        write_json(path, wanted)
+        return
+    there = json.loads(path.read_text(encoding="utf-8"))
+    if there != wanted:
+        keys = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
+        raise OutputError(
+            f"{path.parent} was begun with other settings ({', '.join(keys)})",
+            "start it over with --overwrite or choose another --output",
+        )

@@ -1,0 +1,1 @@
+"""Which layers train at which step? One schedule a file."""

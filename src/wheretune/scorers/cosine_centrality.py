@@ -1,0 +1,44 @@
+"""Cosine centrality: how well a layer's representative token agrees with every other layer's.
+
+    score(l) = mean over samples of 1/(L-1) sum over j != l of cos(h_{l+1}, h_{j+1})
+
+PRiSM eq. 1; journal version eq. 1 and algorithm 1. The embeddings' output h_0 is left out. The papers
+aggregate "for each batch": decided that every sample weighs alike, so a short last batch does not weigh more.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from wheretune.scorers.base import Finished, PairSums
+from wheretune.types import LayerStack, States
+
+
+@dataclass(frozen=True)
+class CosineCentrality:
+    """Mean cosine similarity of a layer's representative token to those of all other layers.
+
+    A high score is a hub that agrees with the rest of the model, a low one a layer that departs from it.
+    Both ends have been tuned with profit (journal version, tables 1 and 2), so the selector decides.
+    """
+
+    name: ClassVar[str] = "cosine-centrality"
+
+    def init(self, stack: LayerStack) -> PairSums:
+        """Empty sums."""
+        return PairSums.empty(len(stack))
+
+    def update(self, state: PairSums, states: States) -> PairSums:
+        """Adds the cosines of every pair of layers, computed in fp32."""
+        layers = states.tokens[:, 1:]
+        units = layers / torch.linalg.vector_norm(layers, dim=-1, keepdim=True)
+        return state.add(units @ units.mT)
+
+    def merge(self, one: PairSums, other: PairSums) -> PairSums:
+        """Adds the sums of two shards."""
+        return one.merge(other)
+
+    def finish(self, state: PairSums) -> Finished:
+        """Means over samples."""
+        return state.finish()

@@ -1,0 +1,39 @@
+"""Euclidean centrality: cosine centrality with the negative distance in place of the cosine.
+
+    score(l) = mean over samples of 1/(L-1) sum over j != l of -||h_{l+1} - h_{j+1}||
+
+PRiSM table 5, journal version table 7: the papers' control for the choice of the cosine.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from wheretune.scorers.base import Finished, PairSums
+from wheretune.types import LayerStack, States
+
+
+@dataclass(frozen=True)
+class EuclideanCentrality:
+    """Mean negative Euclidean distance of a layer's representative token to those of all other layers."""
+
+    name: ClassVar[str] = "euclidean-centrality"
+
+    def init(self, stack: LayerStack) -> PairSums:
+        """Empty sums."""
+        return PairSums.empty(len(stack))
+
+    def update(self, state: PairSums, states: States) -> PairSums:
+        """Adds the negative distances of every pair of layers, computed from differences in fp32."""
+        layers = states.tokens[:, 1:]
+        exact = "donot_use_mm_for_euclid_dist"  # the matrix product loses small distances to cancellation
+        return state.add(-torch.cdist(layers, layers, compute_mode=exact))
+
+    def merge(self, one: PairSums, other: PairSums) -> PairSums:
+        """Adds the sums of two shards."""
+        return one.merge(other)
+
+    def finish(self, state: PairSums) -> Finished:
+        """Means over samples."""
+        return state.finish()

@@ -1,0 +1,111 @@
+"""Figures, made with matplotlib from plain arrays: the score profile and the similarity heatmap.
+
+Colours are from the Okabe-Ito palette and from `cividis`, both made for colour-blind readers. Chosen
+layers also differ in hatching and in their labels, so nothing hangs on colour alone.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wheretune.files import write
+
+if TYPE_CHECKING:  # matplotlib takes a second to import and most commands draw nothing
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#6E6E6E"
+MANY_LAYERS = 16  # more ticks than this, or more numbers in cells, run into each other at 600 px
+
+
+def profile_figure(
+    values: Sequence[float],
+    stds: Sequence[float],
+    *,
+    label: str,
+    title: str,
+    blocks: Sequence[range] = (),
+    chosen: Sequence[int] = (),
+) -> "Figure":
+    """One bar a layer with the standard deviation over samples as error bar; blocks shaded in turn."""
+    from matplotlib import pyplot
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
+
+    layers = np.arange(len(values))
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    low = min(v - s for v, s in zip(values, stds, strict=True))
+    high = max(v + s for v, s in zip(values, stds, strict=True))
+    room = 0.08 * ((high - low) or 1.0)
+    axes.set_ylim(low - room, high + (2.2 * room if blocks else room))
+    for number, block in enumerate(blocks):
+        if number % 2 == 0:
+            axes.axvspan(block.start - 0.5, block.stop - 0.5, color="black", alpha=0.06, linewidth=0)
+        middle = (block.start + block.stop - 1) / 2
+        axes.text(middle, high + 0.9 * room, f"block {number}", ha="center", fontsize=9, color=GREY)
+    bars = axes.bar(
+        layers,
+        np.asarray(values) - axes.get_ylim()[0],
+        bottom=axes.get_ylim()[0],
+        yerr=stds,
+        color=[ORANGE if index in chosen else BLUE for index in layers],
+        error_kw={"ecolor": "black", "elinewidth": 1.0, "capsize": 3},
+        width=0.72,
+        zorder=2,
+    )
+    for index in chosen:
+        bars[index].set_hatch("//")
+        bars[index].set_edgecolor("black")
+    if chosen:
+        keys = [Patch(facecolor=ORANGE, hatch="//", edgecolor="black", label="tuned")]
+        keys.append(Patch(facecolor=BLUE, label="frozen"))
+        axes.legend(handles=keys, loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.16), frameon=False)
+    if len(layers) <= MANY_LAYERS:
+        axes.set_xticks(layers)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(-0.6, len(layers) - 0.4)
+    axes.set_xlabel("layer (counted from 0)")
+    axes.set_ylabel(label)
+    axes.set_title(title, fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3, linewidth=0.6, zorder=0)
+    pyplot.close(figure)
+    return figure
+
+
+def heatmap_figure(matrix: Sequence[Sequence[float]], *, label: str, title: str) -> "Figure":
+    """An L x L matrix, one cell a pair of layers, with the numbers in the cells where they fit."""
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+
+    cells = np.asarray(matrix)
+    count = len(cells)
+    figure, axes = pyplot.subplots(figsize=(6.0, 5.0), dpi=150, layout="constrained")
+    image = axes.imshow(cells, cmap="cividis", origin="lower")
+    figure.colorbar(image, ax=axes, label=label, shrink=0.9)
+    if count <= MANY_LAYERS:
+        axes.set_xticks(range(count))
+        axes.set_yticks(range(count))
+        middle = (cells.min() + cells.max()) / 2
+        size = 10 if count <= 8 else 7
+        for row in range(count):
+            for column in range(count):
+                value = cells[row, column]
+                text = f"{value:.2f}" if abs(value) < 9.995 else f"{value:.0f}"
+                colour = "black" if value > middle else "white"
+                axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("layer (counted from 0)")
+    axes.set_ylabel("layer (counted from 0)")
+    axes.set_title(title, fontsize=11)
+    pyplot.close(figure)
+    return figure
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
+    write(path, lambda draft: figure.savefig(draft, format="png"))

@@ -1,0 +1,261 @@
+"""The only training code, on `transformers.Trainer`; and predicting, which needs no Trainer.
+
+Trainer's own checkpoints are pickled and written in place. Ours hold what trains, in safetensors and JSON,
+and appear whole: a run that was killed goes on from its last finished epoch.
+"""
+
+import json
+import logging
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from wheretune.capture import evaluating
+from wheretune.data import Collate, EpochBuckets, length_batches
+from wheretune.errors import ConfigError
+from wheretune.files import write
+from wheretune.show.tables import progress
+from wheretune.types import TrainSettings
+
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class TrainLog:
+    """What training took: seconds (of all sittings, evaluation and saving left out) and optimizer steps."""
+
+    seconds: float
+    steps: int
+    loss: float
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """Refuses settings that cannot train anything.
+
+    Raises:
+        ConfigError: The option is named.
+    """
+    for name, value, fine in (
+        ("--epochs", settings.epochs, settings.epochs >= 1),
+        ("--learning-rate", settings.learning_rate, 0 < settings.learning_rate < 10),
+        ("--batch-size", settings.batch_size, settings.batch_size >= 1),
+        ("--warmup-ratio", settings.warmup_ratio, 0 <= settings.warmup_ratio < 1),
+    ):
+        if not fine:
+            raise ConfigError(f"{name} is {value}", "give a positive number (a warm-up ratio from 0 to below 1)")
+
+
+def train(
+    model: nn.Module,
+    rows: Sequence[dict[str, Any]],
+    collate: Collate,
+    settings: TrainSettings,
+    folder: Path,
+    description: str = "training",
+) -> TrainLog:
+    """Trains the parameters that require a gradient, on length-bucketed batches.
+
+    Args:
+        model: Returns a loss when called with a batch.
+        rows: Encoded rows with labels.
+        collate: Makes a batch of rows.
+        settings: Epochs, learning rate and so on.
+        folder: Where the checkpoint lives; one that is there is resumed from. The caller removes it.
+        description: What the progress bar says.
+
+    Returns:
+        The time and the steps it took.
+    """
+    check_settings(settings)
+    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup_ratio,
+        optim="adamw_torch_fused",
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        weight_decay=settings.weight_decay,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        save_strategy="epoch",
+        logging_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    clock = _Clock(description)
+    trainer = _Trainer(
+        model=model, args=arguments, train_dataset=_Rows(rows), data_collator=collate, callbacks=[clock]
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    checkpoint = folder / CHECKPOINT
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint.is_dir() else None)
+    return TrainLog(seconds=clock.seconds, steps=trainer.state.global_step, loss=float(result.training_loss))
+
+
+class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
+    """A list of rows as a data set."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+
+class _Clock(TrainerCallback):
+    """Counts the seconds that go into steps, over all sittings, and moves the progress bar."""
+
+    def __init__(self, description: str) -> None:
+        self.seconds = 0.0
+        self._description = description
+        self._started = 0.0
+        self._progress = progress()
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        self._progress.start()
+        self._task = self._progress.add_task(
+            self._description, total=state.max_steps, completed=state.global_step
+        )
+        self._started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        self._progress.update(self._task, completed=state.global_step)
+
+    def pause(self) -> float:
+        """Stops counting and returns the seconds so far."""
+        self.seconds += time.perf_counter() - self._started
+        return self.seconds
+
+    def go_on(self) -> None:
+        """Counts again."""
+        self._started = time.perf_counter()
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        self.pause()
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar off the screen."""
+        self._progress.stop()
+
+
+class _Trainer(Trainer):
+    """Trainer with batches that depend on (seed, epoch) alone, and checkpoints that are safe and whole."""
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self._clock.close()
+
+    @property
+    def _clock(self) -> _Clock:
+        return next(c for c in self.callback_handler.callbacks if isinstance(c, _Clock))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochBuckets:
+        lengths = [len(row["input_ids"]) for row in self.train_dataset.rows]
+        return EpochBuckets(lengths, self.args.train_batch_size, self.args.seed)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        seconds = self._clock.pause()
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+        for number, slots in optimizer["state"].items():
+            tensors |= {f"optimizer.{number}.{slot}": value for slot, value in slots.items()}
+        tensors["random.torch"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        version, internal, gauss = random.getstate()
+        kind, keys, *rest = np.random.get_state(legacy=True)
+        extra = {
+            "seconds": seconds,
+            "param_groups": optimizer["param_groups"],
+            "scheduler": self.lr_scheduler.state_dict(),
+            "random.python": [version, list(internal), gauss],
+            "random.numpy": [kind, np.asarray(keys).tolist(), *rest],
+        }
+
+        def fill(draft: Path) -> None:
+            draft.mkdir()
+            save_file({name: value.contiguous() for name, value in tensors.items()}, draft / "state.safetensors")
+            (draft / "state.json").write_text(json.dumps(extra))
+            self.state.save_to_json(str(draft / "trainer_state.json"))
+
+        write(Path(self.args.output_dir) / CHECKPOINT, fill)
+        self._clock.go_on()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        saved = self._saved(resume_from_checkpoint, "model.")
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                parameter.data.copy_(saved[name])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        extra = json.loads((Path(checkpoint) / "state.json").read_text())
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in self._saved(checkpoint, "optimizer.").items():
+            number, slot = key.split(".", 1)
+            slots.setdefault(int(number), {})[slot] = value
+        self.optimizer.load_state_dict({"state": slots, "param_groups": extra["param_groups"]})
+        self.lr_scheduler.load_state_dict(extra["scheduler"])
+        self._clock.seconds = extra["seconds"]
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        extra = json.loads((Path(checkpoint) / "state.json").read_text())
+        saved = self._saved(checkpoint, "random.")
+        torch.set_rng_state(saved["torch"])
+        if "cuda" in saved and torch.cuda.is_available():
+            torch.cuda.set_rng_state(saved["cuda"])
+        version, internal, gauss = extra["random.python"]
+        random.setstate((version, tuple(internal), gauss))
+        kind, keys, *rest = extra["random.numpy"]
+        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+
+    @staticmethod
+    def _saved(checkpoint: str, prefix: str) -> dict[str, Tensor]:
+        saved: Mapping[str, Tensor] = load_file(Path(checkpoint) / "state.safetensors")
+        return {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
+
+
+def predict(
+    model: nn.Module,
+    rows: Sequence[dict[str, Any]],
+    collate: Collate,
+    batch_size: int = 32,
+    description: str = "predicting",
+) -> Float[np.ndarray, "row output"]:
+    """The logits of every row, in the order of the rows, the model in eval mode and left as it was."""
+    device = next(model.parameters()).device
+    logits: dict[int, np.ndarray] = {}
+    batches = length_batches(rows, batch_size)
+    with progress() as shown, torch.no_grad(), evaluating(model):
+        for batch in shown.track(batches, description=description):
+            inputs = {name: value.to(device) for name, value in collate(batch).items() if name != "labels"}
+            for row, values in zip(batch, model(**inputs).logits.float().cpu().numpy(), strict=True):
+                logits[row["row"]] = values
+    return np.stack([logits[row["row"]] for row in rows])

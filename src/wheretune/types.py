@@ -1,0 +1,416 @@
+"""The frozen types that the stages hand each other, and how they are written to and read from JSON.
+
+    model + data -> States -> LayerScores -> Plan -> RunSpec -> RunResult
+
+Layers are counted from 0 wherever a machine reads. Everything but `Layer`, `LayerStack` and `States`
+is plain data: `save` writes it as JSON, `load` reads it back and refuses what does not fit.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from rich.console import Group
+from rich.jupyter import JupyterMixin
+from rich.table import Table
+from torch import Tensor, nn
+
+from wheretune.errors import ConfigError
+from wheretune.files import digest, write_json
+from wheretune.show.figures import heatmap_figure, profile_figure
+from wheretune.show.tables import count, profile_table, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Pooling = Literal["token", "mean"]
+Task = Literal["classification", "regression", "unlabelled"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Enough to build an object again: its name in `catalog` and its hyperparameters."""
+
+    name: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, thing: Any) -> "Spec":
+        """The spec of a frozen dataclass with a class attribute `name`."""
+        return cls(thing.name, dataclasses.asdict(thing))
+
+    def __str__(self) -> str:
+        inside = ", ".join(f"{key}={value}" for key, value in self.params.items())
+        return f"{self.name}({inside})" if inside else self.name
+
+
+# --- what `anatomy` finds and `capture` streams -------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One transformer layer: its index from 0, its path below the base model, and the module."""
+
+    index: int
+    path: str
+    module: nn.Module
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStack:
+    """The layers of a model in the order in which they run.
+
+    Attributes:
+        model: The model as the user has it, with whatever sits on top.
+        base: The headless transformer inside `model` (or `model` itself).
+        base_path: The path of `base` below `model`, empty if they are the same.
+        layers: The layers, first to last.
+        hidden_size: d, the width of the hidden states.
+        causal: A decoder, whose representative token is the last one; otherwise the first.
+    """
+
+    model: nn.Module
+    base: nn.Module
+    base_path: str
+    layers: tuple[Layer, ...]
+    hidden_size: int
+    causal: bool
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """One batch of representative tokens; streamed to the scorers, never stored.
+
+    Attributes:
+        tokens: The embeddings' output and the output of every layer, fp32.
+        sample_ids: The row of each sample in the data set, for messages.
+    """
+
+    tokens: Float[Tensor, "batch layer_plus_1 hidden"]
+    sample_ids: tuple[int, ...]
+
+
+# --- what is written to disk --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which model: what it was called, which revision, and the SHA-256 over its base weights."""
+
+    name: str
+    revision: str | None
+    hash: str
+    layers: int
+    hidden_size: int
+    parameters: int
+    causal: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.layers} layers, {count(self.parameters)} parameters)"
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which data, and how it is read.
+
+    Attributes:
+        source: A local file, a hub data set as `name:config:split`, or a word for data in memory.
+        text_column: The column with the (first) text.
+        pair_column: The column with the second text of a pair.
+        label_column: The column with the label; None means `label` if there is one.
+        task: `auto` decides from the labels.
+        max_samples: At most so many rows, drawn with `seed`; None means all.
+        max_length: Tokens a text is cut to; None means what the model can read, at most 512.
+        seed: Of the draw of `max_samples` rows.
+    """
+
+    source: str
+    text_column: str = "text"
+    pair_column: str | None = None
+    label_column: str | None = None
+    task: Literal["auto", "classification", "regression"] = "auto"
+    max_samples: int | None = None
+    max_length: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What was read: the spec, the task it makes, its classes, its rows and a hash of its content."""
+
+    spec: DataSpec
+    rows: int
+    task: Task
+    classes: tuple[str, ...]
+    hash: str
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """The score of one layer: mean and standard deviation (population) over samples."""
+
+    index: int
+    score: float
+    std: float
+    path: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class LayerScores(JupyterMixin):
+    """The scores of all layers by one scorer, with all it takes to repeat them.
+
+    Attributes:
+        scorer: The scorer's spec.
+        model: The model that was scored.
+        data: The data it was scored on.
+        n_samples: The samples the means are over.
+        layers: One entry a layer, in order.
+        similarity: Mean similarity of every pair of layers (L x L), where the scorer has one.
+        seconds: Wall-clock time of the scoring pass.
+        versions: The packages that computed it.
+    """
+
+    scorer: Spec
+    model: ModelInfo
+    data: DataInfo
+    n_samples: int
+    layers: tuple[LayerScore, ...]
+    similarity: tuple[tuple[float, ...], ...] | None
+    seconds: float
+    versions: dict[str, str]
+
+    @property
+    def values(self) -> Float[np.ndarray, " layer"]:
+        """The score of every layer."""
+        return np.array([layer.score for layer in self.layers])
+
+    @property
+    def stds(self) -> Float[np.ndarray, " layer"]:
+        """The standard deviation of every layer's score over samples."""
+        return np.array([layer.std for layer in self.layers])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what was measured, without how long it took."""
+        content = to_json(self)
+        del content["seconds"]
+        return digest(content)
+
+    def plot(self, chosen: tuple[int, ...] = (), blocks: tuple[range, ...] = ()) -> "Figure":
+        """The score profile with error bars; `chosen` layers are marked and `blocks` shaded."""
+        return profile_figure(
+            self.values.tolist(),
+            self.stds.tolist(),
+            label=self.scorer.name.replace("-", " "),
+            title=f"{Path(self.model.name).name}: {self.scorer.name}, n = {self.n_samples}",
+            blocks=blocks,
+            chosen=chosen,
+        )
+
+    def plot_similarity(self) -> "Figure":
+        """The mean similarity of every pair of layers as a heatmap.
+
+        Raises:
+            ConfigError: The scorer compares no pairs of layers.
+        """
+        if self.similarity is None:
+            raise ConfigError(f"{self.scorer.name} has no similarity matrix", "use a centrality scorer")
+        kind = self.scorer.name.split("-")[0]
+        label = "mean cosine similarity" if kind == "cosine" else "mean negative distance"
+        return heatmap_figure(
+            self.similarity, label=label, title=f"{Path(self.model.name).name}: layer by layer"
+        )
+
+    def profile(self, chosen: tuple[int, ...] = ()) -> Table:
+        """The score profile as a table with bars; `chosen` layers are marked."""
+        title = f"{self.scorer.name} of {self.model}, n = {self.n_samples}"
+        return profile_table(title, self.values.tolist(), self.stds.tolist(), chosen)
+
+    def __rich__(self) -> Table:
+        return self.profile()
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{value:.4f}" for value in self.values)
+        return f"LayerScores({self.scorer.name}, n={self.n_samples}, [{inside}])"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan costs.
+
+    Attributes:
+        trainable_parameters: Of the chosen layers and the head.
+        total_parameters: Of the base model and the head.
+        expected_speed_up: Full fine-tuning's FLOPs of one training step over the plan's.
+    """
+
+    trainable_parameters: int
+    total_parameters: int
+    expected_speed_up: float
+
+
+@dataclass(frozen=True)
+class Plan(JupyterMixin):
+    """What to tune: one choice on every axis, for one model.
+
+    Attributes:
+        layers: The chosen layers, counted from 0, ascending.
+        selector: How they were chosen.
+        tuner: How they are tuned.
+        head: What sits on top.
+        schedule: When they train.
+        model: The model the plan was made for.
+        scores_digest: `LayerScores.digest` of the scores it was made from, if any were needed.
+        cost: The estimate.
+    """
+
+    layers: tuple[int, ...]
+    selector: Spec
+    tuner: Spec
+    head: Spec
+    schedule: Spec
+    model: ModelInfo
+    scores_digest: str | None
+    cost: Cost
+
+    def __rich__(self) -> Group:
+        share = self.cost.trainable_parameters / self.cost.total_parameters
+        rows = [
+            ("layers", ", ".join(map(str, self.layers)) or "none"),
+            ("of", str(self.model)),
+            ("chosen by", str(self.selector)),
+            ("tuner", str(self.tuner)),
+            ("head", str(self.head)),
+            ("schedule", str(self.schedule)),
+            ("trainable", f"{count(self.cost.trainable_parameters)} parameters ({share:.1%})"),
+            ("expected", f"{self.cost.expected_speed_up:.2f}x the training speed of full fine-tuning"),
+        ]
+        return Group(table("plan", ("", "choice"), rows, left=("", "choice")))
+
+    def __repr__(self) -> str:
+        return f"Plan(layers={list(self.layers)}, tuner={self.tuner}, head={self.head})"
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How the chosen layers are trained; the defaults are those of PRiSM and its journal version."""
+
+    epochs: int = 3
+    learning_rate: float = 5e-5
+    batch_size: int = 16
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything needed to repeat a run: the plan (which names the model), the data and the settings."""
+
+    plan: Plan
+    train: DataSpec
+    validation: DataSpec | None
+    test: DataSpec | None
+    settings: TrainSettings
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number with what it takes to read it: how many samples, and which way is better."""
+
+    name: str
+    value: float
+    n: int
+    higher_is_better: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:.4f} (n = {self.n})"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run gave.
+
+    Attributes:
+        spec: The run.
+        metrics: Per split, the task's main metric first.
+        trainable_parameters: Counted on the model that was trained.
+        seconds: Wall-clock seconds: `train`, `evaluate`.
+        peak_memory_bytes: Highest resident memory of the process while it trained (on CUDA: of the device).
+        steps: Optimizer steps.
+        versions: The packages that computed it.
+        provenance: When, where and from which state of the code.
+    """
+
+    spec: RunSpec
+    metrics: dict[str, tuple[Metric, ...]]
+    trainable_parameters: int
+    seconds: dict[str, float]
+    peak_memory_bytes: int | None
+    steps: int
+    versions: dict[str, str]
+    provenance: dict[str, str]
+
+
+# --- JSON ---------------------------------------------------------------------------------------
+
+Written = TypeVar("Written", LayerScores, Plan, RunSpec, RunResult, DataInfo)
+
+_STRICT: ConfigDict = ConfigDict(extra="forbid")
+for _type in (
+    Spec, ModelInfo, DataSpec, DataInfo, LayerScore, LayerScores, Cost, Plan, TrainSettings, RunSpec, Metric, RunResult
+):  # fmt: skip
+    _type.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
+
+
+def to_json(thing: Any) -> dict[str, Any]:
+    """A dataclass as a JSON object (tuples become lists)."""
+    content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(thing), allow_nan=False))
+    return content
+
+
+def from_json(kind: type[Written], content: object, origin: str) -> Written:
+    """The dataclass that `content` describes.
+
+    Raises:
+        ConfigError: A key is missing, unknown or of the wrong type; `origin` is named.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise ConfigError(
+            f"{origin} is no {kind.__name__}: {where}: {first['msg'].lower()}",
+            "make it again with this version of wheretune",
+        ) from error
+
+
+def save(thing: LayerScores | Plan | RunSpec | RunResult, path: str | Path) -> None:
+    """Writes a dataclass as a JSON file, whole or not at all."""
+    write_json(Path(path), to_json(thing))
+
+
+def load(kind: type[Written], path: str | Path) -> Written:
+    """Reads what `save` wrote.
+
+    Raises:
+        ConfigError: There is no such file, it is not JSON, or it does not describe a `kind`.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror})", "check the path") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error})", "check that it is the right file") from error
+    return from_json(kind, content, str(path))
