@@ -5,12 +5,13 @@ of a sample stands, and names the parts (embeddings, pooler, output matrix) that
 apart.
 """
 
+import copy
 import hashlib
 import inspect
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Int
@@ -111,9 +112,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
     arguments = resolve(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=revision, trust_remote_code=False, **arguments
-        )
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, **arguments)
     except Exception as error:
         raise ModelError(
             f"cannot open the tokenizer of {name}: {_first_line(error)}",
@@ -182,9 +181,7 @@ def find_layers(model: nn.Module) -> LayerStack:
         )
     expected = getattr(config, "num_hidden_layers", None)
     lists = [
-        (path, module)
-        for path, module in base.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) > 0
+        (path, module) for path, module in base.named_modules() if isinstance(module, nn.ModuleList) and len(module) > 0
     ]
     fitting = [(path, module) for path, module in lists if len(module) == expected]
     if not fitting:
@@ -247,9 +244,7 @@ def accepted(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     return given
 
 
-def representative_positions(
-    mask: Int[Tensor, "batch token"], causal: bool
-) -> Int[Tensor, " batch"]:
+def representative_positions(mask: Int[Tensor, "batch token"], causal: bool) -> Int[Tensor, " batch"]:
     """Where the representative token of each sample stands (P 3.1, T 3.1).
 
     An encoder's is the first unmasked position ([CLS]); a decoder's is the last unmasked position,
@@ -340,9 +335,7 @@ def check_plan(stack: LayerStack, plan: Plan) -> None:
 SMALL = 2.0**-14  # tanh(SMALL h) / SMALL is h within 2e-6 of its size for |h| up to 40, and W / SMALL fits fp16
 
 
-def plain_classifier(
-    base: nn.Module, linear: nn.Linear, classes: tuple[str, ...]
-) -> nn.Module | None:
+def plain_classifier(base: nn.Module, linear: nn.Linear, classes: tuple[str, ...]) -> nn.Module | None:
     """Transformers' own sequence classifier that computes `linear` on the representative token.
 
     Decoders have just that linear map. BERT, RoBERTa, MPNet and their kin put tanh(dense(h)) before it;
@@ -359,14 +352,14 @@ def plain_classifier(
     """
     from transformers import AutoModelForSequenceClassification
 
-    config = type(base.config).from_dict(base.config.to_dict())
+    config = copy.deepcopy(cast(Any, base.config))
     config.num_labels = linear.out_features
     if classes:
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: i for i, name in enumerate(classes)}
     config.problem_type = "single_label_classification" if classes else "regression"
     try:
-        model: nn.Module = AutoModelForSequenceClassification.from_config(config)
+        model: nn.Module = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
     except ValueError:
         return None
     inner: nn.Module = model.base_model  # type: ignore[assignment]

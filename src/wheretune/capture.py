@@ -21,7 +21,10 @@ LastState = Literal["normed", "raw"]
 
 
 def represent(
-    hidden: Float[Tensor, "batch token hidden"], mask: Int[Tensor, "batch token"], pooling: Pooling, causal: bool
+    hidden: Float[Tensor, "batch token hidden"],
+    mask: Int[Tensor, "batch token"],
+    pooling: Pooling,
+    causal: bool,
 ) -> Float[Tensor, "batch hidden"]:
     """The representative token of each sample, or the mean over its unmasked tokens, in fp32."""
     if pooling == "mean":

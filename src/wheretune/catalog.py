@@ -37,9 +37,7 @@ def _table(*classes: Any) -> Table:
 
 
 SCORERS = _table(CosineCentrality, EuclideanCentrality)
-SELECTORS = _table(
-    Highest, Lowest, BlockHighest, BlockLowest, BlockMedian, BlockRandom, Top, Bottom, Random, Explicit
-)
+SELECTORS = _table(Highest, Lowest, BlockHighest, BlockLowest, BlockMedian, BlockRandom, Top, Bottom, Random, Explicit)
 TUNERS = _table(WholeLayers, HeadOnly)
 HEADS = _table(LastToken, Concat)
 SCHEDULES = _table(Static)

@@ -24,7 +24,7 @@ from wheretune import __version__
 from wheretune.errors import ConfigError, OutputError, WheretuneError
 
 if TYPE_CHECKING:  # the rooms with torch in them are opened inside the commands, so that --help is quick
-    from wheretune.types import DataSpec, LayerScores, Plan, RunResult, TrainSettings
+    from wheretune.types import DataSpec, LayerScores, Plan, RunResult
 
 app = typer.Typer(
     name="wheretune",
@@ -35,8 +35,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Where to fine-tune a language model: score every layer in one forward pass, choose, tune exactly those.",
 )
-out = Console()
-err = Console(stderr=True)
+PIPE_WIDTH = 120  # where there is no terminal to ask, a line may be this long
+out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
 
 # --- options that several commands share --------------------------------------------------------
@@ -80,9 +81,7 @@ Train = Annotated[
 Validation = Annotated[str | None, _option("--validation", text="Validation data.", metavar="F")]
 TextColumn = Annotated[str, _option("--text-column", text="Column with the text.")]
 PairColumn = Annotated[str | None, _option("--pair-column", text="Column with the second text of a pair.")]
-LabelColumn = Annotated[
-    str | None, _option("--label-column", text="Column with the label.", show_default="label")
-]
+LabelColumn = Annotated[str | None, _option("--label-column", text="Column with the label.", show_default="label")]
 TaskOption = Annotated[
     Literal["auto", "classification", "regression"],
     _option("--task", text="auto: regression if labels are numbers and some are not whole."),
@@ -134,11 +133,11 @@ def _show(thing: object, as_json: bool = False, data: Any = None) -> None:
     if as_json:
         sys.stdout.write(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")
     else:
-        out.print(thing)
+        out.print(thing, soft_wrap=isinstance(thing, Text))
 
 
 def _note(message: str) -> None:
-    err.print(Text(message, style="dim"))
+    err.print(Text(message, style="dim"), soft_wrap=True)
 
 
 def _numbers(text: str, kind: Any, option: str) -> tuple[Any, ...]:
@@ -196,7 +195,8 @@ def score(
     seed: Seed = 0,
     output: Annotated[Path, _option("--output", text="Where the scores go.")] = Path("scores.json"),
     figures: Annotated[
-        Path | None, _option("--figures", text="Folder for profile.png and similarity.png.", show_default="none")
+        Path | None,
+        _option("--figures", text="Folder for profile.png and similarity.png.", show_default="none"),
     ] = None,
     json_: AsJson = False,
     config: Config = None,
@@ -204,7 +204,6 @@ def score(
     """Score every layer in one forward pass, without training. Labels are not needed.
 
     Examples:
-
     wheretune score --model bert-base-cased --train train.jsonl --output scores.json
 
     wheretune score --model ./my-model --train pairs.csv --text-column a --pair-column b --figures figures
@@ -224,8 +223,15 @@ def score(
 
 
 def _data(
-    source: str, text: str, pair: str | None, label: str | None, task: Any, most: int | None, length: int | None, seed: int
-) -> "DataSpec":  # fmt: skip
+    source: str,
+    text: str,
+    pair: str | None,
+    label: str | None,
+    task: Any,
+    most: int | None,
+    length: int | None,
+    seed: int,
+) -> "DataSpec":
     from wheretune.types import DataSpec
 
     if length is not None and length < 1:
@@ -245,7 +251,8 @@ def _score(model: str, data: "DataSpec", scorer: str, pooling: Any, batch_size: 
 @app.command()
 def plan(
     scores_file: Annotated[
-        Path | None, typer.Argument(metavar="[SCORES]", help="What `wheretune score` wrote.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="[SCORES]", help="What `wheretune score` wrote.", show_default=False),
     ] = None,
     model: Model = None,
     train: Train = None,
@@ -270,7 +277,6 @@ def plan(
     """Choose the layers to tune, from scores or (with --model and --train) scoring first.
 
     Examples:
-
     wheretune plan scores.json --select block-highest --k 3 --output plan.json
 
     wheretune plan --model bert-base-cased --train train.jsonl --select lowest --k 3 --head concat
@@ -288,7 +294,8 @@ def plan(
             text_column, pair_column, label_column, task, max_samples, max_length, seed,
         )  # fmt: skip
         scores = _score(_needed(model, "--model"), data, scorer, pooling, batch_size)
-        _show(scores, as_json=json_, data={}) if not json_ else None
+        if not json_:
+            out.print(scores)
     made = _plan(scores, select, k, seed, layers, head)
     save(made, output)
     _show(made, json_, to_json(made))
@@ -339,7 +346,6 @@ def tune(
     goes on from its last finished epoch when it is started again.
 
     Examples:
-
     wheretune tune --model bert-base-cased --train train.jsonl --output runs/mine
 
     wheretune tune --plan plan.json --train train.jsonl --validation dev.jsonl --output runs/mine --epochs 5
@@ -356,7 +362,11 @@ def tune(
     settings = TrainSettings(epochs, learning_rate, batch_size, warmup_ratio, seed=seed)
     check_settings(settings)
     data = _data(_needed(train, "--train"), text_column, pair_column, label_column, task, max_samples, max_length, seed)
-    dev = None if validation is None else _data(validation, text_column, pair_column, label_column, task, None, max_length, seed)
+    dev = (
+        None
+        if validation is None
+        else _data(validation, text_column, pair_column, label_column, task, None, max_length, seed)
+    )
     _check_data(data, dev)
     take_folder(folder, "tune.json", RESULT, resume=resume, overwrite=overwrite)
     asked = {
@@ -420,7 +430,8 @@ def _summary(result: "RunResult", folder: Path) -> Any:
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What `wheretune tune` wrote.", show_default=False)]
 Data = Annotated[str | None, _option("--data", text="Data, as for --train.", metavar="F")]
 Base = Annotated[
-    str | None, _option("--model", text="Where the base model is now.", show_default="where it was", metavar="M")
+    str | None,
+    _option("--model", text="Where the base model is now.", show_default="where it was", metavar="M"),
 ]
 
 
@@ -436,7 +447,6 @@ def evaluate(
     """Measure a tuned model on labelled data.
 
     Examples:
-
     wheretune evaluate runs/mine --data test.jsonl
 
     wheretune evaluate runs/mine --data test.jsonl --json
@@ -463,7 +473,8 @@ def predict(
     data: Data = None,
     model: Base = None,
     output: Annotated[
-        Path | None, _option("--output", text="Where the predictions go, as JSON lines.", show_default="standard output")
+        Path | None,
+        _option("--output", text="Where the predictions go, as JSON lines.", show_default="standard output"),
     ] = None,
     batch_size: BatchSize = 32,
     config: Config = None,
@@ -471,7 +482,6 @@ def predict(
     """Predict labels for texts; the data needs none. One JSON object a row, in the order of the rows.
 
     Examples:
-
     wheretune predict runs/mine --data new.jsonl --output predictions.jsonl
 
     wheretune predict runs/mine --data new.csv | head
@@ -487,10 +497,11 @@ def predict(
     logits = tuned.logits(texts, batch_size)
     assert tuned.manifest.data is not None
     classes = tuned.manifest.data.classes
+    rows: list[dict[str, Any]]
     if classes:
-        shares = softmax(logits.astype("float64"), axis=1)
+        shares = softmax(logits.astype("float64"), axis=1).tolist()
         rows = [
-            {"label": classes[int(row.argmax())], "probabilities": dict(zip(classes, row.tolist(), strict=True))}
+            {"label": classes[row.index(max(row))], "probabilities": dict(zip(classes, row, strict=True))}
             for row in shares
         ]
     else:
@@ -514,7 +525,6 @@ def merge(
     """Write a plain Transformers checkpoint that opens without wheretune.
 
     Example:
-
     wheretune merge runs/mine --output merged
     """
     from wheretune import run
@@ -549,7 +559,8 @@ def compare(
     k: K = None,
     seeds: Annotated[str, _option("--seeds", text="A run a seed.")] = "0,42,100",
     learning_rates: Annotated[
-        str, _option("--learning-rates", text="Candidates; each method takes its best on the validation data.")
+        str,
+        _option("--learning-rates", text="Candidates; each method takes its best on the validation data."),
     ] = "5e-5",
     epochs: Epochs = 3,
     batch_size: BatchSize = 16,
@@ -561,7 +572,8 @@ def compare(
     label_column: LabelColumn = None,
     task: TaskOption = "auto",
     max_samples: Annotated[
-        int | None, _option("--max-samples", text="Train on so many rows, the same for all.", show_default="all")
+        int | None,
+        _option("--max-samples", text="Train on so many rows, the same for all.", show_default="all"),
     ] = None,
     max_length: MaxLength = None,
     resume: Resume = False,
@@ -574,13 +586,12 @@ def compare(
     Started again with the same options, it runs only what is missing.
 
     Examples:
-
     wheretune compare --model M --train train.jsonl --validation dev.jsonl --test test.jsonl
     --methods full,prism,top,bottom,random,head-only --k 3 --seeds 0,42,100 --output runs/compared
 
     wheretune compare --config compare.yaml --learning-rates 1e-5,2e-5,5e-5
     """
-    from wheretune.compare import COLUMNS, Comparison, cells, lines, write_tables
+    from wheretune.compare import COLUMNS, Comparison, cells, lines, title, write_tables
     from wheretune.compare import compare as run_comparison
     from wheretune.files import take_folder
     from wheretune.run import layer_count
@@ -607,12 +618,16 @@ def compare(
         head=head,
         settings=TrainSettings(epochs=epochs, batch_size=batch_size, warmup_ratio=warmup_ratio),
     )
-    for option, value in (("--methods", what.methods), ("--seeds", what.seeds), ("--learning-rates", what.learning_rates)):
+    for option, value in (
+        ("--methods", what.methods),
+        ("--seeds", what.seeds),
+        ("--learning-rates", what.learning_rates),
+    ):
         if not value:
-            raise ConfigError(f"{option} is empty", f"give at least one")
+            raise ConfigError(f"{option} is empty", "give at least one")
     take_folder(folder, "compare.json", "table.md", resume=True, overwrite=overwrite)
     rows = run_comparison(what, folder)
-    write_tables(rows, folder)
+    write_tables(what, rows, folder)
     found = lines(rows)
     for row in rows:
         if row.searched and not json_:
@@ -620,12 +635,8 @@ def compare(
             out.print(Text(f"{row.method}: learning rate {row.learning_rate:g} was best on validation ({tried})"))
         for where, why in row.failures.items():
             err.print(Text(f"failed: {row.method} in {where}: {why}", style="bold red"))
-    title = f"{Path(what.model).name} on {Path(held.source).name}"
-    _show(
-        table(title, COLUMNS, (cells(line) for line in found), left=("method", "layers", "metric")),
-        json_,
-        {"methods": found},
-    )
+    shown = table(title(what, rows), COLUMNS, (cells(line) for line in found), left=("method", "layers", "test"))
+    _show(shown, json_, {"methods": found})
     _note(f"tables in {folder / 'table.md'} and {folder / 'results.csv'}")
     if any(row.failures for row in rows):
         raise typer.Exit(1)
@@ -640,7 +651,6 @@ def demo(
     """Score, choose, tune and compare on a real model and real articles that PyPI packages carry. No network.
 
     Example:
-
     wheretune demo --output runs/demo
     """
     from wheretune import demo as room
@@ -671,7 +681,7 @@ def demo(
         "On your own data (a file with the columns text and label):\n"
         f"  wheretune tune --model {model} --train my.jsonl --output runs/mine\n"
         "  wheretune evaluate runs/mine --data my-test.jsonl"
-    ))  # fmt: skip
+    ), soft_wrap=True)  # fmt: skip
 
 
 # --- the way in ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from wheretune.errors import ConfigError
 from wheretune.files import claim, write_csv, write_text
 from wheretune.planning import plan
 from wheretune.run import run, score_model
-from wheretune.show.tables import count, seconds
+from wheretune.show.tables import count, seconds, short_name
 from wheretune.training import check_settings
 from wheretune.types import (
     DataSpec,
@@ -137,9 +137,7 @@ def _plan(name: str, scores: LayerScores, what: Comparison, seed: int) -> Plan:
     return plan(scores, selector, tuner=method.tuner, head=catalog.head(Spec(what.head)))
 
 
-def _row(
-    name: str, what: Comparison, scores: LayerScores, plans: dict[tuple[str, int], Plan], folder: Path
-) -> Row:
+def _row(name: str, what: Comparison, scores: LayerScores, plans: dict[tuple[str, int], Plan], folder: Path) -> Row:
     failures: dict[str, str] = {}
 
     def one(rate: float, seed: int) -> RunResult | None:
@@ -176,9 +174,16 @@ def _row(
 # --- the table ----------------------------------------------------------------------------------
 
 COLUMNS = (
-    "method", "layers", "metric", "mean", "std", "seeds", "n", "learning rate", "trainable",
-    "train time", "score time", "speed-up", "peak memory",
-)  # fmt: skip
+    "method",
+    "layers",
+    "test",
+    "learning rate",
+    "trainable",
+    "train time",
+    "score time",
+    "speed-up",
+    "memory",
+)
 
 
 def lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -192,54 +197,67 @@ def lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _line(row: Row, full: Row | None) -> dict[str, Any]:
-    made: dict[str, Any] = dict.fromkeys(COLUMNS) | {"method": row.method, "learning rate": row.learning_rate}
+    line: dict[str, Any] = {
+        "method": row.method,
+        "learning_rate": row.learning_rate,
+        "seeds": len(row.results),
+    }
+    line["failures"] = len(row.failures)
     if not row.results:
-        return made | {"seeds": 0}
+        return line
     values = [metric.value for metric in row.metrics]
     chosen = {result.spec.plan.layers for result in row.results}
-    paid = row.train_seconds + row.score_seconds
     peaks = [r.peak_memory_bytes for r in row.results if r.peak_memory_bytes is not None]
-    return made | {
-        "layers": "all" if row.method == "full" else _layers(chosen),
+    paid = row.train_seconds + row.score_seconds
+    return line | {
+        "layers": [list(layers) for layers in sorted(chosen)],
         "metric": row.metrics[0].name,
+        "n": row.metrics[0].n,
         "mean": mean(values),
         "std": stdev(values) if len(values) > 1 else None,
-        "seeds": len(values),
-        "n": row.metrics[0].n,
-        "trainable": row.results[0].trainable_parameters,
-        "train time": row.train_seconds,
-        "score time": row.score_seconds,
-        "speed-up": full.train_seconds / paid if full is not None else None,
-        "peak memory": max(peaks) if peaks else None,
+        "trainable_parameters": row.results[0].trainable_parameters,
+        "train_seconds": row.train_seconds,
+        "score_seconds": row.score_seconds,
+        "speed_up": full.train_seconds / paid if full is not None else None,
+        "peak_memory_bytes": max(peaks) if peaks else None,
     }
 
 
-def _layers(chosen: set[tuple[int, ...]]) -> str:
-    if len(chosen) > 1:
-        return "by seed"
-    return " ".join(map(str, next(iter(chosen)))) or "none"
-
-
 def cells(line: dict[str, Any]) -> list[str]:
-    """A line as a person reads it."""
-    shown = {
-        "mean": "{:.4f}", "std": "{:.4f}", "learning rate": "{:g}", "speed-up": "{:.2f}x"
-    }  # fmt: skip
-    text = {name: shown.get(name, "{}").format(line[name]) for name in COLUMNS if line[name] is not None}
-    if "trainable" in text:
-        text["trainable"] = count(line["trainable"])
-        text["train time"] = seconds(line["train time"])
-        text["score time"] = seconds(line["score time"]) if line["score time"] else "–"
-    if "peak memory" in text:
-        text["peak memory"] = f"{line['peak memory'] / 2**20:.0f} MB"
-    return [text.get(name, "failed" if name == "mean" and not line["seeds"] else "–") for name in COLUMNS]
+    """A line as a person reads it, under `COLUMNS`."""
+    if not line["seeds"]:
+        return [line["method"], "–", "failed", f"{line['learning_rate']:g}", *["–"] * (len(COLUMNS) - 4)]
+    spread = "" if line["std"] is None else f" ± {line['std']:.4f}"
+    layers = " ".join(map(str, line["layers"][0])) or "none"
+    return [
+        line["method"],
+        layers if len(line["layers"]) == 1 else "by seed",
+        f"{line['metric']} {line['mean']:.4f}{spread}",
+        f"{line['learning_rate']:g}",
+        count(line["trainable_parameters"]),
+        seconds(line["train_seconds"]),
+        seconds(line["score_seconds"]) if line["score_seconds"] else "–",
+        "–" if line["speed_up"] is None else f"{line['speed_up']:.2f}x",
+        "–" if line["peak_memory_bytes"] is None else f"{line['peak_memory_bytes'] / 2**20:.0f} MB",
+    ]
 
 
-def write_tables(rows: Sequence[Row], folder: Path) -> None:
+def title(what: Comparison, rows: Sequence[Row]) -> str:
+    """What the table is about: model, data, n and seeds."""
+    n = next((row.metrics[0].n for row in rows if row.results), 0)
+    seeds = ", ".join(map(str, what.seeds))
+    return (
+        f"{short_name(what.model)} on {Path(what.test.source).name}: mean ± standard deviation over seeds {seeds}; "
+        f"n = {n}, k = {what.k}, {what.settings.epochs} epochs"
+    )
+
+
+def write_tables(what: Comparison, rows: Sequence[Row], folder: Path) -> None:
     """Writes `table.md` and `results.csv` (one line a run, failed ones left out, split by split)."""
     body = [" | ".join(cells(line)) for line in lines(rows)]
     head = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    write_text(folder / "table.md", "".join(f"| {line} |\n" for line in [*head, *body]))
+    text = f"{title(what, rows)}\n\n" + "".join(f"| {line} |\n" for line in [*head, *body])
+    write_text(folder / "table.md", text)
     columns = (
         "method", "seed", "learning_rate", "layers", "split", "metric", "value", "n", "higher_is_better",
         "trainable_parameters", "train_seconds", "score_seconds", "evaluate_seconds", "peak_memory_bytes", "steps",

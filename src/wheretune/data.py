@@ -63,33 +63,26 @@ def read_rows(source: str) -> list[Row]:
     if path.is_file():
         kind = next((ending for ending in FORMATS if source.lower().endswith(ending)), None)
         if kind is None:
-            raise DataError(
-                f"{source} has an ending that is not known", f"give one of {', '.join(FORMATS)}"
-            )
+            raise DataError(f"{source} has an ending that is not known", f"give one of {', '.join(FORMATS)}")
         try:
             rows = _READERS[kind](path)
         except DataError:
             raise
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise DataError(
-                f"{source} cannot be read as {kind} ({reason})", "check the file and its ending"
-            ) from error
+            raise DataError(f"{source} cannot be read as {kind} ({reason})", "check the file and its ending") from error
     elif source.count(":") == 2 and not source.lower().endswith(FORMATS):
         rows = _read_hub(*source.split(":"))
     else:
-        raise DataError(
-            f"no such file: {source}", "check the path, or name a hub data set as name:config:split"
-        )
+        raise DataError(f"no such file: {source}", "check the path, or name a hub data set as name:config:split")
     if not rows:
         raise DataError(f"{source} has no rows", "give a file with data")
     return rows
 
 
 def _read_jsonl(path: Path) -> list[Row]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     rows: list[Row] = []
-    with opened as lines:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -107,7 +100,7 @@ def _read_separated(separator: str) -> Callable[[Path], list[Row]]:
     def read(path: Path) -> list[Row]:
         csv.field_size_limit(2**31 - 1)
         text = path.read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval=""))
+        rows: list[Row] = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval=""))
         for number, row in enumerate(rows, start=1):
             if None in row:
                 raise DataError(f"{path} row {number} has more cells than the header", "quote its text")
@@ -146,9 +139,7 @@ def _read_hub(name: str, config: str, split: str) -> list[Row]:
             f"the hub does not give the data set {name}:{config}:{split} ({reason})",
             "check the name and the network, or give a local file",
         ) from error
-    names = {
-        column: feature.names for column, feature in loaded.features.items() if hasattr(feature, "names")
-    }
+    names = {column: feature.names for column, feature in loaded.features.items() if hasattr(feature, "names")}
     return [
         {key: names[key][value] if key in names and value >= 0 else value for key, value in row.items()}
         for row in loaded
@@ -191,9 +182,7 @@ def load_data(
     texts = tuple(tuple(_text(row.get(column)) for column in columns) for row in rows)
     empty = [i for i, row in enumerate(texts) if not all(text.strip() for text in row)]
     if empty:
-        raise DataError(
-            f"{spec.source} has empty text in {_rows(empty)}", "remove these rows or give them a text"
-        )
+        raise DataError(f"{spec.source} has empty text in {_rows(empty)}", "remove these rows or give them a text")
     values, task, classes = _labels(spec, rows, like, labels)
     content = digest([texts, values])
     info = DataInfo(spec=spec, rows=len(rows), task=task, classes=classes, hash=content)
@@ -375,7 +364,10 @@ class EpochBuckets(torch.utils.data.Sampler[int]):
 
         drawn = int(np.random.default_rng([self.seed, self.epoch]).integers(2**63))
         generator = torch.Generator().manual_seed(drawn)
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        indices: list[int] = get_length_grouped_indices(  # type: ignore[no-untyped-call]
+            self.lengths, self.batch_size, generator=generator
+        )
+        return iter(indices)
 
 
 def from_texts(

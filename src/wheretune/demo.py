@@ -17,8 +17,8 @@ from wheretune.show.figures import save_figure
 from wheretune.tuners.whole_layers import WholeLayers
 from wheretune.types import DataSpec, LayerScores, Plan, RunResult, RunSpec, TrainSettings, save
 
-TRAIN, TEST, LENGTH, K = 640, 400, 128, 2
-SETTINGS = TrainSettings(epochs=2, learning_rate=1e-4, batch_size=16, seed=0)
+TRAIN, TEST, LENGTH, K = 600, 400, 64, 2
+SETTINGS = TrainSettings(epochs=3, learning_rate=3e-4, batch_size=16, warmup_ratio=0.1, seed=0)
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ def package_folder(package: str) -> Path:
     """
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise DataError(
-            f"the demo needs the package {package.replace('_', '-')}", "pip install 'wheretune[demo]'"
-        )
+        raise DataError(f"the demo needs the package {package.replace('_', '-')}", "pip install 'wheretune[demo]'")
     return Path(found.submodule_search_locations[0])
 
 

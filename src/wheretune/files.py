@@ -29,6 +29,7 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
         draft = scratch / path.name
         fill(draft)
         for part in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
+            part.chmod(0o755 if part.is_dir() else 0o644)  # safetensors would keep its files to their owner
             _fsync(part)
         if draft.is_dir() and path.exists():
             path.rename(scratch / "old")

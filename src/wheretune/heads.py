@@ -22,7 +22,7 @@ class Head(Protocol):
     name: ClassVar[str]
     all_layers: ClassVar[bool]
 
-    def build(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> nn.Module:
+    def build(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> nn.Sequential:
         """The module, from features `(batch, layers * hidden)` or `(batch, hidden)` to `(batch, outputs)`."""
 
 
@@ -38,7 +38,7 @@ class LastToken:
     name: ClassVar[str] = "last-token"
     all_layers: ClassVar[bool] = False
 
-    def build(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> nn.Module:
+    def build(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> nn.Sequential:
         """The module."""
         return nn.Sequential(nn.Dropout(self.dropout), nn.Linear(hidden_size, outputs, bias=not causal))
 
@@ -54,7 +54,7 @@ class Concat:
     name: ClassVar[str] = "concat"
     all_layers: ClassVar[bool] = True
 
-    def build(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> nn.Module:
+    def build(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> nn.Sequential:
         """The module."""
         return nn.Sequential(
             nn.Dropout(self.dropout),
@@ -85,9 +85,7 @@ class HeadedModel(nn.Module):
         centre: The mean training label of a regression, where the head's bias starts if it has one.
     """
 
-    def __init__(
-        self, base: nn.Module, head: Head, outputs: int, task: Task, seed: int, centre: float = 0.0
-    ) -> None:
+    def __init__(self, base: nn.Module, head: Head, outputs: int, task: Task, seed: int, centre: float = 0.0) -> None:
         super().__init__()
         self.base = base
         self.task = task
@@ -96,9 +94,7 @@ class HeadedModel(nn.Module):
         self.stack = find_layers(base)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.head = head.build(
-                len(self.stack), self.stack.hidden_size, outputs, self.stack.causal
-            )
+            self.head: nn.Sequential = head.build(len(self.stack), self.stack.hidden_size, outputs, self.stack.causal)
         last = [module for module in self.head.modules() if isinstance(module, nn.Linear)][-1]
         if task == "regression" and last.bias is not None:
             nn.init.constant_(last.bias, centre)
@@ -132,4 +128,4 @@ class HeadedModel(nn.Module):
             loss = nn.functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)  # type: ignore[arg-type]
+        return SequenceClassifierOutput(loss=loss, logits=logits)

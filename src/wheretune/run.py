@@ -25,7 +25,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wheretune import catalog
-from wheretune.anatomy import find_layers, load_config, load_model, load_tokenizer, max_tokens, plain_classifier
+from wheretune.anatomy import (
+    find_layers,
+    load_config,
+    load_model,
+    load_tokenizer,
+    max_tokens,
+    plain_classifier,
+)
 from wheretune.data import LabelUse, TextData, collator, encode, load_data
 from wheretune.delta import MANIFEST, Manifest, put_delta, read_delta, save_delta
 from wheretune.errors import DeltaError, OutputError
@@ -35,7 +42,18 @@ from wheretune.metrics import evaluate
 from wheretune.scorers.base import Scorer, score_stack, versions
 from wheretune.training import CHECKPOINT, check_settings, predict, train
 from wheretune.tuners.base import Tuned
-from wheretune.types import DataSpec, LayerScores, Metric, Plan, Pooling, RunResult, RunSpec, load, save, to_json
+from wheretune.types import (
+    DataSpec,
+    LayerScores,
+    Metric,
+    Plan,
+    Pooling,
+    RunResult,
+    RunSpec,
+    load,
+    save,
+    to_json,
+)
 
 SPEC, RESULT = "run.json", "result.json"
 
@@ -137,9 +155,7 @@ def _headed(base: nn.Module, plan: Plan, data: TextData, seed: int) -> HeadedMod
     return HeadedModel(base, catalog.head(plan.head), outputs, data.info.task, seed, centre)
 
 
-def _measure(
-    model: nn.Module, data: TextData, rows: list[dict[str, Any]], collate: Any
-) -> tuple[Metric, ...]:
+def _measure(model: nn.Module, data: TextData, rows: list[dict[str, Any]], collate: Any) -> tuple[Metric, ...]:
     logits = predict(model, rows, collate, description="evaluating")
     return evaluate(logits, np.array(data.labels), data.info.task)
 
@@ -232,7 +248,10 @@ def merge(tuned: Finetuned, output: Path) -> bool:
 
 def _agree(tuned: Finetuned, plain: nn.Module) -> bool:
     """Whether a plain classifier gives the logits of the tuned model, alone and padded."""
-    texts = ["Both must give the same answer.", "Also where a shorter text is padded to the length of a longer."]
+    texts = [
+        "Both must give the same answer.",
+        "Also where a shorter text is padded to the length of a longer.",
+    ]
     batch = dict(tuned.tokenizer(texts, padding=True, return_tensors="pt"))
     with torch.no_grad():
         ours = tuned.model.eval()(**batch).logits
@@ -289,4 +308,3 @@ def _code() -> str:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", str(here)) else "")
     except (OSError, subprocess.SubprocessError):
         return ""
-

@@ -6,6 +6,7 @@ than there are, is an error, never a silent full fine-tuning.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -30,7 +31,7 @@ def blocks(layers: int, k: int) -> tuple[range, ...]:
     """The layers in k contiguous blocks; sizes differ by at most one, the earlier blocks take the rest."""
     size, rest = divmod(layers, k)
     edges = [number * size + min(number, rest) for number in range(k + 1)]
-    return tuple(range(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True))
+    return tuple(range(start, stop) for start, stop in pairwise(edges))
 
 
 def _check(k: int, layers: int) -> None:
@@ -110,8 +111,7 @@ class BlockMedian:
         """The chosen layers, ascending."""
         _check(self.k, len(values))
         return tuple(
-            b.start + _ranked(-values[b.start : b.stop])[(len(b) - 1) // 2]
-            for b in blocks(len(values), self.k)
+            b.start + _ranked(-values[b.start : b.stop])[(len(b) - 1) // 2] for b in blocks(len(values), self.k)
         )
 
 
@@ -187,9 +187,7 @@ class Explicit:
         """The chosen layers, ascending."""
         missing = [layer for layer in self.layers if not 0 <= layer < len(values)]
         if missing:
-            raise PlanError(
-                f"the model has no layer {missing[0]}", f"name layers from 0 to {len(values) - 1}"
-            )
+            raise PlanError(f"the model has no layer {missing[0]}", f"name layers from 0 to {len(values) - 1}")
         if not self.layers:
             raise PlanError("no layer is named", "name at least one with --layers")
         return tuple(sorted(set(self.layers)))

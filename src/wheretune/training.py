@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -100,9 +100,7 @@ def train(
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     clock = _Clock(description)
-    trainer = _Trainer(
-        model=model, args=arguments, train_dataset=_Rows(rows), data_collator=collate, callbacks=[clock]
-    )
+    trainer = _Trainer(model=model, args=arguments, train_dataset=_Rows(rows), data_collator=collate, callbacks=[clock])
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     checkpoint = folder / CHECKPOINT
@@ -134,9 +132,7 @@ class _Clock(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self._progress.start()
-        self._task = self._progress.add_task(
-            self._description, total=state.max_steps, completed=state.global_step
-        )
+        self._task = self._progress.add_task(self._description, total=state.max_steps, completed=state.global_step)
         self._started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
@@ -174,11 +170,13 @@ class _Trainer(Trainer):
         return next(c for c in self.callback_handler.callbacks if isinstance(c, _Clock))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochBuckets:
-        lengths = [len(row["input_ids"]) for row in self.train_dataset.rows]
+        lengths = [len(row["input_ids"]) for row in cast(_Rows, self.train_dataset).rows]
         return EpochBuckets(lengths, self.args.train_batch_size, self.args.seed)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         seconds = self._clock.pause()
+        assert self.model is not None and self.optimizer is not None and self.lr_scheduler is not None
+        assert self.args.output_dir is not None
         optimizer = self.optimizer.state_dict()
         tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
         for number, slots in optimizer["state"].items():
@@ -187,7 +185,7 @@ class _Trainer(Trainer):
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
         version, internal, gauss = random.getstate()
-        kind, keys, *rest = np.random.get_state(legacy=True)
+        kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
         extra = {
             "seconds": seconds,
             "param_groups": optimizer["param_groups"],
@@ -206,6 +204,7 @@ class _Trainer(Trainer):
         self._clock.go_on()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        assert self.model is not None
         saved = self._saved(resume_from_checkpoint, "model.")
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
@@ -214,6 +213,7 @@ class _Trainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
+        assert self.optimizer is not None and self.lr_scheduler is not None
         extra = json.loads((Path(checkpoint) / "state.json").read_text())
         slots: dict[int, dict[str, Tensor]] = {}
         for key, value in self._saved(checkpoint, "optimizer.").items():

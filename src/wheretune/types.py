@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from wheretune.errors import ConfigError
 from wheretune.files import digest, write_json
 from wheretune.show.figures import heatmap_figure, profile_figure
-from wheretune.show.tables import count, profile_table, table
+from wheretune.show.tables import count, profile_table, short_name, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ class ModelInfo:
     causal: bool
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.layers} layers, {count(self.parameters)} parameters)"
+        return f"{short_name(self.name)} ({self.layers} layers, {count(self.parameters)} parameters)"
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class LayerScores(JupyterMixin):
             self.values.tolist(),
             self.stds.tolist(),
             label=self.scorer.name.replace("-", " "),
-            title=f"{Path(self.model.name).name}: {self.scorer.name}, n = {self.n_samples}",
+            title=f"{short_name(self.model.name)}: {self.scorer.name}, n = {self.n_samples}",
             blocks=blocks,
             chosen=chosen,
         )
@@ -227,7 +227,7 @@ class LayerScores(JupyterMixin):
         kind = self.scorer.name.split("-")[0]
         label = "mean cosine similarity" if kind == "cosine" else "mean negative distance"
         return heatmap_figure(
-            self.similarity, label=label, title=f"{Path(self.model.name).name}: layer by layer"
+            self.similarity, label=label, title=f"{short_name(self.model.name)}: every pair of layers"
         )
 
     def profile(self, chosen: tuple[int, ...] = ()) -> Table:
@@ -366,11 +366,11 @@ class RunResult:
 
 Written = TypeVar("Written", LayerScores, Plan, RunSpec, RunResult, DataInfo)
 
-_STRICT: ConfigDict = ConfigDict(extra="forbid")
-for _type in (
-    Spec, ModelInfo, DataSpec, DataInfo, LayerScore, LayerScores, Cost, Plan, TrainSettings, RunSpec, Metric, RunResult
-):  # fmt: skip
-    _type.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
+_PLAIN: tuple[Any, ...] = (
+    Spec, ModelInfo, DataSpec, DataInfo, LayerScore, LayerScores, Cost, Plan, TrainSettings, RunSpec, Metric, RunResult,
+)  # fmt: skip
+for _type in _PLAIN:
+    _type.__pydantic_config__ = ConfigDict(extra="forbid")
 
 
 def to_json(thing: Any) -> dict[str, Any]:

@@ -70,9 +70,7 @@ class PairSums:
         """
         if layers < 2:
             raise ScoreError("a model of one layer has no pairs of layers", "use a model of two or more")
-        return cls(
-            0, torch.zeros(layers, layers, dtype=torch.float64), torch.zeros(layers, dtype=torch.float64)
-        )
+        return cls(0, torch.zeros(layers, layers, dtype=torch.float64), torch.zeros(layers, dtype=torch.float64))
 
     def add(self, similarity: Float[Tensor, "batch layer layer"]) -> "PairSums":
         """These sums and those of one batch.
@@ -88,9 +86,7 @@ class PairSums:
                 f"the similarity of layer {layer} to the others is not finite",
                 "its state has length zero for some text: check the weights, or use euclidean-centrality",
             )
-        return self.merge(
-            PairSums(len(batch), batch.sum(0), mean_of_others(batch).square().sum(0))
-        )
+        return self.merge(PairSums(len(batch), batch.sum(0), mean_of_others(batch).square().sum(0)))
 
     def merge(self, other: "PairSums") -> "PairSums":
         """The sums over both."""
@@ -183,7 +179,13 @@ def _tracked(states: Iterator[States], total: int) -> Iterator[States]:
 
 
 def score(
-    model: Any, tokenizer: Any, data: TextData, scorer: Scorer, *, batch_size: int = 32, pooling: Pooling = "token"
+    model: Any,
+    tokenizer: Any,
+    data: TextData,
+    scorer: Scorer,
+    *,
+    batch_size: int = 32,
+    pooling: Pooling = "token",
 ) -> LayerScores:
     """Scores the layers of the user's own model; see `score_stack`.
 

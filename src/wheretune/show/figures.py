@@ -1,7 +1,7 @@
 """Figures, made with matplotlib from plain arrays: the score profile and the similarity heatmap.
 
 Colours are from the Okabe-Ito palette and from `cividis`, both made for colour-blind readers. Chosen
-layers also differ in hatching and in their labels, so nothing hangs on colour alone.
+layers also differ in shape and size, so nothing hangs on colour alone.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,11 @@ def profile_figure(
     blocks: Sequence[range] = (),
     chosen: Sequence[int] = (),
 ) -> "Figure":
-    """One bar a layer with the standard deviation over samples as error bar; blocks shaded in turn."""
+    """A point a layer with the standard deviation over samples as error bar; blocks shaded in turn.
+
+    Points, not bars: the axis does not start at zero.
+    """
     from matplotlib import pyplot
-    from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
     layers = np.arange(len(values))
@@ -44,28 +46,34 @@ def profile_figure(
             axes.axvspan(block.start - 0.5, block.stop - 0.5, color="black", alpha=0.06, linewidth=0)
         middle = (block.start + block.stop - 1) / 2
         axes.text(middle, high + 0.9 * room, f"block {number}", ha="center", fontsize=9, color=GREY)
-    bars = axes.bar(
-        layers,
-        np.asarray(values) - axes.get_ylim()[0],
-        bottom=axes.get_ylim()[0],
-        yerr=stds,
-        color=[ORANGE if index in chosen else BLUE for index in layers],
-        error_kw={"ecolor": "black", "elinewidth": 1.0, "capsize": 3},
-        width=0.72,
-        zorder=2,
-    )
-    for index in chosen:
-        bars[index].set_hatch("//")
-        bars[index].set_edgecolor("black")
+    axes.plot(layers, values, color=GREY, linewidth=0.9, zorder=2)
+    for tuned, colour, marker, size, name in (
+        (False, BLUE, "o", 6, "frozen" if chosen else None),
+        (True, ORANGE, "s", 10, "tuned"),
+    ):
+        shown = [index for index in range(len(values)) if (index in chosen) is tuned]
+        if shown:
+            axes.errorbar(
+                shown,
+                [values[index] for index in shown],
+                yerr=[stds[index] for index in shown],
+                fmt=marker,
+                markersize=size,
+                markerfacecolor=colour,
+                markeredgecolor="black",
+                ecolor="black",
+                elinewidth=1.0,
+                capsize=4,
+                zorder=3,
+                label=name,
+            )
     if chosen:
-        keys = [Patch(facecolor=ORANGE, hatch="//", edgecolor="black", label="tuned")]
-        keys.append(Patch(facecolor=BLUE, label="frozen"))
-        axes.legend(handles=keys, loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.16), frameon=False)
+        axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.16), frameon=False)
     if len(layers) <= MANY_LAYERS:
         axes.set_xticks(layers)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlim(-0.6, len(layers) - 0.4)
+    axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.set_xlabel("layer (counted from 0)")
     axes.set_ylabel(label)
     axes.set_title(title, fontsize=11)

@@ -5,10 +5,17 @@ Every cell is a `rich.text.Text`, so text that comes from a data set is never re
 
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -22,9 +29,7 @@ def bar(share: float, width: int = BAR_WIDTH) -> str:
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
 
 
-def table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str] = ()
-) -> Table:
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str] = ()) -> Table:
     """A table of strings; the columns named in `left` are aligned left, the others right."""
     made = Table(title=Text(title, style="bold"), title_justify="left", header_style="bold", expand=False)
     for name in columns:
@@ -34,9 +39,7 @@ def table(
     return made
 
 
-def profile_table(
-    title: str, values: Sequence[float], stds: Sequence[float], chosen: Sequence[int] = ()
-) -> Table:
+def profile_table(title: str, values: Sequence[float], stds: Sequence[float], chosen: Sequence[int] = ()) -> Table:
     """The score of every layer with a bar from the lowest to the highest score; chosen layers are marked."""
     low, high = min(values), max(values)
     span = (high - low) or 1.0
@@ -58,6 +61,11 @@ def count(number: float) -> str:
         if number >= size:
             return f"{number / size:.1f} {unit}"
     return f"{number:.0f}"
+
+
+def short_name(name: str) -> str:
+    """A model's name without the folders that lead to it: its last two parts, as on the hub."""
+    return "/".join(Path(name).parts[-2:])
 
 
 def seconds(value: float) -> str:

@@ -76,12 +76,8 @@ class Tuned:
                 "look for code that unfreezes or replaces parameters",
             )
         prefix = f"{self.stack.base_path}." if self.stack.base_path else ""
-        parts = {
-            f"layer {index}": f"{prefix}{self.stack.layers[index].path}." for index in self.plan.layers
-        }
-        still = [
-            part for part, path in parts.items() if not any(name.startswith(path) for name in changed)
-        ]
+        parts = {f"layer {index}": f"{prefix}{self.stack.layers[index].path}." for index in self.plan.layers}
+        still = [part for part, path in parts.items() if not any(name.startswith(path) for name in changed)]
         inside = tuple(parts.values())
         on_top = [name for name in self.trainable if not name.startswith(inside)]
         if on_top and changed.isdisjoint(on_top):
