@@ -140,15 +140,7 @@ def max_tokens(model: nn.Module, tokenizer: Any, asked: int | None) -> int:
     config = _text_config(model)
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
-        # RoBERTa and its kin count positions from behind the padding index.
-        behind = [
-            int(module.padding_idx) + 1
-            for path, module in model.named_modules()
-            if path.endswith("position_embeddings")
-            and isinstance(module, nn.Embedding)
-            and module.padding_idx is not None
-        ]
-        limits.append(positions - (behind[0] if behind else 0))
+        limits.append(positions - _first_position(model))
     if asked is None:
         return min(*limits, MOST_TOKENS)
     if asked > limits[-1]:
@@ -157,6 +149,14 @@ def max_tokens(model: nn.Module, tokenizer: Any, asked: int | None) -> int:
             f"give {limits[-1]} or less",
         )
     return asked
+
+
+def _first_position(model: nn.Module) -> int:
+    """The position of the first token: 0, but RoBERTa and its kin count from behind the padding index."""
+    for path, module in model.named_modules():
+        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else int(module.padding_idx) + 1
+    return 0
 
 
 # --- finding the layers -------------------------------------------------------------------------
@@ -232,15 +232,16 @@ def _is_causal(config: Any) -> bool:
 def accepted(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     """The inputs that `base.forward` takes.
 
-    A left-padded decoder with learned positions reads wrong ones unless they are given, so a decoder gets
-    position ids counted from the first unmasked token; and no key-value cache is built.
+    With padding on the left, a model with learned positions reads wrong ones unless they are given: they are
+    counted from the first unmasked token. No key-value cache is built.
     """
     takes = inspect.signature(base.forward).parameters
     given: dict[str, Any] = {name: value for name, value in inputs.items() if name in takes}
     if "use_cache" in takes:
         given["use_cache"] = False
-    if "position_ids" in takes and "position_ids" not in given and _is_causal(_text_config(base)):
-        given["position_ids"] = (inputs["attention_mask"].long().cumsum(1) - 1).clamp(min=0)
+    mask = inputs["attention_mask"]
+    if "position_ids" in takes and not mask[:, 0].all():
+        given["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0) + _first_position(base)
     return given
 
 

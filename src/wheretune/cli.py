@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
 import typer
 import yaml
 from rich.console import Console
@@ -35,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Where to fine-tune a language model: score every layer in one forward pass, choose, tune exactly those.",
 )
+USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 PIPE_WIDTH = 120  # where there is no terminal to ask, a line may be this long
 out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
@@ -719,9 +719,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except WheretuneError as error:
         _fail(str(error))
-    except click.ClickException as error:
-        _fail(f"{error.format_message()}; see --help".replace("\n", " "))
-    except (KeyboardInterrupt, click.Abort):
+    except USAGE_ERROR as error:
+        _fail(f"{error.format_message()}; see --help")
+    except (KeyboardInterrupt, typer.Abort):
         err.print(Text("stopped; the same command goes on from the last finished epoch", style="bold"))
         sys.exit(130)
     except BrokenPipeError:

@@ -4,7 +4,7 @@ Both heads read representative tokens. `LastToken` reads the last layer's, `Conc
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from wheretune.capture import forward_states, represent
 from wheretune.types import Task
 
 
+@runtime_checkable
 class Head(Protocol):
     """Builds what sits on top: a frozen object of settings."""
 

@@ -7,7 +7,7 @@ than there are, is an error, never a silent full fine-tuning.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from wheretune.errors import PlanError
 Values = Float[np.ndarray, " layer"]
 
 
+@runtime_checkable
 class Selector(Protocol):
     """Chooses layers by their scores."""
 

