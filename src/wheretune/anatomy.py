@@ -118,6 +118,11 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
             f"cannot open the tokenizer of {name}: {_first_line(error)}",
             "save the tokenizer into the model's folder with tokenizer.save_pretrained",
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # Transformers makes an empty one where no file is
+        raise ModelError(
+            f"{name} holds no tokenizer",
+            "save the tokenizer into the model's folder with tokenizer.save_pretrained",
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:

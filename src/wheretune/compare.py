@@ -145,7 +145,9 @@ def _row(name: str, what: Comparison, scores: LayerScores, plans: dict[tuple[str
         settings = replace(what.settings, learning_rate=rate, seed=seed)
         spec = RunSpec(plans[name, seed], what.train, what.validation, what.test, settings)
         try:
-            return run(spec, where, f"{name}, lr {rate:g}, seed {seed}")
+            result = run(spec, where, f"{name}, lr {rate:g}, seed {seed}")
+            (where / FAILURE).unlink(missing_ok=True)
+            return result
         except Exception as error:
             where.mkdir(parents=True, exist_ok=True)
             write_text(where / FAILURE, traceback.format_exc())

@@ -1,0 +1,5 @@
+"""`python -m wheretune`: the command line."""
+
+from wheretune.cli import main
+
+main()

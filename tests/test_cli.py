@@ -1,0 +1,439 @@
+"""The command line as its user runs it, on tiny models: files that come out, and one line for every mistake."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AlbertConfig, AlbertModel, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from conftest import FAMILIES, WORDS, sentences, tiny_model
+from reference.centrality import centrality, cosine
+from wheretune.cli import main
+
+
+def rows_of(n, seed=0, regression=False, pair=False):
+    """Texts whose label can be learned: whether a word is in it."""
+    rows = []
+    for i, text in enumerate(sentences(n, seed)):
+        word = "good" if i % 2 else "bad"
+        label = (2.5 + (i % 2)) if regression else word
+        rows.append({"text": f"{text} {word}", "label": label} | ({"other": text[::-1] or "a"} if pair else {}))
+    return rows
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command and gives (code, standard output, standard error)."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return stopped.value.code or 0, output.out, output.err
+
+    return call
+
+
+@pytest.fixture
+def files(tmp_path):
+    return {
+        "train": jsonl(tmp_path / "train.jsonl", rows_of(40)),
+        "validation": jsonl(tmp_path / "dev.jsonl", rows_of(12, 1)),
+        "test": jsonl(tmp_path / "test.jsonl", rows_of(14, 2)),
+    }
+
+
+FAST = ("--epochs", 1, "--learning-rate", "1e-3", "--batch-size", 8)
+
+
+def test_version_and_help(run):
+    assert run("--version")[1].startswith("wheretune ")
+    for command in ("score", "plan", "tune", "evaluate", "predict", "merge", "compare", "demo"):
+        code, out, _ = run(command, "--help")
+        assert code == 0 and "Example" in out and f"wheretune {command}" in out
+
+
+def test_score_plan_tune_evaluate_predict_merge(run, files, tiny_folder, tmp_path):
+    model = tiny_folder("bert")
+    code, out, _ = run(
+        "score", "--model", model, "--train", files["train"], "--output", tmp_path / "scores.json",
+        "--figures", tmp_path / "figures", "--json",
+    )  # fmt: skip
+    assert code == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert json.loads(out) == scores
+    assert scores["scorer"]["name"] == "cosine-centrality" and scores["n_samples"] == 40
+    assert [layer["index"] for layer in scores["layers"]] == [0, 1, 2, 3]
+    opened, tokenizer = AutoModel.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
+    values, stds, matrix = centrality(
+        opened, tokenizer, [(row["text"],) for row in rows_of(40)], cosine, 64, causal=False
+    )
+    np.testing.assert_allclose([layer["score"] for layer in scores["layers"]], values, atol=1e-5)
+    np.testing.assert_allclose([layer["std"] for layer in scores["layers"]], stds, atol=1e-5)
+    np.testing.assert_allclose(scores["similarity"], matrix, atol=1e-5)
+    for name in ("profile.png", "similarity.png"):
+        assert (tmp_path / "figures" / name).read_bytes().startswith(b"\x89PNG")
+
+    code, out, _ = run("plan", tmp_path / "scores.json", "--k", 2, "--output", tmp_path / "plan.json", "--json")
+    plan = json.loads(out)
+    best = [int(np.argmax(values[:2])), 2 + int(np.argmax(values[2:]))]
+    assert code == 0 and plan["layers"] == best and plan["tuner"]["name"] == "full"
+    assert plan["model"]["hash"] == scores["model"]["hash"] and plan["scores_digest"]
+
+    run_folder = tmp_path / "run"
+    code, _, err = run(
+        "tune", "--plan", tmp_path / "plan.json", "--train", files["train"], "--validation", files["validation"],
+        "--output", run_folder, *FAST,
+    )  # fmt: skip
+    assert code == 0, err
+    assert {path.name for path in run_folder.iterdir()} == {
+        "tune.json", "plan.json", "run.json", "delta.safetensors", "wheretune.json", "result.json"
+    }  # fmt: skip
+    result = json.loads((run_folder / "result.json").read_text())
+    assert result["trainable_parameters"] == plan["cost"]["trainable_parameters"]
+    assert result["metrics"]["validation"][0]["n"] == 12
+
+    code, out, _ = run("evaluate", run_folder, "--data", files["validation"], "--json")
+    assert code == 0 and json.loads(out)["metrics"] == result["metrics"]["validation"]
+
+    unlabelled = jsonl(tmp_path / "new.jsonl", [{"text": row["text"]} for row in rows_of(9, 5)])
+    code, out, _ = run("predict", run_folder, "--data", unlabelled)
+    predicted = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and len(predicted) == 9
+    assert all(abs(sum(row["probabilities"].values()) - 1) < 1e-6 for row in predicted)
+    assert all(row["label"] == max(row["probabilities"], key=row["probabilities"].get) for row in predicted)
+
+    merged = tmp_path / "merged"
+    code, out, _ = run("merge", run_folder, "--output", merged, "--json")
+    assert code == 0 and json.loads(out)["head_included"]
+    plain, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(merged),
+        AutoTokenizer.from_pretrained(merged),
+    )
+    for row, ours in zip(rows_of(9, 5), predicted, strict=True):
+        with torch.no_grad():
+            shares = plain.eval()(**tokenizer(row["text"], return_tensors="pt")).logits.softmax(-1)[0]
+        theirs = {plain.config.id2label[i]: float(share) for i, share in enumerate(shares)}
+        assert theirs == pytest.approx(ours["probabilities"], abs=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_line_tunes_and_every_family_merges_into_its_own_classifier(run, files, tiny_folder, tmp_path, family):
+    folder, merged = tmp_path / "run", tmp_path / "merged"
+    code, out, err = run("tune", "--model", tiny_folder(family), "--train", files["train"], "--output", folder, *FAST)
+    assert code == 0, err
+    assert len(json.loads((folder / "plan.json").read_text())["layers"]) == 1  # a quarter of four
+    assert "●" in out
+    code, out, _ = run("merge", folder, "--output", merged)
+    assert code == 0 and "AutoModelForSequenceClassification" in out
+    _, out, _ = run("predict", folder, "--data", files["test"])
+    ours = [json.loads(line)["probabilities"] for line in out.splitlines()]
+    plain, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(merged).eval(),
+        AutoTokenizer.from_pretrained(merged),
+    )
+    texts = [row["text"] for row in rows_of(14, 2)]
+    with torch.no_grad():
+        shares = plain(
+            **tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
+        ).logits.softmax(-1)
+    for mine, theirs in zip(ours, shares.tolist(), strict=True):
+        assert list(mine.values()) == pytest.approx(theirs, abs=1e-5)
+
+
+def test_concat_head_and_regression_of_pairs(run, tmp_path, tiny_folder):
+    train = jsonl(tmp_path / "train.jsonl", rows_of(30, regression=True, pair=True))
+    test = jsonl(tmp_path / "test.jsonl", rows_of(12, 1, regression=True, pair=True))
+    folder = tmp_path / "run"
+    code, _, err = run(
+        "tune", "--model", tiny_folder("bert"), "--train", train, "--pair-column", "other", "--head", "concat",
+        "--output", folder, *FAST,
+    )  # fmt: skip
+    assert code == 0, err
+    code, out, _ = run("evaluate", folder, "--data", test, "--json")
+    assert code == 0 and json.loads(out)["metrics"][0]["name"] == "pearson"
+    code, out, _ = run("predict", folder, "--data", test)
+    assert code == 0 and set(json.loads(out.splitlines()[0])) == {"value"}
+    code, out, _ = run("merge", folder, "--output", tmp_path / "merged")
+    assert code == 0 and "without its head" in out
+    assert (tmp_path / "merged" / "head.safetensors").is_file()
+    AutoModel.from_pretrained(tmp_path / "merged")
+
+
+def compare(run, files, tiny_folder, folder, *more):
+    return run(
+        "compare", "--model", tiny_folder("bert"), "--train", files["train"], "--validation", files["validation"],
+        "--test", files["test"], "--methods", "full,prism,top,head-only", "--k", 2, "--seeds", "0,1", "--epochs", 1,
+        "--batch-size", 8, "--learning-rates", "1e-3,1e-4", "--output", folder, *more,
+    )  # fmt: skip
+
+
+def test_compare_runs_what_is_missing_and_no_more(run, files, tiny_folder, tmp_path):
+    folder = tmp_path / "compared"
+    code, out, err = compare(run, files, tiny_folder, folder, "--json")
+    assert code == 0, err
+    lines = {line["method"]: line for line in json.loads(out)["methods"]}
+    assert list(lines) == ["full", "prism", "top", "head-only"]
+    results = sorted(folder.glob("runs/*/*/*/result.json"))
+    assert len(results) == 4 * 3  # two rates with the first seed, the better one with the second
+    for name, line in lines.items():
+        rate = line["learning_rate"]
+        tried = {}
+        for other in (1e-3, 1e-4):
+            saved = json.loads((folder / f"runs/{name}/lr-{other:g}/seed-0/result.json").read_text())
+            tried[other] = saved["metrics"]["validation"][0]["value"]
+        assert tried[rate] == max(tried.values())
+        runs = [json.loads((folder / f"runs/{name}/lr-{rate:g}/seed-{s}/result.json").read_text()) for s in (0, 1)]
+        values = [saved["metrics"]["test"][0]["value"] for saved in runs]
+        assert line["mean"] == pytest.approx(np.mean(values)) and line["std"] == pytest.approx(np.std(values, ddof=1))
+        assert (line["score_seconds"] > 0) == (name == "prism")
+        times = [saved["seconds"]["train"] for saved in runs]
+        paid = np.mean(times) + line["score_seconds"]
+        full = np.mean(
+            [
+                json.loads(
+                    (folder / f"runs/full/lr-{lines['full']['learning_rate']:g}/seed-{s}/result.json").read_text()
+                )["seconds"]["train"]
+                for s in (0, 1)
+            ]
+        )
+        assert line["speed_up"] == pytest.approx(full / paid)
+    assert lines["full"]["trainable_parameters"] > lines["prism"]["trainable_parameters"]
+    assert lines["prism"]["trainable_parameters"] == lines["top"]["trainable_parameters"]
+    assert (folder / "table.md").read_text().count("\n| ") == 6
+    with (folder / "results.csv").open() as opened:
+        records = list(csv.DictReader(opened))
+    assert {(r["method"], r["seed"]) for r in records} == {(m, s) for m in lines for s in "01"}
+
+    stamps = {path: path.stat().st_mtime_ns for path in results}
+    gone = results[0]
+    gone.unlink()
+    code, again, _ = compare(run, files, tiny_folder, folder, "--json")
+    assert code == 0
+    fresh = [p for p in folder.glob("runs/*/*/*/result.json") if stamps[p] != p.stat().st_mtime_ns]
+    assert fresh == [gone]
+    means = {line["method"]: line["mean"] for line in json.loads(again)["methods"]}
+    assert means == {name: line["mean"] for name, line in lines.items()}  # the missing run came out the same
+
+    code, _, err = compare(run, files, tiny_folder, folder, "--k", 1)
+    assert code == 2 and "other settings (k)" in err
+
+
+def test_a_run_that_fails_keeps_its_traceback_and_is_no_zero(run, files, tiny_folder, tmp_path, monkeypatch):
+    from wheretune import run as room
+
+    original = room.train
+
+    def fail(model, rows, collate, settings, folder, description):
+        if "top" in description:
+            raise RuntimeError("the disk is on fire")
+        return original(model, rows, collate, settings, folder, description)
+
+    monkeypatch.setattr(room, "train", fail)
+    folder = tmp_path / "compared"
+    code, out, err = compare(run, files, tiny_folder, folder, "--json")
+    assert code == 1 and "the disk is on fire" in err
+    line = json.loads(out)["methods"][2]
+    assert line["method"] == "top" and line["seeds"] == 0 and "mean" not in line
+    assert "RuntimeError" in next(folder.glob("runs/top/*/*/failed.txt")).read_text()
+    monkeypatch.undo()
+    code, out, _ = compare(run, files, tiny_folder, folder)
+    assert code == 0 and "failed" not in out
+    assert not list(folder.glob("runs/top/*/*/failed.txt"))
+
+
+def test_config_file_and_the_command_line_has_the_last_word(run, files, tiny_folder, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"model: {tiny_folder('bert')}\ntrain: {files['train']}\nmax-samples: 7\n"
+        f"batch_size: 3\noutput: {tmp_path / 's.json'}\n"
+    )
+    assert run("score", "--config", config)[0] == 0
+    assert json.loads((tmp_path / "s.json").read_text())["n_samples"] == 7
+    assert run("score", "--config", config, "--max-samples", 5)[0] == 0
+    assert json.loads((tmp_path / "s.json").read_text())["n_samples"] == 5
+    config.write_text("modle: x\n")
+    code, _, err = run("score", "--config", config)
+    assert code == 2 and "'modle'" in err and "'model'" in err
+    config.write_text("seeds: [0, 1]\nmethods: [full, top]\nepochs: many\n")
+    code, _, err = run("compare", "--config", config)
+    assert code == 2 and "'--epochs'" in err
+
+
+@pytest.fixture
+def scored(run, files, tiny_folder, tmp_path):
+    run("score", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "scores.json")
+    return tmp_path / "scores.json"
+
+
+def one_line(code, err, *words):
+    assert code == 2, err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in err
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+@pytest.mark.parametrize("k", [0, -3, 5])
+def test_k_out_of_range(run, scored, tmp_path, k):
+    code, _, err = run("plan", scored, "--k", k, "--output", tmp_path / "plan.json")
+    one_line(code, err, f"k is {k}", "from 1 to 4")
+    assert not (tmp_path / "plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["score", "--train", "{train}"], ["--model is missing"]),
+        (["score", "--model", "{model}"], ["--train is missing"]),
+        (["score", "--model", "/no/model", "--train", "{train}"], ["/no/model"]),
+        (["score", "--model", "some/model-on-the-hub", "--train", "{train}"], ["some/model-on-the-hub", "hub"]),
+        (["score", "--model", "{model}", "--train", "/no/file.csv"], ["no such file: /no/file.csv"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--text-column", "x"], ["no column 'x'", "text, label"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "cosin"], ["'cosin'", "cosine-centrality"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--max-length", "0"], ["--max-length is 0"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--batch-size", "0"], ["--batch-size is 0"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--nonsense"], ["--nonsense", "--help"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--seed", "x"], ["'--seed'", "integer"]),
+        (["plan", "{scores}", "--select", "block-high"], ["'block-high'", "block-highest"]),
+        (["plan", "{scores}", "--select", "explicit", "--layers", "1,9"], ["no layer 9"]),
+        (["plan", "{scores}", "--select", "explicit"], ["no layer is named"]),
+        (["plan", "{scores}", "--head", "big"], ["'big'"]),
+        (["plan", "{train}"], ["not JSON"]),
+        (["plan", "/no/scores.json"], ["cannot read"]),
+        (["plan", "{scores}", "--model", "{model}"], ["the one or the other"]),
+        (["tune", "--output", "{new}", "--train", "{train}"], ["--plan", "is missing"]),
+        (["tune", "--output", "{new}", "--model", "{model}", "--train", "{train}", "--epochs", "0"], ["--epochs is 0"]),
+        (["tune", "--output", "{taken}", "--model", "{model}", "--train", "{train}"], ["already exists"]),
+        (["tune", "--output", "{new}", "--model", "{model}", "--train", "{one}"], ["one class only"]),
+        (["tune", "--output", "{new}", "--model", "{model}", "--train", "{empty}"], ["empty text in rows 2, 3"]),
+        (["evaluate", "{taken}", "--data", "{test}"], ["no finished delta"]),
+        (["merge", "{taken}", "--output", "{taken}"], ["already exists"]),
+        (["compare", "--output", "{new}", "--model", "{model}", "--train", "{train}", "--test", "{test}",
+          "--methods", "ful"], ["'ful'", "full"]),
+        (["compare", "--output", "{new}", "--model", "{model}", "--train", "{train}", "--test", "{test}",
+          "--learning-rates", "1e-3,1e-4"], ["--validation"]),
+        (["compare", "--output", "{new}", "--model", "{model}", "--train", "{train}", "--test", "{other}"],
+         ["'never seen'", "row 1"]),
+        (["compare", "--output", "{new}", "--model", "{model}", "--train", "{train}", "--test", "{test}", "--k", "9",
+          "--methods", "top"], ["k is 9"]),
+        (["nonsense"], ["nonsense"]),
+    ],
+    ids=lambda value: "-".join(value)[:60] if isinstance(value, list) else None,
+)  # fmt: skip
+def test_mistakes(run, files, scored, tiny_folder, tmp_path, arguments, words):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("years of work")
+    places = files | {
+        "model": tiny_folder("bert"),
+        "scores": scored,
+        "new": tmp_path / "new",
+        "taken": tmp_path / "taken",
+        "one": jsonl(tmp_path / "one.jsonl", [{"text": "a", "label": 1}] * 5),
+        "empty": jsonl(tmp_path / "empty.jsonl", [{"text": t, "label": i} for i, t in enumerate(["a", "", " \n"])]),
+        "other": jsonl(tmp_path / "other.jsonl", [{"text": "a", "label": "never seen"}]),
+    }
+    started = time.monotonic()
+    code, _, err = run(*[argument.format(**places) for argument in arguments])
+    assert time.monotonic() - started < 10
+    one_line(code, err, *words)
+    assert not (tmp_path / "new" / "run.json").exists()
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["thesis.tex"]
+
+
+def test_a_model_that_shares_its_layers(run, files, tiny_folder, tmp_path):
+    _, tokenizer = tiny_model("bert")
+    config = AlbertConfig(vocab_size=len(tokenizer), embedding_size=8, hidden_size=32, num_hidden_layers=3,
+                          num_attention_heads=4, intermediate_size=64)  # fmt: skip
+    AlbertModel(config).save_pretrained(tmp_path / "albert")
+    tokenizer.save_pretrained(tmp_path / "albert")
+    code, _, err = run("score", "--model", tmp_path / "albert", "--train", files["train"])
+    one_line(code, err, "albert_layer_groups")
+
+
+def test_a_state_that_is_not_finite(run, files, tmp_path):
+    model, tokenizer = tiny_model("bert")
+    with torch.no_grad():
+        model.encoder.layer[2].output.dense.bias[3] = float("inf")
+    model.save_pretrained(tmp_path / "broken")
+    tokenizer.save_pretrained(tmp_path / "broken")
+    code, _, err = run("score", "--model", tmp_path / "broken", "--train", files["train"], "--output", tmp_path / "s")
+    one_line(code, err, "output of layer 2 is not finite", "row")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_plan_for_another_model_and_a_delta_on_another_base(run, files, scored, tiny_folder, tmp_path):
+    plan, other = tmp_path / "plan.json", tiny_folder("bert", seed=5)
+    run("plan", scored, "--output", plan)
+    code, _, err = run("tune", "--plan", plan, "--model", other, "--train", files["train"], "--output", tmp_path / "x")
+    one_line(code, err, "the plan was made for")
+    assert run("tune", "--plan", plan, "--train", files["train"], "--output", tmp_path / "run", *FAST)[0] == 0
+    code, _, err = run("evaluate", tmp_path / "run", "--data", files["test"], "--model", other)
+    one_line(code, err, "base model's weights")
+    unknown = jsonl(tmp_path / "unknown.jsonl", [{"text": "a", "label": "good"}, {"text": "b", "label": "ugly"}])
+    code, _, err = run("evaluate", tmp_path / "run", "--data", unknown)
+    one_line(code, err, "'ugly'", "row 2", "bad, good")
+
+
+def test_a_finished_folder_is_not_lost(run, files, tiny_folder, tmp_path):
+    command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run", *FAST]
+    assert run(*command)[0] == 0
+    before = (tmp_path / "run" / "result.json").read_bytes()
+    one_line(*run(*command)[::2], "already exists", "--overwrite")
+    assert (tmp_path / "run" / "result.json").read_bytes() == before
+    assert run(*command, "--resume")[0] == 0
+    assert (tmp_path / "run" / "result.json").read_bytes() == before
+    one_line(*run(*command, "--resume", "--seed", 9)[::2], "other settings")
+    assert run(*command, "--overwrite", "--seed", 9)[0] == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["spec"]["settings"]["seed"] == 9
+
+
+def test_markup_in_a_label_or_a_path_is_shown_as_it_is(run, tiny_folder, tmp_path):
+    rows = [{"text": f"{WORDS[i]} good", "label": f"[red]{i % 2}[/red]"} for i in range(8)]
+    train = jsonl(tmp_path / "[bold]train.jsonl", rows)
+    folder = tmp_path / "[link=x]run"
+    code, out, err = run("tune", "--model", tiny_folder("bert"), "--train", train, "--output", folder, *FAST)
+    assert code == 0, err
+    assert "[link=x]run" in out
+    code, out, _ = run("predict", folder, "--data", train)
+    assert json.loads(out.splitlines()[0])["label"].startswith("[red]")
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.3])
+def test_killed_while_it_trains_it_goes_on_and_ends_the_same(run, tiny_folder, tmp_path, pause):
+    train = jsonl(tmp_path / "train.jsonl", rows_of(200))
+    command = ["tune", "--model", tiny_folder("bert"), "--train", train, "--epochs", "12", "--batch-size", "4"]
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wheretune", *command, "--output", str(folder)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": ""},
+    )  # fmt: skip
+    state = folder / "checkpoint" / "trainer_state.json"
+    while not state.is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(pause)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "result.json").exists()
+    for path in folder.rglob("*.json"):
+        json.loads(path.read_text())
+    done = json.loads(state.read_text())["epoch"]
+    assert 1 <= done < 12
+    assert run(*command, "--output", folder)[0] == 0
+    assert run(*command, "--output", tmp_path / "once")[0] == 0
+    assert (folder / "delta.safetensors").read_bytes() == (tmp_path / "once" / "delta.safetensors").read_bytes()
+    assert Path(folder / "checkpoint").exists() is False

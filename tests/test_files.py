@@ -1,0 +1,100 @@
+"""Files are whole or not there, and a folder belongs to one command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from wheretune.errors import OutputError
+from wheretune.files import claim, take_folder, write, write_json, write_text
+
+
+def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+
+    def fill(draft):
+        draft.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(path, fill)
+    assert json.loads(path.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    def fill(draft):
+        draft.mkdir()
+        (draft / "new").write_text("1")
+
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "old").write_text("0")
+    write(tmp_path / "there", fill)
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["new"]
+
+
+def test_not_a_number_is_refused(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        write_text(tmp_path / "file" / "x.txt", "a")
+
+
+def test_killed_at_any_moment_the_file_is_whole(tmp_path):
+    code = (
+        "import sys, pathlib; from wheretune.files import write_text\n"
+        "print('on', flush=True)\n"
+        "while True:\n"
+        "    for c in 'ab': write_text(pathlib.Path(sys.argv[1]), c * 2_000_000)"
+    )
+    path = tmp_path / "x"
+    for pause in (0.01, 0.03, 0.05):
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        while not path.exists():
+            time.sleep(0.001)
+        time.sleep(pause)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        text = path.read_text()
+        assert len(text) == 2_000_000 and len(set(text)) == 1
+
+
+def test_whose_a_folder_is(tmp_path):
+    folder = tmp_path / "run"
+
+    def take(**flags):
+        take_folder(folder, "mark", "done", **{"resume": False, "overwrite": False} | flags)
+
+    take()
+    folder.mkdir()
+    take()  # empty
+    (folder / "thesis.tex").write_text("years of work")
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(OutputError, match="not written by this command"):
+            take(**flags)
+    assert (folder / "thesis.tex").exists()
+    (folder / "mark").write_text("{}")
+    take()  # begun and not finished: goes on
+    (folder / "done").write_text("")
+    with pytest.raises(OutputError, match="finished run"):
+        take()
+    take(resume=True)
+    take(overwrite=True)
+    assert not folder.exists()
+
+
+def test_a_claim_names_what_differs(tmp_path):
+    claim(tmp_path / "c.json", {"a": 1, "b": (2, 3)})
+    claim(tmp_path / "c.json", {"a": 1, "b": [2, 3]})
+    with pytest.raises(OutputError, match=r"other settings \(b\)"):
+        claim(tmp_path / "c.json", {"a": 1, "b": [2, 4]})
