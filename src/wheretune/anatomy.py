@@ -76,7 +76,7 @@ def load_config(name: str, revision: str | None = None) -> Any:
 
 
 def load_model(name: str, revision: str | None = None) -> nn.Module:
-    """The headless transformer `name`, fp32, without the pooler (no head of ours reads it).
+    """The headless transformer `name`, fp32, on the GPU if there is one, without the pooler (no head reads it).
 
     Args:
         name: A local folder or a name on the hub.
@@ -99,7 +99,7 @@ def load_model(name: str, revision: str | None = None) -> nn.Module:
         ) from error
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None  # type: ignore[assignment]
-    return model
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:

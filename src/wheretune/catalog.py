@@ -1,7 +1,7 @@
 """The only table from names to classes; everything else passes objects."""
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from wheretune.tuners.head_only import HeadOnly
 from wheretune.tuners.whole_layers import WholeLayers
 from wheretune.types import Spec
 
-Table = Mapping[str, Callable[..., Any]]
+Table = Mapping[str, Any]
 
 
 def _table(*classes: Any) -> Table:
@@ -129,3 +129,9 @@ def method(name: str) -> Method:
     if name not in METHODS:
         raise ConfigError(f"there is no method {name!r}", nearest(name, METHODS))
     return METHODS[name]
+
+
+def needs_scores(name: str) -> bool:
+    """Whether a rival must pay for a scoring pass."""
+    chosen = method(name)
+    return not chosen.every_layer and chosen.selector is not None and bool(SELECTORS[chosen.selector].needs_scores)

@@ -162,7 +162,7 @@ def _row(name: str, what: Comparison, scores: LayerScores, plans: dict[tuple[str
         searched = {rate: r.metrics["validation"][0].value for rate, r in tried.items() if r is not None}
         best = max(searched, key=lambda rate: (searched[rate], -rate), default=best)
     results = [one(best, seed) for seed in what.seeds]
-    needs = plans[name, first].scores_digest is not None
+    needs = catalog.needs_scores(name)
     return Row(
         method=name,
         learning_rate=best,

@@ -22,6 +22,7 @@ from wheretune.types import DataInfo, DataSpec, Task
 
 FORMATS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
 HUB_SECONDS = 5.0
+CHUNK = 64  # batches that are tokenised and sorted by length together while streaming
 Row = Mapping[str, Any]
 Batch = dict[str, Tensor]
 Collate = Callable[[list[dict[str, Any]]], Batch]
@@ -292,32 +293,60 @@ def encode(data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, An
     """Token ids of every row, cut to `max_length`, with its label (if any) and its row number.
 
     A pair goes to the tokenizer as a pair, so each model joins the two texts in its own way.
+
+    Raises:
+        DataError: A text makes no tokens.
     """
-    columns = [list(column) for column in zip(*data.texts, strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=max_length, padding=False)
-    rows: list[dict[str, Any]] = []
-    for i in range(len(data)):
-        row = {key: encoded[key][i] for key in encoded}
-        if not row["input_ids"]:
-            raise DataError(
-                f"{data.info.spec.source} has a text that makes no tokens in {_rows([i])}", "remove the row"
-            )
-        row["row"] = i
-        if data.labels is not None:
-            label = data.labels[i]
-            row["labels"] = label if data.info.task == "regression" else int(label)
-        rows.append(row)
-    full = sum(len(row["input_ids"]) >= max_length for row in rows)
-    if full:
-        log.warning(
-            "%d of the %d texts of %s fill all %d tokens and were probably cut (--max-length)",
-            full, len(rows), data.info.spec.source, max_length,
-        )  # fmt: skip
+    rows = _encode(data, tokenizer, max_length, 0, len(data))
+    _say_cut(data, sum(len(row["input_ids"]) >= max_length for row in rows), max_length)
     return rows
 
 
+def stream_batches(
+    data: TextData, tokenizer: Any, max_length: int, batch_size: int
+) -> Iterator[list[dict[str, Any]]]:
+    """All rows as `encode` gives them, in batches of like length, a chunk of the data at a time.
+
+    Only one chunk is tokenised at once, so the memory does not grow with the data.
+    """
+    full = 0
+    for start in range(0, len(data), CHUNK * batch_size):
+        rows = _encode(data, tokenizer, max_length, start, min(start + CHUNK * batch_size, len(data)))
+        full += sum(len(row["input_ids"]) >= max_length for row in rows)
+        yield from length_batches(rows, batch_size)
+    _say_cut(data, full, max_length)
+
+
+def _encode(data: TextData, tokenizer: Any, max_length: int, start: int, stop: int) -> list[dict[str, Any]]:
+    columns = [list(column) for column in zip(*data.texts[start:stop], strict=True)]
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length, padding=False)
+    rows: list[dict[str, Any]] = []
+    for i in range(start, stop):
+        row = {key: encoded[key][i - start] for key in encoded} | {"row": i}
+        if not row["input_ids"]:
+            raise DataError(f"{data.info.spec.source} has a text that makes no tokens in {_rows([i])}", "remove it")
+        if data.labels is not None:
+            row["labels"] = data.labels[i] if data.info.task == "regression" else int(data.labels[i])
+        rows.append(row)
+    return rows
+
+
+def _say_cut(data: TextData, full: int, max_length: int) -> None:
+    if full:
+        log.warning(
+            "%d of the %d texts of %s fill all %d tokens and were probably cut (--max-length)",
+            full, len(data), data.info.spec.source, max_length,
+        )  # fmt: skip
+
+
 def collator(tokenizer: Any) -> Collate:
-    """Pads a batch to its own longest row, on the tokenizer's side; numbers become fp32, classes int64."""
+    """Pads a batch to its own longest row, on the tokenizer's side; numbers become fp32, classes int64.
+
+    Raises:
+        DataError: The tokenizer has no padding token.
+    """
+    if tokenizer.pad_token is None:
+        raise DataError("the tokenizer has no padding token", "set tokenizer.pad_token = tokenizer.eos_token")
 
     def collate(rows: list[dict[str, Any]]) -> Batch:
         inputs = [{k: v for k, v in row.items() if k not in ("labels", "row")} for row in rows]
@@ -332,8 +361,6 @@ def collator(tokenizer: Any) -> Collate:
 
 def length_batches(rows: Sequence[Mapping[str, Any]], batch_size: int) -> list[list[dict[str, Any]]]:
     """All rows in batches of like length, the longest first, so that little is padded."""
-    if batch_size < 1:
-        raise DataError(f"--batch-size is {batch_size}", "give 1 or more")
     ordered = [dict(row) for row in sorted(rows, key=lambda row: -len(row["input_ids"]))]
     edges = [*range(0, len(ordered), batch_size), len(ordered)]
     return [ordered[start:stop] for start, stop in pairwise(edges)]

@@ -96,6 +96,7 @@ class HeadedModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.head: nn.Sequential = head.build(len(self.stack), self.stack.hidden_size, outputs, self.stack.causal)
+        self.head.to(next(base.parameters()).device)
         last = [module for module in self.head.modules() if isinstance(module, nn.Linear)][-1]
         if task == "regression" and last.bias is not None:
             nn.init.constant_(last.bias, centre)

@@ -47,7 +47,7 @@ def plan(
         head=Spec.of(head),
         schedule=Spec.of(Static()),
         model=model,
-        scores_digest=scores.digest if selector is not None and selector.needs_scores else None,
+        scores_digest=scores.digest,
         cost=Cost(
             trainable_parameters=tuner.count(model, scores.layers, layers) + on_top,
             total_parameters=model.parameters + on_top,

@@ -120,8 +120,6 @@ def run(spec: RunSpec, folder: Path, description: str = "training") -> RunResult
         if split is not None
     }
     model = _headed(base, spec.plan, data, spec.settings.seed)
-    if torch.cuda.is_available():
-        model = model.to("cuda")
     tuned = apply(model, spec.plan)
     length = max_tokens(base, tokenizer, spec.train.max_length)
     collate = collator(tokenizer)
@@ -206,8 +204,6 @@ def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
     outputs = max(len(manifest.data.classes), 1)
     headed = HeadedModel(base, catalog.head(manifest.plan.head), outputs, manifest.data.task, seed=0)
     put_delta(headed, manifest, tensors, str(folder))
-    if torch.cuda.is_available():
-        headed = headed.to("cuda")
     return Finetuned(headed.eval(), load_tokenizer(name, revision), manifest)
 
 

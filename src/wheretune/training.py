@@ -99,6 +99,11 @@ def train(
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    if arguments.world_size > 1:
+        raise ConfigError(
+            f"started as {arguments.world_size} processes", "start one process: several would write the same files"
+        )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # replicas of DataParallel would run the hooks of the first
     clock = _Clock(description)
     trainer = _Trainer(model=model, args=arguments, train_dataset=_Rows(rows), data_collator=collate, callbacks=[clock])
     trainer.remove_callback(PrinterCallback)

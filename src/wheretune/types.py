@@ -269,7 +269,7 @@ class Plan(JupyterMixin):
         head: What sits on top.
         schedule: When they train.
         model: The model the plan was made for.
-        scores_digest: `LayerScores.digest` of the scores it was made from, if any were needed.
+        scores_digest: `LayerScores.digest` of the scores it was made from.
         cost: The estimate.
     """
 
@@ -279,7 +279,7 @@ class Plan(JupyterMixin):
     head: Spec
     schedule: Spec
     model: ModelInfo
-    scores_digest: str | None
+    scores_digest: str
     cost: Cost
 
     def __rich__(self) -> Group:

@@ -1,7 +1,7 @@
 """What a scorer is, and the one pass that feeds any number of them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from wheretune.anatomy import describe, find_layers, max_tokens
 from wheretune.capture import LastState, stream_states
-from wheretune.data import TextData, collator, encode, length_batches
-from wheretune.errors import ScoreError
+from wheretune.data import TextData, collator, stream_batches
+from wheretune.errors import ConfigError, ScoreError
 from wheretune.show.tables import progress
 from wheretune.types import LayerScore, LayerScores, LayerStack, Pooling, Spec, States
 
@@ -138,10 +138,14 @@ def score_stack(
     """
     started = time.perf_counter()
     length = max_tokens(stack.base, tokenizer, data.info.spec.max_length)
-    batches = length_batches(encode(data, tokenizer, length), batch_size)
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size is {batch_size}", "give 1 or more")
+    batches = stream_batches(data, tokenizer, length, batch_size)
     sums = [scorer.init(stack) for scorer in scorers]
-    for states in _tracked(stream_states(stack, batches, collator(tokenizer), pooling, last), len(batches)):
-        sums = [scorer.update(state, states) for scorer, state in zip(scorers, sums, strict=True)]
+    with progress() as shown:
+        streamed = stream_states(stack, batches, collator(tokenizer), pooling, last)
+        for states in shown.track(streamed, total=-(-len(data) // batch_size), description="scoring"):
+            sums = [scorer.update(state, states) for scorer, state in zip(scorers, sums, strict=True)]
     finished = [scorer.finish(state) for scorer, state in zip(scorers, sums, strict=True)]
     elapsed = time.perf_counter() - started
     model = describe(stack)
@@ -172,11 +176,6 @@ def score_stack(
 def _spec(scorer: Scorer, pooling: Pooling, last: LastState) -> Spec:
     own = Spec.of(scorer)
     return Spec(own.name, {**own.params, "pooling": pooling, "last_state": last})
-
-
-def _tracked(states: Iterator[States], total: int) -> Iterator[States]:
-    with progress() as shown:
-        yield from shown.track(states, total=total, description="scoring")
 
 
 def score(
