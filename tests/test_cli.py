@@ -15,7 +15,7 @@ import torch
 from transformers import AlbertConfig, AlbertModel, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import FAMILIES, WORDS, sentences, tiny_model
-from reference.centrality import centrality, cosine
+from reference.scorers import centrality, cosine, hidden_states
 from wheretune.cli import main
 
 
@@ -61,7 +61,7 @@ FAST = ("--epochs", 1, "--learning-rate", "1e-3", "--batch-size", 8)
 
 def test_version_and_help(run):
     assert run("--version")[1].startswith("wheretune ")
-    for command in ("score", "plan", "tune", "evaluate", "predict", "merge", "compare", "demo"):
+    for command in ("score", "scorers", "selectors", "plan", "tune", "evaluate", "predict", "merge", "compare", "demo"):
         code, out, _ = run(command, "--help")
         assert code == 0 and "Example" in out and f"wheretune {command}" in out
 
@@ -78,9 +78,8 @@ def test_score_plan_tune_evaluate_predict_merge(run, files, tiny_folder, tmp_pat
     assert scores["scorer"]["name"] == "cosine-centrality" and scores["n_samples"] == 40
     assert [layer["index"] for layer in scores["layers"]] == [0, 1, 2, 3]
     opened, tokenizer = AutoModel.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
-    values, stds, matrix = centrality(
-        opened, tokenizer, [(row["text"],) for row in rows_of(40)], cosine, 64, causal=False
-    )
+    every = [hidden_states(opened, tokenizer, (row["text"],), 64) for row in rows_of(40)]
+    values, stds, matrix = centrality(every, False, cosine)
     np.testing.assert_allclose([layer["score"] for layer in scores["layers"]], values, atol=1e-5)
     np.testing.assert_allclose([layer["std"] for layer in scores["layers"]], stds, atol=1e-5)
     np.testing.assert_allclose(scores["similarity"], matrix, atol=1e-5)
@@ -171,6 +170,36 @@ def test_concat_head_and_regression_of_pairs(run, tmp_path, tiny_folder):
     assert code == 0 and "without its head" in out
     assert (tmp_path / "merged" / "head.safetensors").is_file()
     AutoModel.from_pretrained(tmp_path / "merged")
+
+
+def test_several_scorers_in_one_pass_and_one_of_them_in_a_plan(run, files, tiny_folder, tmp_path):
+    path = tmp_path / "scores.json"
+    code, out, err = run(
+        "score", "--model", tiny_folder("bert"), "--train", files["train"], "--scorer",
+        "cosine-centrality,cka:estimator=debiased,weight-snr", "--output", path, "--figures", tmp_path, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    scores = json.loads(out)["scores"]
+    assert [one["scorer"]["name"] for one in scores] == ["cosine-centrality", "cka", "weight-snr"]
+    assert scores[1]["layers"][0]["score"] is None and "constant" not in scores[1]["layers"][1]
+    assert (tmp_path / "cka-profile.png").is_file() and not (tmp_path / "cka-similarity.png").exists()
+    one_line(*run("plan", path, "--output", tmp_path / "plan.json")[::2], "--scorer", "cka")
+    code, out, _ = run("plan", path, "--scorer", "cka", "--k", 2, "--output", tmp_path / "plan.json", "--json")
+    plan = json.loads(out)
+    worst = sorted(scores[1]["layers"][1:], key=lambda layer: layer["score"])[:2]
+    assert plan["selector"]["name"] == "lowest" and plan["layers"] == sorted(layer["index"] for layer in worst)
+    one_line(*run("plan", path, "--scorer", "depth")[::2], "depth", "cosine-centrality, cka, weight-snr")
+
+
+def test_scorers_and_selectors_are_listed(run):
+    code, out, _ = run("scorers", "--json")
+    cards = json.loads(out)
+    assert code == 0 and {"cosine-centrality", "cka", "io-cosine"} <= set(cards)
+    from wheretune import catalog
+
+    assert all(card["selector"] in catalog.SELECTORS for card in cards.values())
+    code, out, _ = run("selectors")
+    assert code == 0 and all(name in out for name in catalog.SELECTORS)
 
 
 def compare(run, files, tiny_folder, folder, *more):
@@ -303,7 +332,7 @@ def test_k_out_of_range(run, scored, tmp_path, k):
         (["score", "--model", "some/model-on-the-hub", "--train", "{train}"], ["some/model-on-the-hub", "hub"]),
         (["score", "--model", "{model}", "--train", "/no/file.csv"], ["no such file: /no/file.csv"]),
         (["score", "--model", "{model}", "--train", "{train}", "--text-column", "x"], ["no column 'x'", "text, label"]),
-        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "cosin"], ["'cosin'", "cosine-centrality"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "cosine-centr"], ["cosine-centrality"]),
         (["score", "--model", "{model}", "--train", "{train}", "--max-length", "0"], ["--max-length is 0"]),
         (["score", "--model", "{model}", "--train", "{train}", "--batch-size", "0"], ["--batch-size is 0"]),
         (["score", "--model", "{model}", "--train", "{train}", "--nonsense"], ["--nonsense", "--help"]),

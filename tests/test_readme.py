@@ -23,9 +23,9 @@ def test_the_snippets_run(tiny_folder, tmp_path, monkeypatch):
 
 
 def test_every_option_of_the_shell_snippets_exists():
-    from wheretune.cli import app
-
     import typer.main
+
+    from wheretune.cli import app
 
     commands = typer.main.get_command(app).commands
     lines = re.findall(r"^wheretune (\w+) (.*)$", README.replace("\\\n", " "), flags=re.M)

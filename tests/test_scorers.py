@@ -1,90 +1,133 @@
 """Every scorer against its slow twin, and the battery that every scorer must pass."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig
 
+import wheretune as wt
 from conftest import ENCODERS, FAMILIES, sentences, tiny_model
-from reference.centrality import centrality, cosine, negative_distance
-from wheretune import CosineCentrality, EuclideanCentrality, from_texts, score
+from reference import scorers as twin
+from wheretune import catalog
 from wheretune.anatomy import find_layers, tensor_hashes
 from wheretune.capture import stream_states
 from wheretune.data import collator, encode, length_batches
-from wheretune.errors import ScoreError
+from wheretune.errors import ConfigError, ScoreError
+from wheretune.scorers import cka as cka_room
+from wheretune.scorers.base import StreamScorer, score_stack
+from wheretune.types import States
 
-SCORERS = {CosineCentrality(): cosine, EuclideanCentrality(): negative_distance}
-names = pytest.mark.parametrize("scorer", SCORERS, ids=lambda scorer: scorer.name)
+SIDES = pytest.mark.parametrize("side", ["left", "right"])
+SIZES = pytest.mark.parametrize("batch_size", [1, 5, 64])
+ALL = [*(made() for made in catalog.SCORERS.values()), wt.CKA("debiased")]
+every_scorer = pytest.mark.parametrize("scorer", ALL, ids=str)
+STREAMING = [scorer for scorer in ALL if isinstance(scorer, StreamScorer)]
+every_stream = pytest.mark.parametrize("scorer", STREAMING, ids=str)
 
 
-@names
-@pytest.mark.parametrize("side", ["left", "right"])
+def expected(scorer, model, every, causal):
+    """(values, deviations or None, matrix or None) by the twin; not a number where the layer is no candidate."""
+    if scorer.name.endswith("centrality"):
+        return twin.centrality(every, causal, twin.cosine if "cosine" in scorer.name else twin.negative_distance)
+    if scorer.name == "io-cosine":
+        return *twin.io_cosine(every), None
+    if scorer.name == "feature-variance":
+        return twin.feature_variance(every, causal), None, None
+    if scorer.name == "cka":
+        hsic = twin.hsic_biased if scorer.estimator == "biased" else twin.hsic_unbiased
+        with np.errstate(all="ignore"):
+            values = np.array(twin.layer_cka(every, causal, hsic))
+        values[0] = values[0] if causal else np.nan  # an encoder's first token is constant before layer 0
+        return values, None, None
+    if scorer.name == "weight-snr":
+        layers = [
+            [p.numpy() for p in la.module.state_dict().values() if p.ndim == 2] for la in find_layers(model).layers
+        ]
+        return np.array([twin.weight_snr(matrices) for matrices in layers]), None, None
+    if scorer.name == "depth":
+        return np.arange(len(every[0]) - 1.0), None, None
+    return np.random.default_rng(scorer.seed).random(len(every[0]) - 1), None, None
+
+
+def compare(found, values, stds, matrix, atol=1e-5):
+    np.testing.assert_allclose(found.values, values, atol=atol, rtol=1e-5)
+    if stds is None:
+        assert np.isnan(found.stds).all()
+    else:
+        np.testing.assert_allclose(found.stds, stds, atol=atol)
+    if matrix is None:
+        assert found.similarity is None
+    else:
+        np.testing.assert_allclose(np.array(found.similarity), matrix, atol=atol)
+
+
+@pytest.mark.parametrize("n", [23, 61], ids=["fewer samples than dimensions", "more"])
+@SIZES
+@SIDES
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_equals_the_twin(family, side, batch_size, scorer):
+def test_all_scorers_in_one_pass_equal_their_twins(family, side, batch_size, n):
     model, tokenizer = tiny_model(family, side)
-    texts = sentences(23)
-    found = score(model, tokenizer, from_texts(texts), scorer, batch_size=batch_size)
-    pairs = [(text,) for text in texts]
-    values, stds, matrix = centrality(model, tokenizer, pairs, SCORERS[scorer], 64, family not in ENCODERS)
-    np.testing.assert_allclose(found.values, values, atol=1e-5)
-    np.testing.assert_allclose(found.stds, stds, atol=1e-5)
-    np.testing.assert_allclose(np.array(found.similarity), matrix, atol=1e-5)
-    assert np.ptp(values) > 1e-3  # layers differ, so a permutation would not pass
+    texts = sentences(n)
+    found = score_stack(find_layers(model), tokenizer, wt.from_texts(texts), ALL, batch_size=batch_size)
+    every = [twin.hidden_states(model, tokenizer, (text,), 64) for text in texts]
+    for scorer, scores in zip(ALL, found, strict=True):
+        values, stds, matrix = expected(scorer, model, every, family not in ENCODERS)
+        compare(scores, values, stds, matrix)
+        assert np.nanmax(values) - np.nanmin(values) > 1e-4  # layers differ, so a permutation would not pass
+        assert scores.scorer.name == scorer.name
 
 
-@names
-def test_equals_the_twin_on_a_real_model_and_pairs(minilm, scorer):
+def test_all_scorers_equal_their_twins_on_a_real_model_and_pairs(minilm):
     model, tokenizer = AutoModel.from_pretrained(minilm).eval(), AutoTokenizer.from_pretrained(minilm)
     pairs = [(a, b) for a, b in zip(sentences(20), sentences(20, seed=1), strict=True)]
-    found = score(model, tokenizer, from_texts(pairs), scorer, batch_size=8)
-    values, stds, matrix = centrality(model, tokenizer, pairs, SCORERS[scorer], 512, causal=False)
-    np.testing.assert_allclose(found.values, values, atol=1e-5)
-    np.testing.assert_allclose(found.stds, stds, atol=1e-5)
-    np.testing.assert_allclose(np.array(found.similarity), matrix, atol=1e-5)
+    every = [twin.hidden_states(model, tokenizer, pair, 512) for pair in pairs]
+    for scorer, scores in zip(
+        ALL, score_stack(find_layers(model), tokenizer, wt.from_texts(pairs), ALL, batch_size=8), strict=True
+    ):
+        compare(scores, *expected(scorer, model, every, causal=False))
 
 
 def batches_of(model, tokenizer, texts, batch_size=4):
     stack = find_layers(model)
-    rows = encode(from_texts(texts), tokenizer, 64)
-    return stack, list(stream_states(stack, length_batches(rows, batch_size), collator(tokenizer)))
+    rows = encode(wt.from_texts(texts), tokenizer, 64)
+    reductions = {scorer.name: scorer.reduction for scorer in STREAMING if scorer.reduction is not None}
+    batches = length_batches(rows, batch_size)
+    return stack, list(stream_states(stack, batches, collator(tokenizer), reductions=reductions))
 
 
-def finish(scorer, stack, batches):
+def fill(scorer, stack, batches):
     state = scorer.init(stack)
     for batch in batches:
         state = scorer.update(state, batch)
     return state
 
 
-@names
-def test_two_shards_merge_into_one_pass(scorer):
-    stack, batches = batches_of(*tiny_model("bert"), sentences(17))
-    once = scorer.finish(finish(scorer, stack, batches))
-    merged = scorer.finish(scorer.merge(finish(scorer, stack, batches[:2]), finish(scorer, stack, batches[2:])))
-    assert merged.n_samples == once.n_samples == 17
-    np.testing.assert_allclose(merged.values, once.values, atol=1e-12)
-    np.testing.assert_allclose(merged.stds, once.stds, atol=1e-9)
+@pytest.mark.parametrize("n", [17, 49])
+@every_stream
+def test_two_shards_merge_into_one_pass(scorer, n):
+    stack, batches = batches_of(*tiny_model("bert"), sentences(n))
+    once = scorer.finish(fill(scorer, stack, batches))
+    for cut in (1, 3, len(batches)):
+        shards = fill(scorer, stack, batches[:cut]), fill(scorer, stack, batches[cut:])
+        for one, other in (shards, shards[::-1]):
+            merged = scorer.finish(scorer.merge(one, other))
+            np.testing.assert_allclose(merged.values, once.values, rtol=1e-9)
+            assert (merged.stds is None) == (once.stds is None)
+            if once.stds is not None:
+                np.testing.assert_allclose(merged.stds, once.stds, rtol=1e-6, atol=1e-9)
 
 
-@names
-def test_a_short_last_batch_does_not_weigh_more(scorer):
-    model, tokenizer = tiny_model("llama")
-    data = from_texts(sentences(9))
-    found = [score(model, tokenizer, data, scorer, batch_size=size).values for size in (8, 9, 2)]
-    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
-    np.testing.assert_allclose(found[0], found[2], atol=1e-6)
-
-
-@names
+@every_scorer
 def test_is_deterministic_and_leaves_the_model_as_it_was(scorer):
     model, tokenizer = tiny_model("gpt2")
     model.train()
     model.h[2].eval()
     before = tensor_hashes(iter(model.state_dict().items()))
     modes = [module.training for module in model.modules()]
-    data = from_texts(sentences(6))
-    first, second = (score(model, tokenizer, data, scorer) for _ in range(2))
+    data = wt.from_texts(sentences(6))
+    first, second = (wt.score(model, tokenizer, data, scorer) for _ in range(2))
     assert first.digest == second.digest
     assert tensor_hashes(iter(model.state_dict().items())) == before
     assert [module.training for module in model.modules()] == modes
@@ -92,39 +135,66 @@ def test_is_deterministic_and_leaves_the_model_as_it_was(scorer):
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
+@every_scorer
+def test_is_written_and_read_back_and_makes_itself_again(scorer, tmp_path):
+    model, tokenizer = tiny_model("llama")
+    scores = wt.score(model, tokenizer, wt.from_texts(sentences(6)), scorer)
+    wt.save(scores, tmp_path / "scores.json")
+    again = wt.load(wt.LayerScores, tmp_path / "scores.json")
+    assert again == scores and again.digest == scores.digest
+    own = {k: v for k, v in scores.scorer.params.items() if k not in ("pooling", "last_state")}
+    assert catalog.build("scorer", catalog.SCORERS, wt.Spec(scores.scorer.name, own)) == scorer
+
+
+@every_stream
+def test_the_state_does_not_grow_with_the_data(scorer):
+    model, tokenizer = tiny_model("bert")
+    stack, batches = batches_of(model, tokenizer, sentences(40))
+
+    def size(thing):
+        if isinstance(thing, torch.Tensor):
+            return thing.numel()
+        if isinstance(thing, tuple | list):
+            return sum(size(part) for part in thing)
+        return sum(size(part) for part in vars(thing).values()) if hasattr(thing, "__dict__") else 0
+
+    assert size(fill(scorer, stack, batches)) == size(fill(scorer, stack, batches * 5))
+
+
 def test_hooks_are_gone_after_a_failure():
     model, tokenizer = tiny_model("bert")
     model.encoder.layer[3].forward = None
     with pytest.raises(TypeError):
-        score(model, tokenizer, from_texts(sentences(3)), CosineCentrality())
+        wt.score(model, tokenizer, wt.from_texts(sentences(3)), wt.CosineCentrality())
     assert all(not layer._forward_hooks and not layer._forward_pre_hooks for layer in model.encoder.layer)
 
 
-@pytest.mark.parametrize("layer", [0, 2])
-def test_a_state_that_is_not_finite_names_layer_and_row(layer):
+@pytest.mark.parametrize("layer", [0, 2, 3])
+@every_stream
+def test_a_state_that_is_not_finite_names_layer_and_row(scorer, layer):
     model, tokenizer = tiny_model("bert")
     marked = tokenizer.convert_tokens_to_ids("movie")
     texts = ["the good plot", "a bad movie", "who said that"]
+    seen = {}
 
     def poison(module, args, output):
         hit = (seen["ids"] == marked).any(1)
         output[hit] = float("nan")
         return output
 
-    seen = {}
     model.embeddings.register_forward_pre_hook(
         lambda module, args, kwargs: seen.update(ids=kwargs["input_ids"]), with_kwargs=True
     )
     model.encoder.layer[layer].register_forward_hook(poison)
     with pytest.raises(ScoreError, match=rf"output of layer {layer} is not finite for row 2 "):
-        score(model, tokenizer, from_texts(texts), CosineCentrality())
+        wt.score(model, tokenizer, wt.from_texts(texts), scorer)
 
 
 def test_a_state_of_length_zero_has_no_direction():
     model, tokenizer = tiny_model("bert")
     model.encoder.layer[1].register_forward_hook(lambda module, args, output: output * 0)
     with pytest.raises(ScoreError, match=r"layer 1 .*not finite"):
-        score(model, tokenizer, from_texts(sentences(3)), CosineCentrality())
+        wt.score(model, tokenizer, wt.from_texts(sentences(3)), wt.CosineCentrality())
 
 
 def test_one_layer_has_no_pairs():
@@ -133,17 +203,126 @@ def test_one_layer_has_no_pairs():
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64
     )
     with pytest.raises(ScoreError, match="one layer"):
-        score(AutoModel.from_config(config), tokenizer, from_texts(sentences(3)), CosineCentrality())
+        wt.score(AutoModel.from_config(config), tokenizer, wt.from_texts(sentences(3)), wt.CosineCentrality())
 
 
-def test_mean_pooling_reads_unmasked_tokens_only():
-    model, tokenizer = tiny_model("bert")
+@SIDES
+def test_mean_pooling_reads_unmasked_tokens_only(side):
+    model, tokenizer = tiny_model("bert", side)
     texts = sentences(12)
-    found = score(model, tokenizer, from_texts(texts), CosineCentrality(), batch_size=12, pooling="mean")
-    every = []
-    for text in texts:
-        with torch.no_grad():
-            out = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
-        h = torch.stack([state[0].mean(0) for state in out.hidden_states[1:]]).numpy()
-        every.append([[cosine(a, b) for b in h] for a in h])
-    np.testing.assert_allclose(np.array(found.similarity), np.mean(every, axis=0), atol=1e-5)
+    found = wt.score(model, tokenizer, wt.from_texts(texts), wt.CosineCentrality(), batch_size=12, pooling="mean")
+    every = [twin.hidden_states(model, tokenizer, (text,), 64).mean(1, keepdims=True) for text in texts]
+    compare(found, *twin.centrality(every, False, twin.cosine))
+
+
+def test_the_raw_last_state_is_before_the_final_norm():
+    model, tokenizer = tiny_model("llama")
+    text = "the good movie"
+    seen = []
+    model.layers[3].register_forward_hook(lambda module, args, output: seen.append(output))
+    inputs = tokenizer(text, return_tensors="pt")
+    from wheretune.capture import forward_states
+
+    stack = find_layers(model)
+    with torch.no_grad():
+        raw = forward_states(stack, dict(inputs), last="raw")[0]
+        normed = forward_states(stack, dict(inputs))[0]
+        plain = model(**inputs, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(raw[:, -1], seen[0][:, -1])
+    torch.testing.assert_close(normed[:, -1], plain[-1][:, -1])
+    assert not torch.allclose(raw[:, -1], normed[:, -1])
+
+
+# --- CKA ------------------------------------------------------------------------------------------
+
+
+def noise(n, d, layers=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, layers + 1, d, generator=generator)
+
+
+def cka_of(states, estimator, batch=32):
+    scorer = wt.CKA(estimator)
+    state = cka_room.Rows(states.shape[1] - 1, states.shape[2], ())
+    for part in states.split(batch):
+        state = scorer.update(state, States(part, tuple(range(len(part))), None, {}))
+    return scorer.finish(state)
+
+
+def test_cka_of_independent_noise(caplog):
+    states = noise(128, 768)
+    with caplog.at_level(logging.WARNING, "wheretune"):
+        assert cka_of(states, "biased").values[0] == pytest.approx(0.86, abs=0.01)
+    assert "inflated" in caplog.text
+    caplog.clear()
+    assert abs(cka_of(states, "debiased").values[0]) < 0.05
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("estimator", ["biased", "debiased"])
+def test_cka_from_sums_equals_cka_from_gram_matrices(estimator):
+    states = noise(90, 16, layers=3) + 10  # far from the origin, as real states are
+    states[:, 1:] += 0.5 * states[:, :1]
+    hsic = twin.hsic_biased if estimator == "biased" else twin.hsic_unbiased
+    h = states.numpy().astype(np.float64)
+    np.testing.assert_allclose(
+        cka_of(states, estimator).values, [twin.cka(h[:, i], h[:, i + 1], hsic) for i in range(3)], atol=1e-9
+    )
+
+
+def test_cka_of_a_state_with_itself_turned_and_stretched_is_one():
+    x = noise(40, 8)[:, 0]
+    turn = torch.linalg.qr(noise(8, 8)[:, 0]).Q
+    for estimator in ("biased", "debiased"):
+        value = cka_of(torch.stack([x, 3 * x @ turn], dim=1), estimator).values[0]
+        assert value == pytest.approx(1, abs=1e-6)
+
+
+def test_cka_leaves_out_layers_whose_input_does_not_vary(caplog):
+    model, tokenizer = tiny_model("bert")
+    with caplog.at_level(logging.WARNING, "wheretune"):
+        scores = wt.score(model, tokenizer, wt.from_texts(sentences(10)), wt.CKA())
+    assert scores.layers[0].score is None and "input is the same for every text" in scores.layers[0].excluded
+    assert "layer 0 is no candidate" in caplog.text
+    plan = wt.plan(scores, wt.Lowest(3))
+    assert plan.layers == (1, 2, 3)
+    with pytest.raises(wt.WheretuneError, match="only 3 layers are candidates"):
+        wt.plan(scores, wt.Lowest(4))
+    assert "no candidate" in str([column._cells for column in scores.profile().columns])
+    scores.plot((1,))
+
+
+@pytest.mark.parametrize(("estimator", "n"), [("biased", 1), ("debiased", 3)])
+def test_cka_needs_enough_samples(estimator, n):
+    with pytest.raises(ScoreError, match=f"not {n}"):
+        cka_of(noise(n, 8), estimator)
+
+
+# --- the catalog ----------------------------------------------------------------------------------
+
+
+def test_scorers_are_named_with_their_options():
+    assert catalog.scorer("cka:estimator=debiased") == wt.CKA("debiased")
+    assert catalog.scorer("random:seed=7") == wt.RandomScores(7)
+    for wrong in ("cka:debiased", "cka:estimater=debiased", "ckaa"):
+        with pytest.raises(ConfigError):
+            catalog.scorer(wrong)
+    model, tokenizer = tiny_model("bert")
+    with pytest.raises(ScoreError, match="'unbiased'"):
+        wt.score(model, tokenizer, wt.from_texts(sentences(5)), wt.CKA("unbiased"))
+
+
+def test_another_package_s_scorer_is_found_and_cannot_replace_ours(monkeypatch):
+    class Point:
+        def __init__(self, name, thing):
+            self.name, self.value, self.thing = name, "theirs", thing
+
+        def load(self):
+            if isinstance(self.thing, Exception):
+                raise self.thing
+            return self.thing
+
+    points = [Point("theirs", wt.Depth), Point("cka", wt.Depth), Point("broken", ImportError("no"))]
+    monkeypatch.setattr(catalog, "entry_points", lambda group: points if group == "wheretune.scorers" else [])
+    table = catalog._with_plugins({"cka": wt.CKA}, "wheretune.scorers")
+    assert table == {"theirs": wt.Depth, "cka": wt.CKA}

@@ -14,7 +14,9 @@ from wheretune import (
     Explicit,
     Highest,
     Lowest,
+    MiddleBest,
     Random,
+    Suffix,
     Top,
 )
 from wheretune.errors import PlanError
@@ -35,6 +37,8 @@ VALUES = np.array([0.5, 0.9, 0.1, 0.7, 0.9, 0.2, 0.3])  # blocks of k = 3: 0-2, 
         (Top(2), (5, 6)),
         (Bottom(2), (0, 1)),
         (Explicit((4, 0, 4)), (0, 4)),
+        (MiddleBest(), (3,)),  # layers 2 and 3
+        (Suffix(), (1, 2, 3, 4, 5, 6)),
     ],
     ids=str,
 )
@@ -74,6 +78,18 @@ def test_highest_is_not_beaten_by_what_it_left(values, data):
 def test_k_out_of_range(kind, k):
     with pytest.raises(PlanError, match=f"k is {k}"):
         kind(k).select(VALUES)
+
+
+def test_layers_that_are_no_candidates_are_passed_over():
+    values = np.array([np.nan, 0.5, 0.1, np.nan])
+    assert Highest(2).select(values) == Lowest(2).select(values) == (1, 2)
+    assert BlockHighest(2).select(values) == (1, 2) and Suffix().select(values) == (1, 2, 3)
+    with pytest.raises(PlanError, match="only 2 layers are candidates"):
+        Highest(3).select(values)
+    with pytest.raises(PlanError, match="layers 0 to 0 hold no candidate"):
+        BlockLowest(4).select(values)
+    with pytest.raises(PlanError, match="no middle third"):
+        MiddleBest().select(values[:1])
 
 
 def test_random_draws_are_seeded():

@@ -7,8 +7,13 @@ from .heads import Concat, LastToken
 from .planning import plan
 from .run import apply, merge, open_finetuned
 from .scorers.base import score
+from .scorers.cka import CKA
+from .scorers.controls import Depth, RandomScores
 from .scorers.cosine_centrality import CosineCentrality
 from .scorers.euclidean_centrality import EuclideanCentrality
+from .scorers.feature_variance import FeatureVariance
+from .scorers.io_cosine import IOCosine
+from .scorers.weight_snr import WeightSNR
 from .selectors import (
     BlockHighest,
     BlockLowest,
@@ -18,7 +23,9 @@ from .selectors import (
     Explicit,
     Highest,
     Lowest,
+    MiddleBest,
     Random,
+    Suffix,
     Top,
 )
 from .tuners.base import Tuned
@@ -28,6 +35,7 @@ from .types import DataSpec, LayerScores, Plan, RunResult, RunSpec, Spec, TrainS
 
 __version__: str
 __all__ = [
+    "CKA",
     "BlockHighest",
     "BlockLowest",
     "BlockMedian",
@@ -36,22 +44,29 @@ __all__ = [
     "Concat",
     "CosineCentrality",
     "DataSpec",
+    "Depth",
     "EuclideanCentrality",
     "Explicit",
+    "FeatureVariance",
     "HeadOnly",
     "Highest",
+    "IOCosine",
     "LastToken",
     "LayerScores",
     "Lowest",
+    "MiddleBest",
     "Plan",
     "Random",
+    "RandomScores",
     "RunResult",
     "RunSpec",
     "Spec",
+    "Suffix",
     "TextData",
     "Top",
     "TrainSettings",
     "Tuned",
+    "WeightSNR",
     "WheretuneError",
     "WholeLayers",
     "apply",

@@ -4,7 +4,7 @@ The same function serves scoring (under no_grad, streamed) and the `concat` head
 Each hook copies one token a sample out of the layer's output, so no layer's full output is kept.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -34,9 +34,17 @@ def represent(
     return hidden[rows, representative_positions(mask, causal)].float()
 
 
+Reduction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From a layer's input, its output (batch, token, hidden) and the mask (batch, token) to a number a sample."""
+
+
 def forward_states(
-    stack: LayerStack, inputs: Batch, pooling: Pooling = "token", last: LastState = "normed"
-) -> Float[Tensor, "batch layer_plus_1 hidden"]:
+    stack: LayerStack,
+    inputs: Batch,
+    pooling: Pooling = "token",
+    last: LastState = "normed",
+    reductions: Mapping[str, Reduction] | None = None,
+) -> tuple[Float[Tensor, "batch layer_plus_1 hidden"], dict[str, Float[Tensor, "batch layer"]]]:
     """Runs the base model once and returns the representative token before layer 0 and after every layer.
 
     Args:
@@ -45,25 +53,37 @@ def forward_states(
         pooling: The representative token, or the mean over unmasked tokens.
         last: `normed` takes the last layer's state after the final norm, as `output_hidden_states` gives
             it (the papers' code); `raw` takes the layer's own output.
+        reductions: What to compute from all tokens of a layer's input and output while they are there.
+
+    Returns:
+        The representative tokens, and what each reduction made of every layer.
 
     Raises:
         ModelError: A layer did not run in the forward pass.
     """
     mask = inputs["attention_mask"]
-    states: list[Tensor | None] = [None] * (len(stack) + 1)
+    tokens: list[Tensor | None] = [None] * (len(stack) + 1)
+    reduced: dict[str, list[Tensor]] = {name: [] for name in reductions or {}}
+    before: list[Tensor] = []  # the full input of the layer that runs now; kept for reductions only
 
     def keep(index: int, hidden: Any) -> None:
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        states[index] = represent(hidden, mask, pooling, stack.causal)
+        tokens[index] = represent(hidden, mask, pooling, stack.causal)
+        if reductions:
+            for name, reduction in reductions.items():
+                if index > 0:
+                    reduced[name].append(reduction(before[0], hidden, mask))
+            before[:] = [hidden]
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         keep(0, args[0] if args else kwargs["hidden_states"])
 
-    def after(index: int) -> Any:
+    def leave(index: int) -> Any:
         return lambda _module, _args, output: keep(index + 1, output)
 
-    hooks = [stack.layers[0].module.register_forward_pre_hook(before, with_kwargs=True)]
-    hooks += [layer.module.register_forward_hook(after(layer.index)) for layer in stack.layers]
+    own = stack.layers if last == "raw" else stack.layers[:-1]
+    hooks = [stack.layers[0].module.register_forward_pre_hook(enter, with_kwargs=True)]
+    hooks += [layer.module.register_forward_hook(leave(layer.index)) for layer in own]
     try:
         output = stack.base(**accepted(stack.base, inputs))
     finally:
@@ -71,10 +91,11 @@ def forward_states(
             hook.remove()
     if last == "normed":
         keep(len(stack), output[0])
-    missing = [index for index, state in enumerate(states) if state is None]
+    missing = [index for index, state in enumerate(tokens) if state is None]
     if missing:
         raise ModelError(f"layer {max(missing[0] - 1, 0)} did not run", "check the model's layer dropping")
-    return torch.stack([state for state in states if state is not None], dim=1)
+    found = {name: torch.stack(values, dim=1) for name, values in reduced.items()}
+    return torch.stack([state for state in tokens if state is not None], dim=1), found
 
 
 @contextmanager
@@ -95,6 +116,7 @@ def stream_states(
     collate: Collate,
     pooling: Pooling = "token",
     last: LastState = "normed",
+    reductions: Mapping[str, Reduction] | None = None,
 ) -> Iterator[States]:
     """The states of every batch of encoded rows, one batch at a time, the model in eval mode.
 
@@ -105,10 +127,10 @@ def stream_states(
     for batch in batches:
         inputs = {name: value.to(device) for name, value in collate(batch).items()}
         with torch.no_grad(), evaluating(stack.base):
-            tokens = forward_states(stack, inputs, pooling, last)
+            tokens, reduced = forward_states(stack, inputs, pooling, last, reductions)
         rows = tuple(int(row["row"]) for row in batch)
         _check_finite(tokens, rows)
-        yield States(tokens, rows)
+        yield States(tokens, rows, inputs.get("labels"), reduced)
 
 
 def _check_finite(tokens: Float[Tensor, "batch layer_plus_1 hidden"], rows: tuple[int, ...]) -> None:

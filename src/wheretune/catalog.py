@@ -3,14 +3,21 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any
 
+from wheretune.data import log
 from wheretune.errors import ConfigError
 from wheretune.heads import Concat, Head, LastToken
 from wheretune.schedules.static import Static
 from wheretune.scorers.base import Scorer
+from wheretune.scorers.cka import CKA
+from wheretune.scorers.controls import Depth, RandomScores
 from wheretune.scorers.cosine_centrality import CosineCentrality
 from wheretune.scorers.euclidean_centrality import EuclideanCentrality
+from wheretune.scorers.feature_variance import FeatureVariance
+from wheretune.scorers.io_cosine import IOCosine
+from wheretune.scorers.weight_snr import WeightSNR
 from wheretune.selectors import (
     BlockHighest,
     BlockLowest,
@@ -20,8 +27,10 @@ from wheretune.selectors import (
     Explicit,
     Highest,
     Lowest,
+    MiddleBest,
     Random,
     Selector,
+    Suffix,
     Top,
 )
 from wheretune.tuners.base import Tuner
@@ -36,8 +45,35 @@ def _table(*classes: Any) -> Table:
     return {made.name: made for made in classes}
 
 
-SCORERS = _table(CosineCentrality, EuclideanCentrality)
-SELECTORS = _table(Highest, Lowest, BlockHighest, BlockLowest, BlockMedian, BlockRandom, Top, Bottom, Random, Explicit)
+def _with_plugins(own: Table, group: str) -> Table:
+    """Our own, and those that other packages offer under the entry-point group `group`; ours cannot be replaced."""
+    offered = {}
+    for point in entry_points(group=group):
+        try:
+            offered[point.name] = point.load()
+        except Exception as error:  # another package's fault must not keep ours from running
+            log.warning("%s from the package of %s cannot be loaded: %s", point.name, point.value, error)
+    return {**offered, **own}
+
+
+SCORERS = _with_plugins(
+    _table(CosineCentrality, EuclideanCentrality, IOCosine, CKA, FeatureVariance, WeightSNR, RandomScores, Depth),
+    "wheretune.scorers",
+)
+SELECTORS = _table(
+    Highest,
+    Lowest,
+    BlockHighest,
+    BlockLowest,
+    BlockMedian,
+    BlockRandom,
+    MiddleBest,
+    Suffix,
+    Top,
+    Bottom,
+    Random,
+    Explicit,
+)
 TUNERS = _table(WholeLayers, HeadOnly)
 HEADS = _table(LastToken, Concat)
 SCHEDULES = _table(Static)
@@ -69,10 +105,22 @@ def build(axis: str, table: Table, spec: Spec) -> Any:
         raise ConfigError(f"the {axis} {spec.name} does not take these parameters ({error})", "see --help") from error
 
 
-def scorer(name: str) -> Scorer:
-    """The scorer of that name."""
-    made: Scorer = build("scorer", SCORERS, Spec(name))
+def scorer(text: str) -> Scorer:
+    """The scorer that `text` names: a name, and options after colons, as in `cka:estimator=debiased`.
+
+    Raises:
+        ConfigError: The name or an option is unknown.
+    """
+    name, *options = text.split(":")
+    if not all("=" in option for option in options):
+        raise ConfigError(f"the scorer {text!r} has an option without a value", "write name:option=value")
+    params = {key: _value(value) for key, value in (option.split("=", 1) for option in options)}
+    made: Scorer = build("scorer", SCORERS, Spec(name, params))
     return made
+
+
+def _value(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdecimal() else text
 
 
 def selector(name: str, *, k: int, seed: int, layers: tuple[int, ...] = ()) -> Selector:

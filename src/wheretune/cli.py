@@ -93,16 +93,20 @@ MaxLength = Annotated[
     int | None,
     _option("--max-length", text="Tokens a text is cut to.", show_default="the model's limit, at most 512"),
 ]
-ScorerOption = Annotated[str, _option("--scorer", text="cosine-centrality or euclidean-centrality.")]
+ScorerOption = Annotated[
+    str, _option("--scorer", text="See `wheretune scorers`; options after colons: cka:estimator=debiased.")
+]
+LastOption = Annotated[
+    Literal["normed", "raw"],
+    _option("--last-state", text="The last state after the final norm (as Transformers gives it), or before."),
+]
 PoolingOption = Annotated[
     Literal["token", "mean"],
     _option("--pooling", text="Representative token ([CLS] or last), or the mean over tokens."),
 ]
 Select = Annotated[
-    str,
-    _option("--select", text="highest, lowest, block-highest, block-lowest, block-median, block-random, top, "
-            "bottom, random or explicit."),
-]  # fmt: skip
+    str | None, _option("--select", text="See `wheretune selectors`.", show_default="what the scorer's source uses")
+]
 K = Annotated[int | None, _option("--k", text="Layers to tune.", show_default="a quarter of the layers")]
 Layers = Annotated[str, _option("--layers", text="For --select explicit: the layers from 0, such as 1,4.")]
 HeadOption = Annotated[
@@ -157,14 +161,15 @@ def _pick_selector(name: str, layers_of_model: int, k: int | None, seed: int, la
     return catalog.selector(name, k=default if k is None else k, seed=seed, layers=chosen)
 
 
-def _check_names(scorer: str, head: str, select: str = "top") -> None:
+def _check_names(scorer: str, head: str, select: str | None = None) -> None:
     """Says that a name is unknown before a model is loaded."""
     from wheretune import catalog
     from wheretune.types import Spec
 
     catalog.scorer(scorer)
     catalog.head(Spec(head))
-    catalog.selector(select, k=1, seed=0)
+    if select is not None:
+        catalog.selector(select, k=1, seed=0)
 
 
 # --- commands -----------------------------------------------------------------------------------
@@ -187,8 +192,16 @@ def score(
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     task: TaskOption = "auto",
-    scorer: ScorerOption = "cosine-centrality",
+    scorer: Annotated[
+        str,
+        _option(
+            "--scorer",
+            text="One or more with commas, all in one pass; see `wheretune scorers`. Options follow "
+            "colons: cka:estimator=debiased.",
+        ),
+    ] = "cosine-centrality",
     pooling: PoolingOption = "token",
+    last_state: LastOption = "normed",
     max_samples: MaxSamples = None,
     max_length: MaxLength = None,
     batch_size: BatchSize = 32,
@@ -209,16 +222,24 @@ def score(
     wheretune score --model ./my-model --train pairs.csv --text-column a --pair-column b --figures figures
     """
     data = _data(_needed(train, "--train"), text_column, pair_column, label_column, task, max_samples, max_length, seed)
-    scores = _score(_needed(model, "--model"), data, scorer, pooling, batch_size)
-    from wheretune.types import save, to_json
+    every = _score(_needed(model, "--model"), data, scorer, pooling, batch_size, last_state)
+    from wheretune.types import save_scores, to_json
 
-    save(scores, output)
+    save_scores(every, output)
     if figures is not None:
         from wheretune.show.figures import save_figure
 
-        save_figure(scores.plot(), figures / "profile.png")
-        save_figure(scores.plot_similarity(), figures / "similarity.png")
-    _show(scores, json_, to_json(scores))
+        for scores in every:
+            prefix = "" if len(every) == 1 else f"{scores.scorer.name}-"
+            save_figure(scores.plot(), figures / f"{prefix}profile.png")
+            if scores.similarity is not None:
+                save_figure(scores.plot_similarity(), figures / f"{prefix}similarity.png")
+    written = [to_json(scores) for scores in every]
+    if json_:
+        _show(None, json_, written[0] if len(every) == 1 else {"scores": written})
+    else:
+        for scores in every:
+            out.print(scores)
     _note(f"scores in {output}; next: wheretune plan {output}")
 
 
@@ -240,12 +261,55 @@ def _data(
     return DataSpec(source, text, pair, label, task, most, length, seed)
 
 
-def _score(model: str, data: "DataSpec", scorer: str, pooling: Any, batch_size: int) -> "LayerScores":
+def _score(
+    model: str, data: "DataSpec", scorer: str, pooling: Any, batch_size: int, last: Any = "normed"
+) -> "list[LayerScores]":
     from wheretune import catalog
     from wheretune.run import score_model
 
-    _check_names(scorer, "last-token")
-    return score_model(model, data, catalog.scorer(scorer), batch_size=batch_size, pooling=pooling)
+    scorers = [catalog.scorer(name.strip()) for name in scorer.split(",") if name.strip()]
+    if not scorers:
+        raise ConfigError("--scorer is empty", "name at least one")
+    return score_model(model, data, scorers, batch_size=batch_size, pooling=pooling, last=last)
+
+
+@app.command()
+def scorers(json_: AsJson = False) -> None:
+    """List the scorers: formula, source, what they read, cost, and the selector their source uses.
+
+    Example:
+    wheretune scorers
+    """
+    from dataclasses import asdict
+
+    from wheretune import catalog
+    from wheretune.show.tables import table
+
+    cards = {name: asdict(made.card) for name, made in catalog.SCORERS.items()}
+    columns = ("formula", "source", "reads", "cost", "selector")
+    rows = [(name, *(str(card[column]) for column in columns)) for name, card in cards.items()]
+    _show(table("scorers", ("scorer", *columns), rows, left=("scorer", *columns)), json_, cards)
+
+
+@app.command()
+def selectors(json_: AsJson = False) -> None:
+    """List the selectors: what each chooses, and whether it needs scores.
+
+    Example:
+    wheretune selectors
+    """
+    import inspect
+
+    from wheretune import catalog
+    from wheretune.show.tables import table
+
+    known = {
+        name: {"chooses": str(inspect.getdoc(made)).splitlines()[0], "needs_scores": made.needs_scores}
+        for name, made in catalog.SELECTORS.items()
+    }
+    rows = [(name, what["chooses"], "yes" if what["needs_scores"] else "no") for name, what in known.items()]
+    columns = ("selector", "chooses", "needs scores")
+    _show(table("selectors", columns, rows, left=columns), json_, known)
 
 
 @app.command()
@@ -256,7 +320,7 @@ def plan(
     ] = None,
     model: Model = None,
     train: Train = None,
-    select: Select = "block-highest",
+    select: Select = None,
     k: K = None,
     layers: Layers = "",
     head: HeadOption = "last-token",
@@ -264,7 +328,14 @@ def plan(
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     task: TaskOption = "auto",
-    scorer: ScorerOption = "cosine-centrality",
+    scorer: Annotated[
+        str | None,
+        _option(
+            "--scorer",
+            text="Whose scores, where there are several; or what to score with.",
+            show_default="cosine-centrality",
+        ),
+    ] = None,
     pooling: PoolingOption = "token",
     max_samples: MaxSamples = None,
     max_length: MaxLength = None,
@@ -281,19 +352,19 @@ def plan(
 
     wheretune plan --model bert-base-cased --train train.jsonl --select lowest --k 3 --head concat
     """
-    from wheretune.types import LayerScores, load, save, to_json
+    from wheretune.types import load_scores, save, to_json
 
-    _check_names(scorer, head, select)
+    _check_names(scorer or "cosine-centrality", head, select)
     if scores_file is not None:
         if model is not None or train is not None:
             raise ConfigError("both a scores file and --model or --train are given", "give the one or the other")
-        scores = load(LayerScores, scores_file)
+        scores = _one_of(load_scores(scores_file), scorer)
     else:
         data = _data(
             _needed(train, "a scores file or --model and --train"),
             text_column, pair_column, label_column, task, max_samples, max_length, seed,
         )  # fmt: skip
-        scores = _score(_needed(model, "--model"), data, scorer, pooling, batch_size)
+        scores = _score(_needed(model, "--model"), data, scorer or "cosine-centrality", pooling, batch_size)[0]
         if not json_:
             out.print(scores)
     made = _plan(scores, select, k, seed, layers, head)
@@ -302,10 +373,24 @@ def plan(
     _note(f"plan in {output}; next: wheretune tune --plan {output} --train F --output DIR")
 
 
-def _plan(scores: "LayerScores", select: str, k: int | None, seed: int, layers: str, head: str) -> "Plan":
+def _one_of(every: "list[LayerScores]", name: str | None) -> "LayerScores":
+    """The scores of the scorer that was named, or the only ones there are."""
+    there = [scores.scorer.name for scores in every]
+    found = [scores for scores in every if name is None or scores.scorer.name == name.split(":")[0]]
+    if not found:
+        raise ConfigError(f"the file has no scores by {name!r}", f"it has {', '.join(there)}")
+    if len(found) > 1:
+        raise ConfigError("the file has several scores", f"name one with --scorer: {', '.join(there)}")
+    return found[0]
+
+
+def _plan(scores: "LayerScores", select: str | None, k: int | None, seed: int, layers: str, head: str) -> "Plan":
     from wheretune import catalog, planning
     from wheretune.types import Spec
 
+    if select is None:
+        card = getattr(catalog.SCORERS.get(scores.scorer.name), "card", None)
+        select = "explicit" if layers else card.selector if card is not None else "block-highest"
     selector = _pick_selector(select, len(scores.layers), k, seed, layers)
     return planning.plan(scores, selector, head=catalog.head(Spec(head)))
 
@@ -326,7 +411,7 @@ def tune(
     max_length: MaxLength = None,
     max_samples: MaxSamples = None,
     seed: Seed = 0,
-    select: Select = "block-highest",
+    select: Select = None,
     k: K = None,
     layers: Layers = "",
     head: HeadOption = "last-token",
@@ -378,7 +463,7 @@ def tune(
         if (folder / "scores.json").is_file():
             scores = load(LayerScores, folder / "scores.json")
         else:
-            scores = _score(name, data, scorer, "token", 2 * batch_size)
+            scores = _score(name, data, scorer, "token", 2 * batch_size)[0]
             save(scores, folder / "scores.json")
         given = _plan(scores, select, k, seed, layers, head)
         if not json_:
@@ -708,7 +793,7 @@ def _quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|huggingface_hub)(\..*)?")
-    logging.getLogger("wheretune").addHandler(_Notes())
+    logging.getLogger("wheretune").handlers = [_Notes()]
     logging.getLogger("wheretune").propagate = False
 
 

@@ -121,8 +121,8 @@ def compare(what: Comparison, folder: Path) -> list[Row]:
         scores = load(LayerScores, folder / SCORES)
     else:
         scores = score_model(
-            what.model, what.train, catalog.scorer(what.scorer), batch_size=2 * what.settings.batch_size
-        )
+            what.model, what.train, [catalog.scorer(what.scorer)], batch_size=2 * what.settings.batch_size
+        )[0]
         save(scores, folder / SCORES)
     plans = {
         (name, seed): _plan(name, scores, what, seed) for name in what.methods for seed in what.seeds

@@ -302,9 +302,7 @@ def encode(data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, An
     return rows
 
 
-def stream_batches(
-    data: TextData, tokenizer: Any, max_length: int, batch_size: int
-) -> Iterator[list[dict[str, Any]]]:
+def stream_batches(data: TextData, tokenizer: Any, max_length: int, batch_size: int) -> Iterator[list[dict[str, Any]]]:
     """All rows as `encode` gives them, in batches of like length, a chunk of the data at a time.
 
     Only one chunk is tokenised at once, so the memory does not grow with the data.

@@ -67,7 +67,7 @@ def demo(folder: Path, show: Callable[[object], None]) -> Demo:
     """Scores, chooses, tunes, evaluates, and does the same for full fine-tuning; `show` is handed each stage."""
     train, test = write_articles(folder)
     data = DataSpec(str(train), max_length=LENGTH)
-    scores = score_model(model_folder(), data, CosineCentrality())
+    scores = score_model(model_folder(), data, [CosineCentrality()])[0]
     save(scores, folder / "scores.json")
     chosen = plan(scores, BlockHighest(K))
     save(chosen, folder / "plan.json")

@@ -109,7 +109,7 @@ class HeadedModel(nn.Module):
     def features(self, inputs: dict[str, Tensor]) -> Float[Tensor, "batch features"]:
         """What the head reads."""
         if self.all_layers:
-            return forward_states(self.stack, inputs)[:, 1:].flatten(1)
+            return forward_states(self.stack, inputs)[0][:, 1:].flatten(1)
         hidden = self.base(**accepted(self.base, inputs))[0]
         return represent(hidden, inputs["attention_mask"], "token", self.stack.causal)
 

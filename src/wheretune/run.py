@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -33,6 +33,7 @@ from wheretune.anatomy import (
     max_tokens,
     plain_classifier,
 )
+from wheretune.capture import LastState
 from wheretune.data import LabelUse, TextData, collator, encode, load_data
 from wheretune.delta import MANIFEST, Manifest, put_delta, read_delta, save_delta
 from wheretune.errors import DeltaError, OutputError
@@ -76,18 +77,20 @@ def apply(model: nn.Module, plan: Plan) -> Tuned:
 def score_model(
     name: str,
     data: DataSpec,
-    scorer: Scorer,
+    scorers: Sequence[Scorer],
     *,
-    revision: str | None = None,
     batch_size: int = 32,
     pooling: Pooling = "token",
-) -> LayerScores:
-    """Loads a model and data by name and scores the layers; the data's labels are read if it has any."""
-    stack = find_layers(load_model(name, revision))
-    tokenizer = load_tokenizer(name, revision)
+    last: LastState = "normed",
+) -> list[LayerScores]:
+    """Loads a model and data by name and scores the layers with every scorer in one pass.
+
+    Raises:
+        WheretuneError: Of every kind, for what the user can mend.
+    """
     texts = load_data(data, labels="optional")
-    scores = score_stack(stack, tokenizer, texts, [scorer], batch_size=batch_size, pooling=pooling)[0]
-    return replace(scores, model=replace(scores.model, revision=scores.model.revision or revision))
+    stack = find_layers(load_model(name))
+    return score_stack(stack, load_tokenizer(name), texts, scorers, batch_size=batch_size, pooling=pooling, last=last)
 
 
 def layer_count(name: str) -> int:

@@ -1,10 +1,11 @@
 """Scores -> layers. A selector is a frozen object of settings with `select(values)`.
 
-Layers come back ascending, counted from 0. Ties go to the lower layer. Selecting nothing, or more layers
-than there are, is an error, never a silent full fine-tuning.
+Layers come back ascending, counted from 0. Ties go to the lower layer. A score that is not a number marks a layer
+that is no candidate. Selecting nothing, or more layers than there are, is an error, never a silent full
+fine-tuning.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Protocol, runtime_checkable
@@ -41,8 +42,30 @@ def _check(k: int, layers: int) -> None:
 
 
 def _ranked(values: Values) -> list[int]:
-    """Layers from the highest score to the lowest, ties to the lower layer."""
-    return sorted(range(len(values)), key=lambda layer: (-values[layer], layer))
+    """The candidates from the highest score to the lowest, ties to the lower layer."""
+    candidates = [layer for layer in range(len(values)) if not np.isnan(values[layer])]
+    return sorted(candidates, key=lambda layer: (-values[layer], layer))
+
+
+def _pick(values: Values, k: int) -> tuple[int, ...]:
+    """The k candidates with the highest scores, ascending."""
+    ranked = _ranked(values)
+    _check(k, len(values))
+    if k > len(ranked):
+        raise PlanError(f"k is {k}, but only {len(ranked)} layers are candidates", f"give a k from 1 to {len(ranked)}")
+    return tuple(sorted(ranked[:k]))
+
+
+def _of_each_block(values: Values, k: int, place: Callable[[int], int]) -> tuple[int, ...]:
+    """Of each block's candidates, from the highest score to the lowest, the one at `place(how many there are)`."""
+    _check(k, len(values))
+    chosen = []
+    for block in blocks(len(values), k):
+        ranked = _ranked(values[block.start : block.stop])
+        if not ranked:
+            raise PlanError(f"layers {block.start} to {block.stop - 1} hold no candidate", "choose fewer blocks")
+        chosen.append(block.start + ranked[place(len(ranked))])
+    return tuple(chosen)
 
 
 @dataclass(frozen=True)
@@ -55,8 +78,7 @@ class Highest:
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        _check(self.k, len(values))
-        return tuple(sorted(_ranked(values)[: self.k]))
+        return _pick(values, self.k)
 
 
 @dataclass(frozen=True)
@@ -69,8 +91,7 @@ class Lowest:
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        _check(self.k, len(values))
-        return tuple(sorted(_ranked(-values)[: self.k]))
+        return _pick(-values, self.k)
 
 
 @dataclass(frozen=True)
@@ -83,8 +104,7 @@ class BlockHighest:
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        _check(self.k, len(values))
-        return tuple(b.start + _ranked(values[b.start : b.stop])[0] for b in blocks(len(values), self.k))
+        return _of_each_block(values, self.k, lambda many: 0)
 
 
 @dataclass(frozen=True)
@@ -97,7 +117,7 @@ class BlockLowest:
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        return BlockHighest(self.k).select(-values)
+        return _of_each_block(-values, self.k, lambda many: 0)
 
 
 @dataclass(frozen=True)
@@ -110,10 +130,7 @@ class BlockMedian:
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        _check(self.k, len(values))
-        return tuple(
-            b.start + _ranked(-values[b.start : b.stop])[(len(b) - 1) // 2] for b in blocks(len(values), self.k)
-        )
+        return _of_each_block(-values, self.k, lambda many: (many - 1) // 2)
 
 
 @dataclass(frozen=True)
@@ -130,6 +147,34 @@ class BlockRandom:
         _check(self.k, len(values))
         generator = np.random.default_rng(self.seed)
         return tuple(int(generator.integers(b.start, b.stop)) for b in blocks(len(values), self.k))
+
+
+@dataclass(frozen=True)
+class MiddleBest:
+    """The k highest layers of the middle third, floor(L/3) to floor(2 L/3) - 1 (OLFT 2.2)."""
+
+    k: int = 1
+    name: ClassVar[str] = "middle-best"
+    needs_scores: ClassVar[bool] = True
+
+    def select(self, values: Values) -> tuple[int, ...]:
+        """The chosen layers, ascending."""
+        start, stop = len(values) // 3, 2 * len(values) // 3
+        if start == stop:
+            raise PlanError(f"a model of {len(values)} layers has no middle third", "use another selector")
+        return tuple(start + layer for layer in _pick(values[start:stop], self.k))
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """The layer with the highest score and all above it (SALF algorithm 3)."""
+
+    name: ClassVar[str] = "suffix"
+    needs_scores: ClassVar[bool] = True
+
+    def select(self, values: Values) -> tuple[int, ...]:
+        """The chosen layers, ascending."""
+        return tuple(range(_pick(values, 1)[0], len(values)))
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ is plain data: `save` writes it as JSON, `load` reads it back and refuses what d
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from rich.console import Group
 from rich.jupyter import JupyterMixin
@@ -92,10 +93,14 @@ class States:
     Attributes:
         tokens: The embeddings' output and the output of every layer, fp32.
         sample_ids: The row of each sample in the data set, for messages.
+        labels: Class indices or numbers, where the data has labels.
+        reduced: What a scorer's `reduction` made of all tokens of every layer, by the scorer's name.
     """
 
     tokens: Float[Tensor, "batch layer_plus_1 hidden"]
     sample_ids: tuple[int, ...]
+    labels: Shaped[Tensor, " batch"] | None
+    reduced: dict[str, Float[Tensor, "batch layer"]]
 
 
 # --- what is written to disk --------------------------------------------------------------------
@@ -155,13 +160,23 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class LayerScore:
-    """The score of one layer: mean and standard deviation (population) over samples."""
+    """The score of one layer.
+
+    Attributes:
+        index: Counted from 0.
+        score: The score; None for a layer that is no candidate.
+        std: The population standard deviation over samples, where the score is a mean over samples.
+        path: The layer's path below the base model.
+        parameters: The layer's parameters.
+        excluded: Why the layer is no candidate.
+    """
 
     index: int
-    score: float
-    std: float
+    score: float | None
+    std: float | None
     path: str
     parameters: int
+    excluded: str | None = None
 
 
 @dataclass(frozen=True)
@@ -190,13 +205,13 @@ class LayerScores(JupyterMixin):
 
     @property
     def values(self) -> Float[np.ndarray, " layer"]:
-        """The score of every layer."""
-        return np.array([layer.score for layer in self.layers])
+        """The score of every layer; not a number where a layer is no candidate."""
+        return np.array([np.nan if layer.score is None else layer.score for layer in self.layers])
 
     @property
     def stds(self) -> Float[np.ndarray, " layer"]:
-        """The standard deviation of every layer's score over samples."""
-        return np.array([layer.std for layer in self.layers])
+        """The standard deviation of every layer's score over samples; not a number where there is none."""
+        return np.array([np.nan if layer.std is None else layer.std for layer in self.layers])
 
     @property
     def digest(self) -> str:
@@ -407,10 +422,30 @@ def load(kind: type[Written], path: str | Path) -> Written:
     Raises:
         ConfigError: There is no such file, it is not JSON, or it does not describe a `kind`.
     """
+    return from_json(kind, _read(path), str(path))
+
+
+def _read(path: str | Path) -> Any:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror})", "check the path") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error})", "check that it is the right file") from error
-    return from_json(kind, content, str(path))
+
+
+def save_scores(every: Sequence[LayerScores], path: str | Path) -> None:
+    """Writes the scores of one scorer as they are, of several as `{"scores": [...]}`."""
+    written = [to_json(scores) for scores in every]
+    write_json(Path(path), written[0] if len(written) == 1 else {"scores": written})
+
+
+def load_scores(path: str | Path) -> list[LayerScores]:
+    """Reads what `save_scores` wrote.
+
+    Raises:
+        ConfigError: As for `load`.
+    """
+    content = _read(path)
+    every = content["scores"] if isinstance(content, dict) and "scores" in content else [content]
+    return [from_json(LayerScores, one, str(path)) for one in every]

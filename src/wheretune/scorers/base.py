@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,28 +12,77 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wheretune.anatomy import describe, find_layers, max_tokens
-from wheretune.capture import LastState, stream_states
-from wheretune.data import TextData, collator, stream_batches
+from wheretune.capture import LastState, Reduction, stream_states
+from wheretune.data import TextData, collator, log, stream_batches
 from wheretune.errors import ConfigError, ScoreError
 from wheretune.show.tables import progress
-from wheretune.types import LayerScore, LayerScores, LayerStack, Pooling, Spec, States
+from wheretune.types import Layer, LayerScore, LayerScores, LayerStack, Pooling, Spec, States
+
+
+@dataclass(frozen=True)
+class Card:
+    """What `wheretune scorers` says of a scorer.
+
+    Attributes:
+        formula: In one line.
+        source: The paper and its equation.
+        reads: `states` (one forward pass), `weights` or `nothing`.
+        cost: In words.
+        selector: The selector that the source uses with it.
+    """
+
+    formula: str
+    source: str
+    reads: Literal["states", "weights", "nothing"]
+    cost: str
+    selector: str
 
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """What a scorer makes of its sums: mean, standard deviation and, if it has one, the pair matrix."""
+    """What a scorer makes of its sums.
+
+    Attributes:
+        values: A score a layer; not a number where the layer is no candidate.
+        stds: The population standard deviation over samples, for scores that are means over samples.
+        similarity: The mean similarity of every pair of layers, where the scorer compares them.
+        excluded: Why a layer is no candidate, by its index.
+    """
 
     values: Float[np.ndarray, " layer"]
-    stds: Float[np.ndarray, " layer"]
-    n_samples: int
+    stds: Float[np.ndarray, " layer"] | None = None
     similarity: Float[np.ndarray, "layer layer"] | None = None
+    excluded: dict[int, str] = field(default_factory=dict)
 
 
 @runtime_checkable
-class Scorer(Protocol):
-    """A frozen object of settings. Its state holds sums, never rows, so states of shards merge."""
+class StackScorer(Protocol):
+    """A frozen object of settings that scores the layers without reading any text."""
 
     name: ClassVar[str]
+    card: ClassVar[Card]
+
+    def score(self, stack: LayerStack) -> Finished:
+        """The scores."""
+
+
+@runtime_checkable
+class StreamScorer(Protocol):
+    """A frozen object of settings that is handed the states of every batch.
+
+    Its state is bounded, however much data there is, and the states of two shards merge.
+
+    Attributes:
+        reduction: Computed from all tokens of every layer's input and output while the model runs, and handed
+            on as `states.reduced[name]`; None where representative tokens are enough.
+    """
+
+    name: ClassVar[str]
+    card: ClassVar[Card]
+
+    @property
+    def reduction(self) -> Reduction | None:
+        """What to compute from all tokens, if anything."""
 
     def init(self, stack: LayerStack) -> Any:
         """The empty state for a model."""
@@ -48,19 +97,49 @@ class Scorer(Protocol):
         """The scores."""
 
 
+Scorer = StackScorer | StreamScorer
+
+
+@dataclass(frozen=True, eq=False)
+class MeanSums:
+    """Sums over samples of one number a layer, in fp64, where samples weigh alike."""
+
+    n: int
+    values: Float[Tensor, " layer"]
+    squares: Float[Tensor, " layer"]
+
+    @classmethod
+    def empty(cls, layers: int) -> "MeanSums":
+        """No samples yet."""
+        return cls(0, torch.zeros(layers, dtype=torch.float64), torch.zeros(layers, dtype=torch.float64))
+
+    def add(self, numbers: Float[Tensor, "batch layer"]) -> "MeanSums":
+        """These sums and those of one batch."""
+        batch = numbers.to("cpu", torch.float64)
+        return self.merge(MeanSums(len(batch), batch.sum(0), batch.square().sum(0)))
+
+    def merge(self, other: "MeanSums") -> "MeanSums":
+        """The sums over both."""
+        return MeanSums(self.n + other.n, self.values + other.values, self.squares + other.squares)
+
+    def finish(self) -> Finished:
+        """Mean and population standard deviation over samples."""
+        means = self.values / self.n
+        variance = (self.squares / self.n - means.square()).clamp(min=0)
+        return Finished(means.numpy(), variance.sqrt().numpy())
+
+
 @dataclass(frozen=True, eq=False)
 class PairSums:
     """Sums over samples of a similarity between every two layers, in fp64, where samples weigh alike.
 
     Attributes:
-        n: Samples seen.
         pairs: Sum of the L x L similarities.
-        squares: Sum of each layer's squared score, for the standard deviation.
+        scores: Sums of each layer's mean similarity to the others.
     """
 
-    n: int
     pairs: Float[Tensor, "layer layer"]
-    squares: Float[Tensor, " layer"]
+    scores: MeanSums
 
     @classmethod
     def empty(cls, layers: int) -> "PairSums":
@@ -71,7 +150,7 @@ class PairSums:
         """
         if layers < 2:
             raise ScoreError("a model of one layer has no pairs of layers", "use a model of two or more")
-        return cls(0, torch.zeros(layers, layers, dtype=torch.float64), torch.zeros(layers, dtype=torch.float64))
+        return cls(torch.zeros(layers, layers, dtype=torch.float64), MeanSums.empty(layers))
 
     def add(self, similarity: Float[Tensor, "batch layer layer"]) -> "PairSums":
         """These sums and those of one batch.
@@ -87,20 +166,15 @@ class PairSums:
                 f"the similarity of layer {layer} to the others is not finite",
                 "its state has length zero for some text: check the weights, or use euclidean-centrality",
             )
-        return self.merge(PairSums(len(batch), batch.sum(0), mean_of_others(batch).square().sum(0)))
+        return PairSums(self.pairs + batch.sum(0), self.scores.add(mean_of_others(batch)))
 
     def merge(self, other: "PairSums") -> "PairSums":
         """The sums over both."""
-        return PairSums(self.n + other.n, self.pairs + other.pairs, self.squares + other.squares)
+        return PairSums(self.pairs + other.pairs, self.scores.merge(other.scores))
 
     def finish(self) -> Finished:
         """Mean and population standard deviation over samples, and the mean L x L matrix."""
-        if self.n == 0:
-            raise ScoreError("no samples were scored", "give some data")
-        matrix = self.pairs / self.n
-        means = mean_of_others(matrix)
-        variance = (self.squares / self.n - means.square()).clamp(min=0)
-        return Finished(means.numpy(), variance.sqrt().numpy(), self.n, matrix.numpy())
+        return replace(self.scores.finish(), similarity=(self.pairs / self.scores.n).numpy())
 
 
 def mean_of_others(similarity: Float[Tensor, "*batch layer layer"]) -> Float[Tensor, "*batch layer"]:
@@ -140,13 +214,18 @@ def score_stack(
     length = max_tokens(stack.base, tokenizer, data.info.spec.max_length)
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", "give 1 or more")
-    batches = stream_batches(data, tokenizer, length, batch_size)
-    sums = [scorer.init(stack) for scorer in scorers]
-    with progress() as shown:
-        streamed = stream_states(stack, batches, collator(tokenizer), pooling, last)
-        for states in shown.track(streamed, total=-(-len(data) // batch_size), description="scoring"):
-            sums = [scorer.update(state, states) for scorer, state in zip(scorers, sums, strict=True)]
-    finished = [scorer.finish(state) for scorer, state in zip(scorers, sums, strict=True)]
+    streaming = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
+    sums = {scorer: scorer.init(stack) for scorer in streaming}
+    if streaming:
+        reductions = {scorer.name: scorer.reduction for scorer in streaming if scorer.reduction is not None}
+        batches = stream_batches(data, tokenizer, length, batch_size)
+        streamed = stream_states(stack, batches, collator(tokenizer), pooling, last, reductions)
+        with progress() as shown:
+            for states in shown.track(streamed, total=-(-len(data) // batch_size), description="scoring"):
+                sums = {scorer: scorer.update(state, states) for scorer, state in sums.items()}
+    finished = [
+        scorer.finish(sums[scorer]) if isinstance(scorer, StreamScorer) else scorer.score(stack) for scorer in scorers
+    ]
     elapsed = time.perf_counter() - started
     model = describe(stack)
     return [
@@ -154,17 +233,8 @@ def score_stack(
             scorer=_spec(scorer, pooling, last),
             model=model,
             data=data.info,
-            n_samples=result.n_samples,
-            layers=tuple(
-                LayerScore(
-                    index=layer.index,
-                    score=float(result.values[layer.index]),
-                    std=float(result.stds[layer.index]),
-                    path=layer.path,
-                    parameters=sum(p.numel() for p in layer.module.parameters()),
-                )
-                for layer in stack.layers
-            ),
+            n_samples=len(data) if isinstance(scorer, StreamScorer) else 0,
+            layers=tuple(_layer_score(layer, result) for layer in stack.layers),
             similarity=None if result.similarity is None else tuple(map(tuple, result.similarity.tolist())),
             seconds=elapsed,
             versions=versions(),
@@ -173,8 +243,27 @@ def score_stack(
     ]
 
 
+def _layer_score(layer: Layer, result: Finished) -> LayerScore:
+    value = float(result.values[layer.index])
+    why = result.excluded.get(layer.index)
+    if why is None and not np.isfinite(value):
+        raise ScoreError(f"the score of layer {layer.index} is not finite", "check the model's weights")
+    if why is not None:
+        log.warning("layer %d is no candidate: %s", layer.index, why)
+    return LayerScore(
+        index=layer.index,
+        score=value if why is None else None,
+        std=None if result.stds is None or why is not None else float(result.stds[layer.index]),
+        path=layer.path,
+        parameters=sum(p.numel() for p in layer.module.parameters()),
+        excluded=why,
+    )
+
+
 def _spec(scorer: Scorer, pooling: Pooling, last: LastState) -> Spec:
     own = Spec.of(scorer)
+    if not isinstance(scorer, StreamScorer):
+        return own
     return Spec(own.name, {**own.params, "pooling": pooling, "last_state": last})
 
 

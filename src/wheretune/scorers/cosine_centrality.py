@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 
-from wheretune.scorers.base import Finished, PairSums
+from wheretune.scorers.base import Card, Finished, PairSums
 from wheretune.types import LayerStack, States
 
 
@@ -24,6 +24,14 @@ class CosineCentrality:
     """
 
     name: ClassVar[str] = "cosine-centrality"
+    card: ClassVar[Card] = Card(
+        "mean over j != l of cos(h_{l+1}, h_{j+1})",
+        "PRiSM eq. 1; journal version eq. 1, alg. 1",
+        "states",
+        "one forward pass",
+        "block-highest",
+    )
+    reduction: ClassVar[None] = None
 
     def init(self, stack: LayerStack) -> PairSums:
         """Empty sums."""

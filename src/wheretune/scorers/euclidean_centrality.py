@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from wheretune.scorers.base import Finished, PairSums
+from wheretune.scorers.base import Card, Finished, PairSums
 from wheretune.types import LayerStack, States
 
 
@@ -19,6 +19,14 @@ class EuclideanCentrality:
     """Mean negative Euclidean distance of a layer's representative token to those of all other layers."""
 
     name: ClassVar[str] = "euclidean-centrality"
+    card: ClassVar[Card] = Card(
+        "mean over j != l of -||h_{l+1} - h_{j+1}||",
+        "PRiSM table 5; journal version table 7",
+        "states",
+        "one forward pass",
+        "block-highest",
+    )
+    reduction: ClassVar[None] = None
 
     def init(self, stack: LayerStack) -> PairSums:
         """Empty sums."""

@@ -37,8 +37,8 @@ def profile_figure(
 
     layers = np.arange(len(values))
     figure, axes = pyplot.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
-    low = min(v - s for v, s in zip(values, stds, strict=True))
-    high = max(v + s for v, s in zip(values, stds, strict=True))
+    errors = np.nan_to_num(np.asarray(stds, dtype=float))
+    low, high = float(np.nanmin(values - errors)), float(np.nanmax(values + errors))
     room = 0.08 * ((high - low) or 1.0)
     axes.set_ylim(low - room, high + (2.2 * room if blocks else room))
     for number, block in enumerate(blocks):
@@ -56,7 +56,7 @@ def profile_figure(
             axes.errorbar(
                 shown,
                 [values[index] for index in shown],
-                yerr=[stds[index] for index in shown],
+                yerr=[errors[index] for index in shown],
                 fmt=marker,
                 markersize=size,
                 markerfacecolor=colour,

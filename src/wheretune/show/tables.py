@@ -3,6 +3,7 @@
 Every cell is a `rich.text.Text`, so text that comes from a data set is never read as markup.
 """
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -40,15 +41,18 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], lef
 
 
 def profile_table(title: str, values: Sequence[float], stds: Sequence[float], chosen: Sequence[int] = ()) -> Table:
-    """The score of every layer with a bar from the lowest to the highest score; chosen layers are marked."""
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
+    """The score of every layer with a bar from the lowest to the highest; chosen layers are marked.
+
+    What is not a number is not known: a layer that is no candidate, a score that is no mean over samples.
+    """
+    there = [value for value in values if math.isfinite(value)]
+    low, span = min(there), (max(there) - min(there)) or 1.0
     rows = [
         (
             ("● " if index in chosen else "") + str(index),
-            f"{value:.4f}",
-            f"{std:.4f}",
-            bar(0.08 + 0.92 * (value - low) / span),
+            f"{value:.4f}" if math.isfinite(value) else "–",
+            f"{std:.4f}" if math.isfinite(std) else "–",
+            bar(0.08 + 0.92 * (value - low) / span) if math.isfinite(value) else "no candidate",
         )
         for index, (value, std) in enumerate(zip(values, stds, strict=True))
     ]

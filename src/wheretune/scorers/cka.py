@@ -1,0 +1,196 @@
+"""Linear CKA between a layer's input and output: how much the layer changes the geometry of the data.
+
+With X and Y the n x d matrices of representative tokens before and after layer l, and K = X X', L = Y Y',
+
+    score(l) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))
+
+Layer-wise LoRA by CKA, section 3; Kornblith et al. 2019. `biased` takes HSIC = ||Xc' Yc||_F^2 with centred columns, as
+the authors' code does; it is near 1 for n much smaller than d, even on noise. `debiased` takes the unbiased HSIC of
+Song et al. 2012 (n >= 4), which can be below 0. Both are exact over all samples: while n is at most d the rows are
+kept and the n x n Gram matrices used, afterwards only sums of cross-products (d x d), so the state is bounded and
+shards merge.
+
+A layer whose input or output does not vary is no candidate: its CKA is 0 by construction. The first layer of an
+encoder is one, since its [CLS] token is constant there (the paper's appendix).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wheretune.data import log
+from wheretune.errors import ScoreError
+from wheretune.scorers.base import Card, Finished
+from wheretune.types import LayerStack, States
+
+CONSTANT = 1e-10  # a variance below this share of the mean square is rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The representative tokens themselves, as long as they are no more than d."""
+
+    layers: int
+    hidden: int
+    batches: tuple[Float[Tensor, "batch layer_plus_1 hidden"], ...]
+
+    @property
+    def n(self) -> int:
+        """Samples so far."""
+        return sum(len(batch) for batch in self.batches)
+
+    def joined(self) -> Float[Tensor, "row layer_plus_1 hidden"]:
+        """All rows, in fp64."""
+        if not self.batches:
+            return torch.zeros(0, self.layers + 1, self.hidden, dtype=torch.float64)
+        return torch.cat(self.batches).double()
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """Sums over samples, in fp64, for every pair (a, b) of states: each with itself, then each with the next.
+
+    Attributes:
+        n: Samples.
+        total: Sum of x.
+        square: Sum of |x|^2.
+        cross: Sum of x_a x_b'.
+        left: Sum of |x_b|^2 x_a.
+        right: Sum of |x_a|^2 x_b.
+        fourth: Sum of |x_a|^2 |x_b|^2.
+    """
+
+    n: int
+    total: Float[Tensor, "state hidden"]
+    square: Float[Tensor, " state"]
+    cross: Float[Tensor, "pair hidden hidden"]
+    left: Float[Tensor, "pair hidden"]
+    right: Float[Tensor, "pair hidden"]
+    fourth: Float[Tensor, " pair"]
+
+    @classmethod
+    def of(cls, rows: Float[Tensor, "row state hidden"]) -> "Products":
+        """The sums over some rows."""
+        a, b = _pairs(rows.shape[1])
+        x, y = rows[:, a], rows[:, b]
+        square = rows.square().sum(-1)
+        return cls(
+            n=len(rows),
+            total=rows.sum(0),
+            square=square.sum(0),
+            cross=torch.einsum("npd,npe->pde", x, y),
+            left=torch.einsum("np,npd->pd", square[:, b], x),
+            right=torch.einsum("np,npd->pd", square[:, a], y),
+            fourth=(square[:, a] * square[:, b]).sum(0),
+        )
+
+    def merge(self, other: "Products") -> "Products":
+        """The sums over both."""
+        return Products(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+
+def _pairs(states: int) -> tuple[list[int], list[int]]:
+    every = list(range(states))
+    return every + every[:-1], every + every[1:]
+
+
+@dataclass(frozen=True)
+class CKA:
+    """Linear CKA of the representative tokens before and after each layer; the lowest are tuned.
+
+    Attributes:
+        estimator: `biased`, as the authors' code, or `debiased`.
+    """
+
+    estimator: Literal["biased", "debiased"] = "biased"
+    name: ClassVar[str] = "cka"
+    card: ClassVar[Card] = Card(
+        "HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) before and after the layer",
+        "Layer-wise LoRA by CKA, section 3",
+        "states",
+        "one forward pass; memory for (2 L + 1) d x d numbers",
+        "lowest",
+    )
+    reduction: ClassVar[None] = None
+
+    def init(self, stack: LayerStack) -> Rows:
+        """No rows yet."""
+        if self.estimator not in ("biased", "debiased"):
+            raise ScoreError(f"cka has no estimator {self.estimator!r}", "take biased or debiased")
+        return Rows(len(stack), stack.hidden_size, ())
+
+    def update(self, state: Rows | Products, states: States) -> Rows | Products:
+        """Adds a batch."""
+        tokens = states.tokens.cpu()
+        return self.merge(state, Rows(tokens.shape[1] - 1, tokens.shape[2], (tokens,)))
+
+    def merge(self, one: Rows | Products, other: Rows | Products) -> Rows | Products:
+        """Joins rows while they are few, and sums from then on."""
+        if isinstance(one, Rows) and isinstance(other, Rows) and one.n + other.n <= one.hidden:
+            return Rows(one.layers, one.hidden, one.batches + other.batches)
+        sums = [part if isinstance(part, Products) else Products.of(part.joined()) for part in (one, other)]
+        return sums[0].merge(sums[1])
+
+    def finish(self, state: Rows | Products) -> Finished:
+        """The CKA of every layer.
+
+        Raises:
+            ScoreError: There are fewer than 4 samples for the debiased estimator, or 2 for the biased.
+        """
+        least = 4 if self.estimator == "debiased" else 2
+        if state.n < least:
+            raise ScoreError(f"the {self.estimator} CKA needs {least} samples, not {state.n}", "give more data")
+        if isinstance(state, Rows):
+            rows = state.joined()
+            hidden = state.hidden
+            centred = rows - rows.mean(0)
+            hsic = torch.stack(
+                [self._from_rows(centred[:, a], centred[:, b]) for a, b in zip(*_pairs(rows.shape[1]), strict=True)]
+            )
+            varies = centred.square().sum((0, 2)) > CONSTANT * rows.square().sum((0, 2))
+        else:
+            hidden = state.total.shape[1]
+            hsic = self._from_products(state)
+            spread = state.square - state.total.square().sum(1) / state.n
+            varies = spread > CONSTANT * state.square
+        if self.estimator == "biased" and state.n < hidden:
+            log.warning(
+                "biased CKA is inflated where samples (%d) are fewer than dimensions (%d); see cka:estimator=debiased",
+                state.n, hidden,
+            )  # fmt: skip
+        own, cross = hsic[: len(varies)], hsic[len(varies) :]
+        constant = {
+            layer: f"its {'input' if not varies[layer] else 'output'} is the same for every text"
+            for layer in range(len(cross))
+            if not (varies[layer] and varies[layer + 1])
+        }
+        values = (cross / (own[:-1] * own[1:]).clamp(min=0).sqrt()).numpy()
+        values[list(constant)] = np.nan
+        return Finished(values, excluded=constant)
+
+    def _from_rows(self, x: Float[Tensor, "row hidden"], y: Float[Tensor, "row hidden"]) -> Float[Tensor, ""]:
+        """HSIC of centred rows from their Gram matrices."""
+        n = len(x)
+        k, m = x @ x.T, y @ y.T
+        if self.estimator == "biased":
+            return (k * m).sum()
+        k, m = k.fill_diagonal_(0), m.fill_diagonal_(0)
+        whole = (k * m).sum() + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * (k.sum(0) @ m.sum(0)) / (n - 2)
+        return whole / (n * (n - 3))
+
+    def _from_products(self, s: Products) -> Float[Tensor, " pair"]:
+        """The same from sums, for all pairs: every term of the Gram form is one of these sums."""
+        n = s.n
+        a, b = _pairs(len(s.total))
+        x, y = s.total[a], s.total[b]
+        if self.estimator == "biased":
+            return (s.cross - x.unsqueeze(2) * y.unsqueeze(1) / n).square().sum((1, 2))
+        trace = s.cross.square().sum((1, 2)) - s.fourth
+        k_sum = x.square().sum(1) - s.square[a]
+        m_sum = y.square().sum(1) - s.square[b]
+        both = torch.einsum("pd,pde,pe->p", x, s.cross, y) - (x * s.left).sum(1) - (s.right * y).sum(1) + s.fourth
+        return (trace + k_sum * m_sum / ((n - 1) * (n - 2)) - 2 * both / (n - 2)) / (n * (n - 3))

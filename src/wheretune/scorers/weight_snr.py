@@ -1,0 +1,53 @@
+"""Weight SNR: how much of a layer's weights stands out from noise, told from the weights alone.
+
+For every weight matrix of a layer, with singular values s and shape m x n, the Marchenko-Pastur edge is
+
+    edge = sigma (1 + sqrt(min(m, n) / max(m, n))),  sigma = (interquartile range of s) / 1.349
+
+    score(l) = sum of s above the edge / sum of s at or below it, over all matrices of the layer
+
+Spectrum (Hartford et al. 2024), whose estimate of sigma this is. Decided: matrices are summed before the ratio is
+taken, so a small matrix without noise gives no infinite score.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from wheretune.scorers.base import Card, Finished
+from wheretune.types import LayerStack
+
+NORMAL_IQR = 1.349  # the interquartile range of a standard normal distribution
+
+
+@dataclass(frozen=True)
+class WeightSNR:
+    """Singular values above the Marchenko-Pastur edge over those below, a layer."""
+
+    name: ClassVar[str] = "weight-snr"
+    card: ClassVar[Card] = Card(
+        "sum of singular values above the Marchenko-Pastur edge / sum below",
+        "Spectrum, Hartford et al. 2024",
+        "weights",
+        "one SVD a matrix",
+        "highest",
+    )
+
+    def score(self, stack: LayerStack) -> Finished:
+        """The ratio of every layer."""
+        matrices = [[p.detach() for p in layer.module.parameters() if p.ndim == 2] for layer in stack.layers]
+        return Finished(np.array([_ratio(of_layer) for of_layer in matrices]))
+
+
+def _ratio(matrices: list[torch.Tensor]) -> float:
+    signal = noise = 0.0
+    for matrix in matrices:
+        values = torch.linalg.svdvals(matrix.double())
+        quarter, three_quarters = torch.quantile(values, torch.tensor([0.25, 0.75], dtype=values.dtype).to(values))
+        sigma = (three_quarters - quarter) / NORMAL_IQR
+        edge = sigma * (1 + (min(matrix.shape) / max(matrix.shape)) ** 0.5)
+        signal += float(values[values > edge].sum())
+        noise += float(values[values <= edge].sum())
+    return signal / noise if noise > 0 else float("inf")
