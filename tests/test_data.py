@@ -140,6 +140,36 @@ def test_max_samples_is_a_seeded_draw(tmp_path):
     assert len(drawn[0]) == 10 and drawn[0] == drawn[1] != drawn[2]
 
 
+def test_rows_are_named_as_they_stand_in_the_file(tmp_path):
+    rows = [{"text": "a", "label": i % 2} for i in range(50)]
+    rows[33]["text"] = ""
+    with pytest.raises(DataError, match=r"empty text in row 34 \("):
+        for seed in range(20):
+            load_data(spec(tmp_path, rows, max_samples=25, seed=seed))
+
+
+def test_stray_quotes(tmp_path):
+    path = tmp_path / "glue.tsv"
+    path.write_text('text\tlabel\n"he said so\tyes\nshe "too" said\tno\n5" disk\tno\n')
+    assert [text for (text,) in load_data(DataSpec(str(path))).texts] == ['"he said so', 'she "too" said', '5" disk']
+    path = tmp_path / "broken.csv"
+    path.write_text('text,label\n"he said so,yes\nshe said,no\n')
+    with pytest.raises(DataError, match=r"cannot be read as \.csv"):
+        load_data(DataSpec(str(path)))
+
+
+def test_rows_that_are_not_all_pairs():
+    with pytest.raises(DataError, match="some rows are pairs"):
+        from_texts(["a", ("b", "c")])
+
+
+def test_a_tokenizer_without_padding_token():
+    tokenizer = tiny_tokenizer("gpt2")
+    tokenizer.pad_token = None
+    with pytest.raises(DataError, match="no padding token"):
+        collator(tokenizer)
+
+
 def test_batches_hold_every_row_once_by_length():
     tokenizer = tiny_tokenizer("bert")
     rows = encode(from_texts(sentences(23)), tokenizer, 64)

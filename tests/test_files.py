@@ -10,7 +10,7 @@ import time
 import pytest
 
 from wheretune.errors import OutputError
-from wheretune.files import claim, take_folder, write, write_json, write_text
+from wheretune.files import claim, sweep, take_folder, write, write_json, write_text
 
 
 def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path):
@@ -26,15 +26,18 @@ def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path):
     assert json.loads(path.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
+def test_a_folder_appears_as_a_whole_and_leftovers_are_swept(tmp_path):
     def fill(draft):
         draft.mkdir()
         (draft / "new").write_text("1")
+        assert not (tmp_path / "there").exists()
 
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "old").write_text("0")
     write(tmp_path / "there", fill)
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["new"]
+    (tmp_path / ".there.partial-x1").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"there", ".hidden"}
 
 
 def test_not_a_number_is_refused(tmp_path):
@@ -47,6 +50,10 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
         write_text(tmp_path / "file" / "x.txt", "a")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "y").mkdir()
+    with pytest.raises(OutputError, match="cannot write"):
+        write_text(tmp_path / "folder", "a")
 
 
 def test_killed_at_any_moment_the_file_is_whole(tmp_path):
@@ -78,6 +85,8 @@ def test_whose_a_folder_is(tmp_path):
     take()
     folder.mkdir()
     take()  # empty
+    (folder / ".mark.partial-1").mkdir()  # killed while the marker was written
+    take()
     (folder / "thesis.tex").write_text("years of work")
     for flags in ({}, {"resume": True}, {"overwrite": True}):
         with pytest.raises(OutputError, match="not written by this command"):

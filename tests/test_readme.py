@@ -22,6 +22,13 @@ def test_the_snippets_run(tiny_folder, tmp_path, monkeypatch):
     assert trained == {str(layer) for layer in scope["plan"].layers}
 
 
+def test_what_it_links_to_is_there_and_nothing_is_left_open():
+    links = [*re.findall(r"\]\(([^)#]+)\)", README), *re.findall(r'src="([^"]+)"', README)]
+    assert len(links) >= 4
+    assert [link for link in links if not (Path(__file__).parents[1] / link).is_file()] == []
+    assert "<!--" not in README
+
+
 def test_every_option_of_the_shell_snippets_exists():
     import typer.main
 
@@ -29,7 +36,7 @@ def test_every_option_of_the_shell_snippets_exists():
 
     commands = typer.main.get_command(app).commands
     lines = re.findall(r"^wheretune (\w+) (.*)$", README.replace("\\\n", " "), flags=re.M)
-    assert {name for name, _ in lines} == set(commands) - {"demo"}
+    assert {name for name, _ in lines} == set(commands) - {"demo", "scorers", "selectors"}
     for name, rest in lines:
         known = {option for parameter in commands[name].params for option in parameter.opts}
         assert set(re.findall(r"--[\w-]+", rest)) <= known

@@ -10,9 +10,9 @@ import wheretune as wt
 from conftest import sentences, tiny_model
 from wheretune import training
 from wheretune.data import collator, encode
-from wheretune.errors import ConfigError
+from wheretune.errors import ConfigError, TrainingError
 from wheretune.heads import HeadedModel
-from wheretune.training import CHECKPOINT, check_settings, predict, train
+from wheretune.training import check_settings, checkpoints, predict, train
 from wheretune.types import TrainSettings
 
 SETTINGS = TrainSettings(epochs=3, learning_rate=1e-3, batch_size=4, warmup_ratio=0.1, seed=3)
@@ -79,7 +79,7 @@ def test_a_checkpoint_holds_what_trains_and_no_pickle(tmp_path):
     for path in files:
         with pytest.raises(Exception):  # noqa: B017
             pickletools.dis(path.read_bytes(), out=io.StringIO())
-    saved = training._Trainer._saved(str(tmp_path / CHECKPOINT), "model.")
+    saved = training._Trainer._saved(str(checkpoints(tmp_path)[-1]), "model.")
     assert set(saved) == set(tuned.trainable)
 
 
@@ -99,11 +99,21 @@ def test_the_optimizer_is_that_of_the_papers(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("epochs", 0), ("learning_rate", 0.0), ("batch_size", 0), ("warmup_ratio", 1.0)]
+    ("option", "value"), [("epochs", 0), ("learning_rate", 0.0), ("batch_size", 0), ("warmup_ratio", 1.0), ("seed", -1)]
 )
 def test_settings_that_train_nothing(option, value):
     with pytest.raises(ConfigError, match=option.replace("_", "-")):
         check_settings(TrainSettings(**{option: value}))
+
+
+def test_outputs_that_are_not_finite_are_an_error():
+    model, _, rows, collate = fresh()
+    with torch.no_grad():
+        model.head[1].bias[0] = float("inf")
+    with pytest.raises(TrainingError, match="diverged"):
+        predict(model, rows, collate)
+    with pytest.raises(ConfigError, match="batch-size is 0"):
+        predict(model, rows, collate, batch_size=0)
 
 
 def test_predictions_come_in_the_order_of_the_rows():

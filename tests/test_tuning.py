@@ -18,7 +18,7 @@ from wheretune.heads import HeadedModel
 def own_model(family="bert", seed=0):
     """A classifier such as a user brings, with its tokenizer, on the weights of `tiny_model`."""
     base, tokenizer = tiny_model(family, seed=seed)
-    base.config.num_labels = 2
+    base.config.num_labels, base.config.pad_token_id = 2, tokenizer.pad_token_id
     torch.manual_seed(1)
     model = AutoModelForSequenceClassification.from_config(base.config)
     model.base_model.load_state_dict(base.state_dict(), strict=False)
@@ -46,11 +46,11 @@ def test_an_unmodified_trainer_changes_the_plan_s_layers_and_the_head_alone(fami
     model, tokenizer = own_model(family)
     plan = planned(model, tokenizer, wt.Explicit((1, 3)))
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
-    before = tensor_hashes(iter(model.state_dict().items()))
+    before = tensor_hashes(model.state_dict().items())
     tuned = wt.apply(model, plan)
     train(model, tokenizer, tmp_path)
     tuned.check()
-    after = tensor_hashes(iter(model.state_dict().items()))
+    after = tensor_hashes(model.state_dict().items())
     changed = {name for name in after if after[name] != before[name]}
     paths = [f"{tuned.stack.base_path}.{tuned.stack.layers[i].path}." for i in (1, 3)]
     tops = [(n, m) for n, m in model.named_children() if n != tuned.stack.base_path]
@@ -60,7 +60,7 @@ def test_an_unmodified_trainer_changes_the_plan_s_layers_and_the_head_alone(fami
     assert all(any(name.startswith(path) for name in changed) for path in [*paths, on_top[0]])
     tuned.undo()
     assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
-    assert tensor_hashes(iter(model.state_dict().items())) == after
+    assert tensor_hashes(model.state_dict().items()) == after
 
 
 def test_the_optimizer_holds_state_for_what_trains_only(tmp_path):
@@ -160,7 +160,7 @@ def test_a_delta_holds_what_changed_and_restores_it(tmp_path):
         assert set(saved.keys()) == set(tuned.trainable)
     fresh, _ = own_model()
     wt.load_delta(fresh, tmp_path / "delta")
-    assert tensor_hashes(iter(fresh.state_dict().items())) == tensor_hashes(iter(model.state_dict().items()))
+    assert tensor_hashes(fresh.state_dict().items()) == tensor_hashes(model.state_dict().items())
 
 
 def saved_delta(tmp_path):
@@ -170,6 +170,22 @@ def saved_delta(tmp_path):
         for parameter in tuned.trainable.values():
             parameter += 1
     return wt.save_delta(tuned, tmp_path / "delta")
+
+
+def test_a_delta_is_not_written_over_another_nor_with_holes(tmp_path):
+    folder = saved_delta(tmp_path)
+    before = (folder / "delta.safetensors").read_bytes()
+    model, tokenizer = own_model()
+    tuned = wt.apply(model, planned(model, tokenizer, wt.Top(1)))
+    with torch.no_grad():
+        for parameter in tuned.trainable.values():
+            parameter += 1
+        with pytest.raises(wt.WheretuneError, match="holds a delta already"):
+            wt.save_delta(tuned, folder)
+        model.classifier.bias[0] = float("nan")
+    with pytest.raises(wt.WheretuneError, match=r"diverged: classifier\.bias"):
+        wt.save_delta(tuned, tmp_path / "other")
+    assert (folder / "delta.safetensors").read_bytes() == before and not (tmp_path / "other").exists()
 
 
 def test_a_delta_on_another_base_is_refused(tmp_path):

@@ -8,10 +8,12 @@ apart.
 import copy
 import hashlib
 import inspect
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Int
@@ -20,17 +22,45 @@ from torch import Tensor, nn
 from wheretune.errors import ModelError, PlanError
 from wheretune.types import Layer, LayerStack, ModelInfo, Plan
 
-HUB_SECONDS = 5.0  # how long the hub may take to say whether it has a model
+Answer = TypeVar("Answer")
+HUB_SECONDS = 6.0  # how long the hub may take to say whether it has a model
 MOST_TOKENS = 512  # the cut that applies when the user names none: attention's cost is quadratic
 
 
 # --- loading ------------------------------------------------------------------------------------
 
 
-def resolve(name: str) -> dict[str, Any]:
+def ask_hub(question: Callable[[], Answer]) -> Answer:
+    """What the hub answers, or an error after a few seconds, whatever the network does.
+
+    Raises:
+        Exception: What `question` raises, or TimeoutError.
+    """
+    answers: list[Answer] = []
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            answers.append(question())
+        except Exception as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)  # a name server that never answers must not hold us
+    asking.start()
+    asking.join(HUB_SECONDS)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimeoutError(f"no answer in {HUB_SECONDS:g} seconds")
+    return answers[0]
+
+
+@cache
+def resolve(name: str, revision: str | None = None) -> Mapping[str, Any]:
     """The keyword arguments with which `from_pretrained` opens `name` without a surprise.
 
-    A local folder never touches the network; a hub name is asked for once, briefly, unless it is cached.
+    A local folder never touches the network. A hub name is asked for once, briefly, and pinned to the commit it has
+    now; where the hub does not answer, what is cached will do.
 
     Raises:
         ModelError: No such folder, and no such model on the hub (or no network to ask it).
@@ -47,16 +77,16 @@ def resolve(name: str) -> dict[str, Any]:
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     try:
-        HfApi().model_info(name, timeout=HUB_SECONDS)
+        commit = ask_hub(lambda: HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS).sha)
     except Exception as error:
-        if isinstance(try_to_load_from_cache(name, "config.json"), str):
-            return {"local_files_only": True}
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return {"local_files_only": True, "revision": Path(cached).parent.name}
         raise ModelError(
-            f"no folder {name!r} here, and the hub does not give a model of that name ({reason})",
+            f"no folder {name!r} here, and the hub does not give a model of that name ({_first_line(error)})",
             "check the name and the network, or give a local folder",
         ) from error
-    return {}
+    return {"revision": commit}
 
 
 def load_config(name: str, revision: str | None = None) -> Any:
@@ -67,9 +97,9 @@ def load_config(name: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoConfig
 
-    arguments = resolve(name)
+    arguments = resolve(name, revision)
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **arguments)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
     except Exception as error:
         raise ModelError(f"cannot open the model {name}: {_first_line(error)}", "check its config.json") from error
     return config.get_text_config()
@@ -87,11 +117,9 @@ def load_model(name: str, revision: str | None = None) -> nn.Module:
     """
     from transformers import AutoModel
 
-    arguments = resolve(name)
+    arguments = resolve(name, revision)
     try:
-        model: nn.Module = AutoModel.from_pretrained(
-            name, revision=revision, dtype=torch.float32, trust_remote_code=False, **arguments
-        )
+        model: nn.Module = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **arguments)
     except Exception as error:
         raise ModelError(
             f"cannot open the model {name}: {_first_line(error)}",
@@ -112,7 +140,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
     arguments = resolve(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **arguments)
     except Exception as error:
         raise ModelError(
             f"cannot open the tokenizer of {name}: {_first_line(error)}",
@@ -195,14 +223,23 @@ def find_layers(model: nn.Module) -> LayerStack:
             f"{name} has no list of {expected} layers of its own (module lists found: {found})",
             "use a model whose layers have weights of their own",
         )
-    path, stack = min(fitting, key=lambda pair: pair[0].count("."))
-    owners = [{id(parameter) for parameter in layer.parameters()} for layer in stack]
-    shared = [i for i in range(1, len(owners)) if owners[i] & owners[i - 1]]
-    if shared:
+    outermost = min(path.count(".") for path, _ in fitting)
+    fitting = [(path, module) for path, module in fitting if path.count(".") == outermost]
+    if len(fitting) > 1:
         raise ModelError(
-            f"layers {shared[0] - 1} and {shared[0]} of {name} share their weights",
-            "use a model whose layers have weights of their own",
+            f"{name} spreads its layers over several lists ({', '.join(path for path, _ in fitting)})",
+            "use a model whose layers are modules of their own",
         )
+    path, stack = fitting[0]
+    owners: dict[int, int] = {}
+    for index, layer in enumerate(stack):
+        for parameter in layer.parameters():
+            other = owners.setdefault(id(parameter), index)
+            if other != index:
+                raise ModelError(
+                    f"layers {other} and {index} of {name} share their weights",
+                    "use a model whose layers have weights of their own",
+                )
     base_path = next((found for found, module in model.named_modules() if module is base), "")
     return LayerStack(
         model=model,
@@ -283,11 +320,12 @@ def head_parameters(stack: LayerStack) -> list[nn.Parameter]:
 # --- which model it is --------------------------------------------------------------------------
 
 
-def tensor_hashes(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, str]:
-    """SHA-256 of the bytes of every tensor, by name."""
+def tensor_hashes(tensors: Iterable[tuple[str, Tensor]], *, as_fp32: bool = False) -> dict[str, str]:
+    """SHA-256 of the bytes of every tensor, by name; of floating ones as fp32 where asked for."""
 
     def one(item: tuple[str, Tensor]) -> tuple[str, str]:
         name, tensor = item
+        tensor = tensor.float() if as_fp32 and tensor.is_floating_point() else tensor
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         return name, hashlib.sha256(raw.numpy().data).hexdigest()
 
@@ -296,14 +334,17 @@ def tensor_hashes(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, str]:
 
 
 def base_hash(stack: LayerStack) -> str:
-    """SHA-256 over the weights of the base model, the pooler left out: the same with or without a head."""
-    weights = stack.base.state_dict().items()
-    each = tensor_hashes((name, value) for name, value in weights if not name.startswith("pooler."))
+    """SHA-256 over the weights of the base model as fp32, the pooler left out.
+
+    It is the same with or without a head, and for a half-precision checkpoint however it was loaded.
+    """
+    weights = ((n, v) for n, v in stack.base.state_dict().items() if not n.startswith("pooler."))
+    each = tensor_hashes(weights, as_fp32=True)
     return hashlib.sha256("".join(f"{name}:{each[name]}\n" for name in sorted(each)).encode()).hexdigest()
 
 
-def describe(stack: LayerStack) -> ModelInfo:
-    """Which model this is: its name as given to `from_pretrained`, revision, and a hash of its weights."""
+def describe(stack: LayerStack, revision: str | None = None) -> ModelInfo:
+    """Which model this is: its name as given to `from_pretrained`, the hub's commit, and a hash of its weights."""
     config = stack.base.config
     name = str(getattr(config, "_name_or_path", "") or type(stack.base).__name__)
     if Path(name).is_dir():
@@ -312,7 +353,7 @@ def describe(stack: LayerStack) -> ModelInfo:
     left_out = sum(p.numel() for p in pooler.parameters()) if isinstance(pooler, nn.Module) else 0
     return ModelInfo(
         name=name,
-        revision=getattr(config, "_commit_hash", None),
+        revision=revision,
         hash=base_hash(stack),
         layers=len(stack),
         hidden_size=stack.hidden_size,
@@ -341,7 +382,9 @@ def check_plan(stack: LayerStack, plan: Plan) -> None:
 SMALL = 2.0**-14  # tanh(SMALL h) / SMALL is h within 2e-6 of its size for |h| up to 40, and W / SMALL fits fp16
 
 
-def plain_classifier(base: nn.Module, linear: nn.Linear, classes: tuple[str, ...]) -> nn.Module | None:
+def plain_classifier(
+    base: nn.Module, linear: nn.Linear, classes: tuple[str, ...], pad_token_id: int
+) -> nn.Module | None:
     """Transformers' own sequence classifier that computes `linear` on the representative token.
 
     Decoders have just that linear map. BERT, RoBERTa, MPNet and their kin put tanh(dense(h)) before it;
@@ -352,6 +395,7 @@ def plain_classifier(base: nn.Module, linear: nn.Linear, classes: tuple[str, ...
         base: The headless model with its tuned weights.
         linear: The head.
         classes: The class names; none for a regression.
+        pad_token_id: Of the tokenizer: by it a decoder's classifier tells where a padded text ends.
 
     Returns:
         The classifier, or None where the family's cannot compute the same. The caller must still compare.
@@ -360,6 +404,7 @@ def plain_classifier(base: nn.Module, linear: nn.Linear, classes: tuple[str, ...
 
     config = copy.deepcopy(cast(Any, base.config))
     config.num_labels = linear.out_features
+    config.pad_token_id = pad_token_id
     if classes:
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: i for i, name in enumerate(classes)}

@@ -35,6 +35,7 @@ app = typer.Typer(
     help="Where to fine-tune a language model: score every layer in one forward pass, choose, tune exactly those.",
 )
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
+STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
 PIPE_WIDTH = 120  # where there is no terminal to ask, a line may be this long
 out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
@@ -56,14 +57,19 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         raise ConfigError(f"{path} is not YAML ({reason})", "write one `option: value` a line") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no options", "write one `option: value` a line")
-    known = {parameter.name for parameter in context.command.params if parameter.name} - {"config"}
+    known = {
+        option.removeprefix("--").replace("-", "_"): str(parameter.name)
+        for parameter in context.command.params
+        for option in parameter.opts
+        if option.startswith("--") and parameter.name != "config"
+    }
     defaults: dict[str, Any] = {}
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{path} has the unknown key {key!r}", f"the nearest known one is {close!r}")
-        defaults[name] = ",".join(map(str, value)) if isinstance(value, list) else value
+        defaults[known[name]] = ",".join(map(str, value)) if isinstance(value, list) else value
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
@@ -117,7 +123,9 @@ LearningRate = Annotated[float, _option("--learning-rate", text="Peak learning r
 BatchSize = Annotated[int, _option("--batch-size", text="Texts in a batch.")]
 WarmupRatio = Annotated[float, _option("--warmup-ratio", text="Share of the steps that warm up.")]
 Seed = Annotated[int, _option("--seed", text="Of every random draw.")]
-Resume = Annotated[bool, _option("--resume", text="Go on with (or read again) what --output holds.")]
+Resume = Annotated[
+    bool, _option("--resume", text="Read a finished --output again; a stopped one goes on without being asked.")
+]
 Overwrite = Annotated[bool, _option("--overwrite", text="Replace what wheretune left in --output.")]
 AsJson = Annotated[bool, _option("--json", text="Print JSON for a script, and nothing else, on standard output.")]
 Config = Annotated[
@@ -135,9 +143,18 @@ def _needed(value: Any, option: str) -> Any:
 def _show(thing: object, as_json: bool = False, data: Any = None) -> None:
     """Prints a rich object, or the JSON of `data` where a script asked for it."""
     if as_json:
-        sys.stdout.write(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")
+        _write_out(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")
     else:
         out.print(thing, soft_wrap=isinstance(thing, Text))
+
+
+def _write_out(text: str) -> None:
+    """Writes to standard output; whoever reads it may have heard enough (`| head`)."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _note(message: str) -> None:
@@ -216,7 +233,8 @@ def score(
 ) -> None:
     """Score every layer in one forward pass, without training. Labels are not needed.
 
-    Examples:
+    For example:
+
     wheretune score --model bert-base-cased --train train.jsonl --output scores.json
 
     wheretune score --model ./my-model --train pairs.csv --text-column a --pair-column b --figures figures
@@ -257,6 +275,8 @@ def _data(
 
     if length is not None and length < 1:
         raise ConfigError(f"--max-length is {length}", "give 1 or more")
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed}", "give 0 or more")
     source = str(Path(source).resolve()) if Path(source).is_file() else source
     return DataSpec(source, text, pair, label, task, most, length, seed)
 
@@ -277,7 +297,8 @@ def _score(
 def scorers(json_: AsJson = False) -> None:
     """List the scorers: formula, source, what they read, cost, and the selector their source uses.
 
-    Example:
+    For example:
+
     wheretune scorers
     """
     from dataclasses import asdict
@@ -295,7 +316,8 @@ def scorers(json_: AsJson = False) -> None:
 def selectors(json_: AsJson = False) -> None:
     """List the selectors: what each chooses, and whether it needs scores.
 
-    Example:
+    For example:
+
     wheretune selectors
     """
     import inspect
@@ -314,6 +336,7 @@ def selectors(json_: AsJson = False) -> None:
 
 @app.command()
 def plan(
+    context: typer.Context,
     scores_file: Annotated[
         Path | None,
         typer.Argument(metavar="[SCORES]", help="What `wheretune score` wrote.", show_default=False),
@@ -347,7 +370,8 @@ def plan(
 ) -> None:
     """Choose the layers to tune, from scores or (with --model and --train) scoring first.
 
-    Examples:
+    For example:
+
     wheretune plan scores.json --select block-highest --k 3 --output plan.json
 
     wheretune plan --model bert-base-cased --train train.jsonl --select lowest --k 3 --head concat
@@ -356,8 +380,8 @@ def plan(
 
     _check_names(scorer or "cosine-centrality", head, select)
     if scores_file is not None:
-        if model is not None or train is not None:
-            raise ConfigError("both a scores file and --model or --train are given", "give the one or the other")
+        scoring = ("text_column", "pair_column", "label_column", "task", "pooling", "max_samples", "max_length")
+        _refuse(context, ("model", "train", *scoring, "batch_size"), "a scores file")
         scores = _one_of(load_scores(scores_file), scorer)
     else:
         data = _data(
@@ -397,6 +421,7 @@ def _plan(scores: "LayerScores", select: str | None, k: int | None, seed: int, l
 
 @app.command()
 def tune(
+    context: typer.Context,
     output: Annotated[Path | None, _option("--output", text="Folder of the run.", metavar="DIR")] = None,
     plan_file: Annotated[
         Path | None, _option("--plan", text="What `wheretune plan` wrote.", show_default="made here")
@@ -430,32 +455,39 @@ def tune(
     The folder holds only what changed (delta.safetensors) and all it takes to use it. A run that was stopped
     goes on from its last finished epoch when it is started again.
 
-    Examples:
+    For example:
+
     wheretune tune --model bert-base-cased --train train.jsonl --output runs/mine
 
     wheretune tune --plan plan.json --train train.jsonl --validation dev.jsonl --output runs/mine --epochs 5
     """
+    from wheretune.data import load_data
     from wheretune.files import claim, take_folder
-    from wheretune.run import RESULT, run
+    from wheretune.run import RESULT, check_fit, layer_count, run
     from wheretune.training import check_settings
     from wheretune.types import LayerScores, Plan, RunSpec, TrainSettings, load, save, to_json
 
     folder = _needed(output, "--output")
     _check_names(scorer, head, select)
+    if plan_file is not None:
+        _refuse(context, ("select", "k", "layers", "head", "scorer"), "--plan, which has decided that")
     given = load(Plan, plan_file) if plan_file is not None else None
     name = model or (given.model.name if given else _needed(model, "--model, or --plan,"))
     settings = TrainSettings(epochs, learning_rate, batch_size, warmup_ratio, seed=seed)
     check_settings(settings)
-    data = _data(_needed(train, "--train"), text_column, pair_column, label_column, task, max_samples, max_length, seed)
-    dev = (
-        None
-        if validation is None
-        else _data(validation, text_column, pair_column, label_column, task, None, max_length, seed)
-    )
-    _check_data(data, dev)
+    columns = (text_column, pair_column, label_column, task)
+    data = _data(_needed(train, "--train"), *columns, max_samples, max_length, seed)
+    info = load_data(data).info
+    held_out = _data(validation, *columns, None, max_length, seed) if validation is not None else None
+    dev = load_data(held_out, like=info).info if held_out is not None else None
+    if given is not None:
+        given = _at(given, name)
+        check_fit(given)
+    else:
+        _try_selector(select, layer_count(name), k, seed, layers)
     take_folder(folder, "tune.json", RESULT, resume=resume, overwrite=overwrite)
     asked = {
-        "model": name, "train": to_json(data), "validation": dev and to_json(dev), "settings": to_json(settings),
+        "model": name, "train": to_json(info), "validation": dev and to_json(dev), "settings": to_json(settings),
         "plan": given and to_json(given), "choice": None if given else [scorer, select, k, layers, head],
     }  # fmt: skip
     claim(folder / "tune.json", asked)
@@ -468,12 +500,27 @@ def tune(
         given = _plan(scores, select, k, seed, layers, head)
         if not json_:
             out.print(scores.profile(given.layers))
-    given = _at(given, name)
     save(given, folder / "plan.json")
     if not json_:
         out.print(given)
-    result = run(RunSpec(given, data, dev, None, settings), folder, f"tuning layers {_comma(given.layers)}")
+    result = run(RunSpec(given, info, dev, None, settings), folder, f"tuning layers {_comma(given.layers)}")
     _show(_summary(result, folder), json_, to_json(result))
+
+
+def _refuse(context: typer.Context, names: Sequence[str], why: str) -> None:
+    """Refuses options that were given and would have no effect."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP"):
+            raise ConfigError(f"--{name.replace('_', '-')} has no effect with {why}", "give the one or the other")
+
+
+def _try_selector(select: str | None, count: int, k: int | None, seed: int, layers: str) -> None:
+    """Says that k or a layer is out of range before a model is loaded and a folder begun."""
+    import numpy as np
+
+    name = "explicit" if layers and select is None else select or "top"
+    _pick_selector(name, count, k, seed, layers).select(np.zeros(count))
 
 
 def _at(plan: "Plan", name: str) -> "Plan":
@@ -482,16 +529,6 @@ def _at(plan: "Plan", name: str) -> "Plan":
 
     name = str(Path(name).resolve()) if Path(name).is_dir() else name
     return replace(plan, model=replace(plan.model, name=name))
-
-
-def _check_data(train: "DataSpec", *others: "DataSpec | None") -> None:
-    """Says what is wrong with the data before anything is written."""
-    from wheretune.data import load_data
-
-    info = load_data(train).info
-    for other in others:
-        if other is not None:
-            load_data(other, like=info)
 
 
 def _comma(layers: Sequence[int]) -> str:
@@ -531,7 +568,8 @@ def evaluate(
 ) -> None:
     """Measure a tuned model on labelled data.
 
-    Examples:
+    For example:
+
     wheretune evaluate runs/mine --data test.jsonl
 
     wheretune evaluate runs/mine --data test.jsonl --json
@@ -566,7 +604,8 @@ def predict(
 ) -> None:
     """Predict labels for texts; the data needs none. One JSON object a row, in the order of the rows.
 
-    Examples:
+    For example:
+
     wheretune predict runs/mine --data new.jsonl --output predictions.jsonl
 
     wheretune predict runs/mine --data new.csv | head
@@ -593,7 +632,7 @@ def predict(
         rows = [{"value": float(row[0])} for row in logits]
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     if output is None:
-        sys.stdout.write(text)
+        _write_out(text)
     else:
         write_text(output, text)
         _note(f"{len(rows)} predictions in {output}")
@@ -609,7 +648,8 @@ def merge(
 ) -> None:
     """Write a plain Transformers checkpoint that opens without wheretune.
 
-    Example:
+    For example:
+
     wheretune merge runs/mine --output merged
     """
     from wheretune import run
@@ -670,7 +710,8 @@ def compare(
 
     Started again with the same options, it runs only what is missing.
 
-    Examples:
+    For example:
+
     wheretune compare --model M --train train.jsonl --validation dev.jsonl --test test.jsonl
     --methods full,prism,top,bottom,random,head-only --k 3 --seeds 0,42,100 --output runs/compared
 
@@ -713,7 +754,7 @@ def compare(
     take_folder(folder, "compare.json", "table.md", resume=True, overwrite=overwrite)
     rows = run_comparison(what, folder)
     write_tables(what, rows, folder)
-    found = lines(rows)
+    found = lines(what, rows)
     for row in rows:
         if row.searched and not json_:
             tried = ", ".join(f"{rate:g}: {value:.4f}" for rate, value in row.searched.items())
@@ -735,7 +776,8 @@ def demo(
 ) -> None:
     """Score, choose, tune and compare on a real model and real articles that PyPI packages carry. No network.
 
-    Example:
+    For example:
+
     wheretune demo --output runs/demo
     """
     from wheretune import demo as room
@@ -805,13 +847,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except WheretuneError as error:
         _fail(str(error))
     except USAGE_ERROR as error:
-        _fail(f"{error.format_message()}; see --help")
-    except (KeyboardInterrupt, typer.Abort):
+        if error.format_message():
+            _fail(f"{error.format_message()}; see --help")
+        code = 2  # nothing was asked for, and the help has been printed
+    except KeyboardInterrupt:
+        code = STOPPED
+    if code == STOPPED:
         err.print(Text("stopped; the same command goes on from the last finished epoch", style="bold"))
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -8,23 +8,27 @@ import dataclasses
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+import numpy as np
 
 from wheretune import catalog
 from wheretune.data import load_data
 from wheretune.errors import ConfigError
 from wheretune.files import claim, write_csv, write_text
 from wheretune.planning import plan
-from wheretune.run import run, score_model
+from wheretune.run import layer_count, run, score_model
+from wheretune.selectors import Selector
 from wheretune.show.tables import count, seconds, short_name
 from wheretune.training import check_settings
 from wheretune.types import (
+    DataInfo,
     DataSpec,
     LayerScores,
     Metric,
-    Plan,
     RunResult,
     RunSpec,
     Spec,
@@ -34,6 +38,7 @@ from wheretune.types import (
 )
 
 SPEC, SCORES, FAILURE = "compare.json", "scores.json", "failed.txt"
+GROWING = ("methods", "seeds", "learning_rates")  # what may be added to a comparison that has begun
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,15 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Data:
+    """What every run of a comparison reads, by content."""
+
+    train: DataInfo
+    validation: DataInfo | None
+    test: DataInfo
+
+
+@dataclass(frozen=True)
 class Row:
     """One method's line: its runs at the learning rate that was chosen for it.
 
@@ -93,9 +107,9 @@ class Row:
         return [result.metrics["test"][0] for result in self.results]
 
     @property
-    def train_seconds(self) -> float:
-        """The mean over seeds, scoring left out."""
-        return mean(result.seconds["train"] for result in self.results)
+    def train_seconds(self) -> dict[int, float]:
+        """By seed, scoring left out."""
+        return {result.spec.settings.seed: result.seconds["train"] for result in self.results}
 
 
 def compare(what: Comparison, folder: Path) -> list[Row]:
@@ -110,13 +124,22 @@ def compare(what: Comparison, folder: Path) -> list[Row]:
     """
     if len(what.learning_rates) > 1 and what.validation is None:
         raise ConfigError("several --learning-rates need data to choose by", "give --validation")
-    for name in what.methods:
-        catalog.method(name)
-    check_settings(what.settings)
+    for rate in what.learning_rates:
+        for seed in what.seeds:
+            check_settings(replace(what.settings, learning_rate=rate, seed=seed))
+    layers = layer_count(what.model)
+    for name in what.methods:  # all that can be known to be wrong is said before anything is written
+        selector = _selector(name, what.k, layers, what.seeds[0])
+        if selector is not None:
+            selector.select(np.zeros(layers))
     train = load_data(what.train).info
-    for split in filter(None, (what.validation, what.test)):
-        load_data(split, like=train)  # bad data is said now, not after an hour of training
-    claim(folder / SPEC, dataclasses.asdict(what))
+    data = Data(
+        train,
+        None if what.validation is None else load_data(what.validation, like=train).info,
+        load_data(what.test, like=train).info,
+    )
+    shared = {key: value for key, value in dataclasses.asdict(what).items() if key not in GROWING}
+    claim(folder / SPEC, shared | {"data": dataclasses.asdict(data)})
     if (folder / SCORES).is_file():
         scores = load(LayerScores, folder / SCORES)
     else:
@@ -124,27 +147,28 @@ def compare(what: Comparison, folder: Path) -> list[Row]:
             what.model, what.train, [catalog.scorer(what.scorer)], batch_size=2 * what.settings.batch_size
         )[0]
         save(scores, folder / SCORES)
-    plans = {
-        (name, seed): _plan(name, scores, what, seed) for name in what.methods for seed in what.seeds
-    }  # all of them before the first run, so that a k too large is said at once
-    return [_row(name, what, scores, plans, folder) for name in what.methods]
+    return [_row(name, what, scores, data, folder) for name in what.methods]
 
 
-def _plan(name: str, scores: LayerScores, what: Comparison, seed: int) -> Plan:
+def _selector(name: str, k: int, layers: int, seed: int) -> Selector | None:
     method = catalog.method(name)
-    k = len(scores.layers) if method.every_layer else what.k
-    selector = None if method.selector is None else catalog.selector(method.selector, k=k, seed=seed)
-    return plan(scores, selector, tuner=method.tuner, head=catalog.head(Spec(what.head)))
+    if method.selector is None:
+        return None
+    return catalog.selector(method.selector, k=layers if method.every_layer else k, seed=seed)
 
 
-def _row(name: str, what: Comparison, scores: LayerScores, plans: dict[tuple[str, int], Plan], folder: Path) -> Row:
+def _row(name: str, what: Comparison, scores: LayerScores, data: Data, folder: Path) -> Row:
     failures: dict[str, str] = {}
+    head, tuner = catalog.head(Spec(what.head)), catalog.method(name).tuner
 
+    @cache
     def one(rate: float, seed: int) -> RunResult | None:
         where = folder / "runs" / name / f"lr-{rate:g}" / f"seed-{seed}"
         settings = replace(what.settings, learning_rate=rate, seed=seed)
-        spec = RunSpec(plans[name, seed], what.train, what.validation, what.test, settings)
         try:
+            selector = _selector(name, what.k, len(scores.layers), seed)
+            made = plan(scores, selector, tuner=tuner, head=head)
+            spec = RunSpec(made, data.train, data.validation, data.test, settings)
             result = run(spec, where, f"{name}, lr {rate:g}, seed {seed}")
             (where / FAILURE).unlink(missing_ok=True)
             return result
@@ -162,13 +186,12 @@ def _row(name: str, what: Comparison, scores: LayerScores, plans: dict[tuple[str
         searched = {rate: r.metrics["validation"][0].value for rate, r in tried.items() if r is not None}
         best = max(searched, key=lambda rate: (searched[rate], -rate), default=best)
     results = [one(best, seed) for seed in what.seeds]
-    needs = catalog.needs_scores(name)
     return Row(
         method=name,
         learning_rate=best,
         searched=searched,
         results=tuple(result for result in results if result is not None),
-        score_seconds=scores.seconds if needs else 0.0,
+        score_seconds=scores.seconds if catalog.needs_scores(name) else 0.0,
         failures=failures,
     )
 
@@ -188,14 +211,14 @@ COLUMNS = (
 )
 
 
-def lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def lines(what: Comparison, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A dictionary of plain values a method; what is not known is None, never a number.
 
     The standard deviation is the sample's, over seeds. Speed-up is full fine-tuning's mean training time over
-    the method's with its scoring pass, where `full` was run with the same seeds.
+    the method's with its scoring pass, over the seeds that both have finished.
     """
     full = next((row for row in rows if row.method == "full" and row.results), None)
-    return [_line(row, full) for row in rows]
+    return [_line(row, full) | {"asked": len(what.seeds)} for row in rows]
 
 
 def _line(row: Row, full: Row | None) -> dict[str, Any]:
@@ -210,7 +233,11 @@ def _line(row: Row, full: Row | None) -> dict[str, Any]:
     values = [metric.value for metric in row.metrics]
     chosen = {result.spec.plan.layers for result in row.results}
     peaks = [r.peak_memory_bytes for r in row.results if r.peak_memory_bytes is not None]
-    paid = row.train_seconds + row.score_seconds
+    both = set(row.train_seconds) & set(full.train_seconds) if full is not None else set()
+    speed_up = None
+    if full is not None and both:
+        paid = mean(row.train_seconds[seed] for seed in both) + row.score_seconds
+        speed_up = mean(full.train_seconds[seed] for seed in both) / paid
     return line | {
         "layers": [list(layers) for layers in sorted(chosen)],
         "metric": row.metrics[0].name,
@@ -218,9 +245,9 @@ def _line(row: Row, full: Row | None) -> dict[str, Any]:
         "mean": mean(values),
         "std": stdev(values) if len(values) > 1 else None,
         "trainable_parameters": row.results[0].trainable_parameters,
-        "train_seconds": row.train_seconds,
+        "train_seconds": mean(row.train_seconds.values()),
         "score_seconds": row.score_seconds,
-        "speed_up": full.train_seconds / paid if full is not None else None,
+        "speed_up": speed_up,
         "peak_memory_bytes": max(peaks) if peaks else None,
     }
 
@@ -230,11 +257,12 @@ def cells(line: dict[str, Any]) -> list[str]:
     if not line["seeds"]:
         return [line["method"], "–", "failed", f"{line['learning_rate']:g}", *["–"] * (len(COLUMNS) - 4)]
     spread = "" if line["std"] is None else f" ± {line['std']:.4f}"
+    missing = f" ({line['seeds']} of {line['asked']} seeds)" if line["seeds"] < line["asked"] else ""
     layers = " ".join(map(str, line["layers"][0])) or "none"
     return [
         line["method"],
         layers if len(line["layers"]) == 1 else "by seed",
-        f"{line['metric']} {line['mean']:.4f}{spread}",
+        f"{line['metric']} {line['mean']:.4f}{spread}{missing}",
         f"{line['learning_rate']:g}",
         count(line["trainable_parameters"]),
         seconds(line["train_seconds"]),
@@ -256,7 +284,7 @@ def title(what: Comparison, rows: Sequence[Row]) -> str:
 
 def write_tables(what: Comparison, rows: Sequence[Row], folder: Path) -> None:
     """Writes `table.md` and `results.csv` (one line a run, failed ones left out, split by split)."""
-    body = [" | ".join(cells(line)) for line in lines(rows)]
+    body = [" | ".join(cells(line)) for line in lines(what, rows)]
     head = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
     text = f"{title(what, rows)}\n\n" + "".join(f"| {line} |\n" for line in [*head, *body])
     write_text(folder / "table.md", text)

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wheretune.anatomy import HUB_SECONDS, ask_hub
 from wheretune.errors import DataError
-from wheretune.files import digest
+from wheretune.files import digest_of
 from wheretune.types import DataInfo, DataSpec, Task
 
 FORMATS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
-HUB_SECONDS = 5.0
 CHUNK = 64  # batches that are tokenised and sorted by length together while streaming
 Row = Mapping[str, Any]
 Batch = dict[str, Tensor]
@@ -38,11 +38,13 @@ class TextData:
         info: Where they came from and what task they make.
         texts: One or two strings a row.
         labels: Class indices (classification), numbers (regression) or None (unlabelled).
+        rows: The row of each text in its source, from 0.
     """
 
     info: DataInfo
     texts: tuple[tuple[str, ...], ...]
     labels: tuple[float, ...] | None
+    rows: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -101,13 +103,24 @@ def _read_separated(separator: str) -> Callable[[Path], list[Row]]:
     def read(path: Path) -> list[Row]:
         csv.field_size_limit(2**31 - 1)
         text = path.read_text(encoding="utf-8-sig")
-        rows: list[Row] = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval=""))
-        for number, row in enumerate(rows, start=1):
-            if None in row:
-                raise DataError(f"{path} row {number} has more cells than the header", "quote its text")
-        return rows
+        try:
+            return _parse(path, text, separator, csv.QUOTE_MINIMAL)
+        except csv.Error:
+            if separator != "\t":
+                raise
+            return _parse(path, text, separator, csv.QUOTE_NONE)  # as GLUE's files, where a quote is a character
 
     return read
+
+
+def _parse(path: Path, text: str, separator: str, quoting: Literal[0, 3]) -> list[Row]:
+    lines = io.StringIO(text, newline="")
+    reader = csv.DictReader(lines, delimiter=separator, restval="", quoting=quoting, strict=True)
+    rows: list[Row] = list(reader)
+    for number, row in enumerate(rows, start=1):
+        if None in row:
+            raise DataError(f"{path} row {number} has more cells than the header", "quote its text")
+    return rows
 
 
 def _read_parquet(path: Path) -> list[Row]:
@@ -130,7 +143,7 @@ def _read_hub(name: str, config: str, split: str) -> list[Row]:
     from huggingface_hub import HfApi
 
     try:
-        HfApi().dataset_info(name, timeout=HUB_SECONDS)
+        ask_hub(lambda: HfApi().dataset_info(name, timeout=HUB_SECONDS))
         from datasets import load_dataset
 
         loaded = load_dataset(name, config or None, split=split)
@@ -171,23 +184,27 @@ def load_data(
     rows = read_rows(spec.source) if rows is None else rows
     if not rows:
         raise DataError(f"{spec.source} has no rows", "give some data")
+    numbers = tuple(range(len(rows)))
     if spec.max_samples is not None:
         if spec.max_samples < 1:
             raise DataError(f"--max-samples is {spec.max_samples}", "give 1 or more")
         if spec.max_samples < len(rows):
             drawn = np.random.default_rng(spec.seed).choice(len(rows), spec.max_samples, replace=False)
-            rows = [rows[i] for i in sorted(drawn)]
+            numbers = tuple(sorted(int(i) for i in drawn))
+            rows = [rows[i] for i in numbers]
     columns = [spec.text_column, *([spec.pair_column] if spec.pair_column is not None else [])]
     for column in columns:
         _require(spec.source, rows, column)
     texts = tuple(tuple(_text(row.get(column)) for column in columns) for row in rows)
     empty = [i for i, row in enumerate(texts) if not all(text.strip() for text in row)]
     if empty:
-        raise DataError(f"{spec.source} has empty text in {_rows(empty)}", "remove these rows or give them a text")
-    values, task, classes = _labels(spec, rows, like, labels)
-    content = digest([texts, values])
+        raise DataError(
+            f"{spec.source} has empty text in {_rows(empty, numbers)}", "remove these rows or give them a text"
+        )
+    values, task, classes = _labels(spec, rows, numbers, like, labels)
+    content = digest_of(zip(texts, values or (None,) * len(texts), strict=True))
     info = DataInfo(spec=spec, rows=len(rows), task=task, classes=classes, hash=content)
-    return TextData(info, texts, values)
+    return TextData(info, texts, values, numbers)
 
 
 def _require(source: str, rows: Sequence[Row], column: str) -> None:
@@ -204,15 +221,15 @@ def _text(value: object) -> str:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
-def _rows(indices: Sequence[int]) -> str:
-    """Rows as a person counts them, the first is 1."""
-    shown = ", ".join(str(i + 1) for i in indices[:5])
+def _rows(indices: Sequence[int], numbers: Sequence[int]) -> str:
+    """Rows as a person counts them in the source, the first is 1."""
+    shown = ", ".join(str(numbers[i] + 1) for i in indices[:5])
     more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
     return f"row{'s' if len(indices) > 1 else ''} {shown}{more} (the first row is 1)"
 
 
 def _labels(
-    spec: DataSpec, rows: Sequence[Row], like: DataInfo | None, use: LabelUse
+    spec: DataSpec, rows: Sequence[Row], numbers: Sequence[int], like: DataInfo | None, use: LabelUse
 ) -> tuple[tuple[float, ...] | None, Task, tuple[str, ...]]:
     column = spec.label_column or "label"
     absent = spec.label_column is None and not any(column in row for row in rows)
@@ -222,16 +239,19 @@ def _labels(
     values = [row.get(column) for row in rows]
     missing = [i for i, value in enumerate(values) if not _text(value).strip()]
     if missing:
-        raise DataError(f"{spec.source} has no {column} in {_rows(missing)}", "remove these rows or label them")
+        raise DataError(
+            f"{spec.source} has no {column} in {_rows(missing, numbers)}", "remove these rows or label them"
+        )
     task: Task = like.task if like else _task(values) if spec.task == "auto" else spec.task
     if task == "regression":
-        return _numbers(spec.source, column, values), task, ()
+        return _numbers(spec.source, column, values, numbers), task, ()
     names = [_class_name(value) for value in values]
     classes = like.classes if like else tuple(sorted(set(names), key=_natural))
     unknown = [i for i, name in enumerate(names) if name not in classes]
     if unknown:
         raise DataError(
-            f"{spec.source} has the label {names[unknown[0]]!r}, which the training data has not, in {_rows(unknown)}",
+            f"{spec.source} has the label {names[unknown[0]]!r}, which the training data has not, "
+            f"in {_rows(unknown, numbers)}",
             f"use the labels {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}",
         )
     if len(classes) < 2:
@@ -258,7 +278,7 @@ def _task(values: Sequence[object]) -> Task:
     return "regression" if len(numbers) == len(values) and fractional else "classification"
 
 
-def _numbers(source: str, column: str, values: Sequence[object]) -> tuple[float, ...]:
+def _numbers(source: str, column: str, values: Sequence[object], rows: Sequence[int]) -> tuple[float, ...]:
     numbers = []
     for i, value in enumerate(values):
         try:
@@ -267,7 +287,7 @@ def _numbers(source: str, column: str, values: Sequence[object]) -> tuple[float,
             number = math.nan
         if not math.isfinite(number):
             raise DataError(
-                f"{source} has the {column} {value!r} in {_rows([i])}, which is no number",
+                f"{source} has the {column} {value!r} in {_rows([i], rows)}, which is no number",
                 "mend the row or say --task classification",
             )
         numbers.append(number)
@@ -281,7 +301,7 @@ def _class_name(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value == round(value) else str(value)
 
 
-def _natural(name: str) -> tuple[int, float, str]:
+def _natural(name: str) -> tuple[int, int, str]:
     """Sorts whole numbers by value and everything else by its letters."""
     return (0, int(name), name) if name.lstrip("-").isdecimal() else (1, 0, name)
 
@@ -292,7 +312,8 @@ def _natural(name: str) -> tuple[int, float, str]:
 def encode(data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
     """Token ids of every row, cut to `max_length`, with its label (if any) and its row number.
 
-    A pair goes to the tokenizer as a pair, so each model joins the two texts in its own way.
+    A pair goes to the tokenizer as a pair, so each model joins the two texts in its own way: BERT puts [SEP] between
+    them, GPT-2 and Qwen2 put nothing.
 
     Raises:
         DataError: A text makes no tokens.
@@ -305,7 +326,7 @@ def encode(data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, An
 def stream_batches(data: TextData, tokenizer: Any, max_length: int, batch_size: int) -> Iterator[list[dict[str, Any]]]:
     """All rows as `encode` gives them, in batches of like length, a chunk of the data at a time.
 
-    Only one chunk is tokenised at once, so the memory does not grow with the data.
+    Only one chunk is tokenised at once: beside the texts themselves, the memory does not grow with the data.
     """
     full = 0
     for start in range(0, len(data), CHUNK * batch_size):
@@ -320,9 +341,10 @@ def _encode(data: TextData, tokenizer: Any, max_length: int, start: int, stop: i
     encoded = tokenizer(*columns, truncation=True, max_length=max_length, padding=False)
     rows: list[dict[str, Any]] = []
     for i in range(start, stop):
-        row = {key: encoded[key][i - start] for key in encoded} | {"row": i}
+        row = {key: encoded[key][i - start] for key in encoded} | {"row": data.rows[i]}
         if not row["input_ids"]:
-            raise DataError(f"{data.info.spec.source} has a text that makes no tokens in {_rows([i])}", "remove it")
+            where = _rows([i], data.rows)
+            raise DataError(f"{data.info.spec.source} has a text that makes no tokens in {where}", "remove it")
         if data.labels is not None:
             row["labels"] = data.labels[i] if data.info.task == "regression" else int(data.labels[i])
         rows.append(row)
@@ -396,23 +418,33 @@ class EpochBuckets(torch.utils.data.Sampler[int]):
 
 
 def from_texts(
-    texts: Sequence[str | tuple[str, str]], labels: Sequence[object] | None = None, *, name: str = "memory"
+    texts: Sequence[str | tuple[str, str]],
+    labels: Sequence[object] | None = None,
+    *,
+    task: Literal["auto", "classification", "regression"] = "auto",
+    max_length: int | None = None,
+    name: str = "memory",
 ) -> TextData:
     """Data that is already in memory.
 
     Args:
         texts: A string a row, or a pair of strings a row.
         labels: A class (string or whole number) or a number a row; scoring needs none.
+        task: `auto` makes a regression of numbers that are not all whole.
+        max_length: Tokens a text is cut to; None means what the model can read, at most 512.
         name: What to call the data in results.
 
     Raises:
-        DataError: As for `load_data`, or the lengths differ.
+        DataError: As for `load_data`, or the lengths differ, or some rows are pairs and some are not.
     """
     if labels is not None and len(labels) != len(texts):
         raise DataError(f"{len(texts)} texts and {len(labels)} labels", "give as many of the one as of the other")
     parts = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-    rows: list[Row] = [dict(zip(("text", "pair"), part, strict=False)) for part in parts]
+    if len({len(part) for part in parts}) > 1:
+        raise DataError("some rows are pairs of texts and some are not", "give the one or the other")
+    columns = ("text", "pair")[: len(parts[0]) if parts else 1]
+    rows: list[Row] = [dict(zip(columns, part, strict=True)) for part in parts]
     if labels is not None:
         rows = [{**row, "label": label} for row, label in zip(rows, labels, strict=True)]
-    pair = "pair" if parts and len(parts[0]) == 2 else None
-    return load_data(DataSpec(name, pair_column=pair), labels="optional", rows=rows)
+    spec = DataSpec(name, pair_column="pair" if "pair" in columns else None, task=task, max_length=max_length)
+    return load_data(spec, labels="optional", rows=rows)

@@ -3,10 +3,8 @@
 A folder is complete when its manifest is there; it is written last and holds the hash of the tensors.
 """
 
-import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wheretune.anatomy import base_hash, find_layers
-from wheretune.errors import DeltaError
-from wheretune.files import write, write_json
+from wheretune.errors import DeltaError, OutputError, TrainingError
+from wheretune.files import write
 from wheretune.tuners.base import Tuned
-from wheretune.types import DataInfo, Plan, from_json, to_json
+from wheretune.types import DataInfo, Manifest, from_json, save
 
 TENSORS, MANIFEST = "delta.safetensors", "wheretune.json"
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a delta is of, and what it takes to use it.
-
-    Attributes:
-        format: The version of this layout.
-        plan: Names the base model, its revision and the hash of its weights.
-        data: The training data's task, classes and columns; None where a user's own Trainer trained.
-        max_length: Tokens that texts were cut to.
-        sha256: Of the tensors' file.
-    """
-
-    format: int
-    plan: Plan
-    data: DataInfo | None
-    max_length: int | None
-    sha256: str
 
 
 def save_delta(
@@ -56,21 +35,19 @@ def save_delta(
 
     Raises:
         EngagementError: Training did not do what the plan says.
-        OutputError: The folder cannot be written.
+        TrainingError: A trained tensor is not finite.
+        OutputError: The folder cannot be written, or holds a delta.
     """
     tuned.check()
     folder = Path(folder)
+    if (folder / MANIFEST).is_file():
+        raise OutputError(f"{folder} holds a delta already", "choose another folder, or delete it first")
     tensors = {name: value.detach().cpu().contiguous() for name, value in tuned.trainable.items()}
+    broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise TrainingError(f"training diverged: {broken[0]} is not finite", "lower the learning rate")
     write(folder / TENSORS, lambda draft: save_file(tensors, draft, {"format": "pt"}))
-    manifest = Manifest(FORMAT, tuned.plan, data, max_length, _sha256(folder / TENSORS))
-    write_json(
-        folder / MANIFEST,
-        {
-            **dataclasses.asdict(manifest),
-            "plan": to_json(manifest.plan),
-            "data": None if data is None else to_json(data),
-        },
-    )
+    save(Manifest(FORMAT, tuned.plan, data, max_length, _sha256(folder / TENSORS)), folder / MANIFEST)
     return folder
 
 
@@ -96,13 +73,7 @@ def read_delta(folder: str | Path) -> tuple[Manifest, dict[str, Tensor]]:
         ) from error
     if written != FORMAT:
         raise DeltaError(f"{folder} has the format {written}", f"use the wheretune that wrote it (we read {FORMAT})")
-    manifest = Manifest(
-        format=FORMAT,
-        plan=from_json(Plan, content.get("plan"), str(folder / MANIFEST)),
-        data=None if content.get("data") is None else from_json(DataInfo, content["data"], str(folder / MANIFEST)),
-        max_length=content.get("max_length"),
-        sha256=str(content.get("sha256")),
-    )
+    manifest = from_json(Manifest, content, str(folder / MANIFEST))
     path = folder / TENSORS
     if not path.is_file() or _sha256(path) != manifest.sha256:
         raise DeltaError(f"{path} is missing or was changed after it was saved", "tune again, or restore the file")

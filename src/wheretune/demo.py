@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wheretune.data import load_data
 from wheretune.errors import DataError
 from wheretune.files import write_text
 from wheretune.planning import plan
@@ -76,7 +77,9 @@ def demo(folder: Path, show: Callable[[object], None]) -> Demo:
     show(scores)
     show(chosen)
     everything = plan(scores, Bottom(len(scores.layers)), tuner=WholeLayers(embeddings=True))
-    spec = RunSpec(chosen, data, None, replace(data, source=str(test)), SETTINGS)
+    info = load_data(data).info
+    held_out = load_data(replace(data, source=str(test)), like=info).info
+    spec = RunSpec(chosen, info, None, held_out, SETTINGS)
     tuned = run(spec, folder / "tuned", f"tuning layers {', '.join(map(str, chosen.layers))}")
     full = run(replace(spec, plan=everything), folder / "full", "full fine-tuning")
     return Demo(scores, chosen, tuned, full)

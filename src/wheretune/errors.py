@@ -39,6 +39,10 @@ class PlanError(WheretuneError):
     """A plan that selects nothing, names a missing layer or belongs to another model."""
 
 
+class TrainingError(WheretuneError):
+    """Training that came to nothing: weights or outputs that are not finite."""
+
+
 class EngagementError(WheretuneError):
     """Training changed something else than the plan names, or did not change what it names."""
 

@@ -13,30 +13,36 @@ from typing import Any
 
 from wheretune.errors import OutputError
 
+PARTIAL = ".partial-"  # in the name of every draft, so that what a killed process left can be told and swept
+
 
 def write(path: Path, fill: Callable[[Path], None]) -> None:
-    """Lets `fill` write a temporary file (or folder) beside `path`, then renames it to `path`.
+    """Lets `fill` write a draft (a file, or a folder that is not there yet) beside `path`, then renames it to `path`.
 
     Raises:
         OutputError: The place cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent))
+        try:
+            draft = scratch / path.name
+            fill(draft)
+            for part in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
+                part.chmod(0o755 if part.is_dir() else 0o644)  # safetensors would keep its files to their owner
+                _fsync(part)
+            draft.replace(path)
+            _fsync(path.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror})", "choose another --output") from error
-    try:
-        draft = scratch / path.name
-        fill(draft)
-        for part in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
-            part.chmod(0o755 if part.is_dir() else 0o644)  # safetensors would keep its files to their owner
-            _fsync(part)
-        if draft.is_dir() and path.exists():
-            path.rename(scratch / "old")
-        draft.replace(path)
-        _fsync(path.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        raise OutputError(f"cannot write {path} ({error.strerror or error})", "choose another --output") from error
+
+
+def sweep(folder: Path) -> None:
+    """Removes the drafts that a killed process left in `folder`."""
+    for path in folder.glob(f".*{PARTIAL}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _fsync(path: Path) -> None:
@@ -76,6 +82,14 @@ def digest(content: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def digest_of(rows: Iterable[Any]) -> str:
+    """SHA-256 over the canonical JSON of each row, one at a time."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    return found.hexdigest()
+
+
 def take_folder(folder: Path, marker: str, finished: str, *, resume: bool, overwrite: bool) -> None:
     """Makes `folder` ready to be written to. A stopped run goes on without being asked to.
 
@@ -91,6 +105,7 @@ def take_folder(folder: Path, marker: str, finished: str, *, resume: bool, overw
     """
     if folder.is_file():
         raise OutputError(f"{folder} is a file", "give a folder as --output")
+    sweep(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / marker).is_file():
@@ -99,7 +114,9 @@ def take_folder(folder: Path, marker: str, finished: str, *, resume: bool, overw
             "choose another --output, or empty the folder yourself",
         )
     if overwrite:
-        shutil.rmtree(folder)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}{PARTIAL}", dir=folder.parent))
+        folder.rename(aside / folder.name)  # gone at once: a kill while it is deleted leaves no half of it
+        shutil.rmtree(aside)
     elif (folder / finished).is_file() and not resume:
         raise OutputError(
             f"the folder {folder} already exists and holds a finished run",

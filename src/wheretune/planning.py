@@ -6,7 +6,6 @@ from wheretune.heads import Head, LastToken, count
 from wheretune.schedules.static import Static
 from wheretune.selectors import Selector
 from wheretune.tuners.base import Tuner
-from wheretune.tuners.head_only import HeadOnly
 from wheretune.tuners.whole_layers import WholeLayers
 from wheretune.types import Cost, LayerScores, Plan, Spec
 
@@ -34,7 +33,7 @@ def plan(
     """
     tuner = tuner if tuner is not None else WholeLayers()
     head = head if head is not None else LastToken()
-    if (selector is None) != isinstance(tuner, HeadOnly):
+    if (selector is None) == tuner.needs_layers:
         raise PlanError(f"the tuner {tuner.name} does not go with {selector}", "choose layers, or head-only")
     model = scores.model
     layers = selector.select(scores.values) if selector is not None else ()

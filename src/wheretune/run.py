@@ -26,26 +26,30 @@ from torch import nn
 
 from wheretune import catalog
 from wheretune.anatomy import (
+    check_plan,
     find_layers,
     load_config,
     load_model,
     load_tokenizer,
     max_tokens,
     plain_classifier,
+    resolve,
 )
 from wheretune.capture import LastState
 from wheretune.data import LabelUse, TextData, collator, encode, load_data
-from wheretune.delta import MANIFEST, Manifest, put_delta, read_delta, save_delta
-from wheretune.errors import DeltaError, OutputError
-from wheretune.files import claim, write
+from wheretune.delta import MANIFEST, put_delta, read_delta, save_delta
+from wheretune.errors import DataError, DeltaError, OutputError
+from wheretune.files import claim, sweep, write
 from wheretune.heads import HeadedModel
 from wheretune.metrics import evaluate
 from wheretune.scorers.base import Scorer, score_stack, versions
-from wheretune.training import CHECKPOINT, check_settings, predict, train
+from wheretune.training import check_settings, checkpoints, predict, train
 from wheretune.tuners.base import Tuned
 from wheretune.types import (
+    DataInfo,
     DataSpec,
     LayerScores,
+    Manifest,
     Metric,
     Plan,
     Pooling,
@@ -90,12 +94,31 @@ def score_model(
     """
     texts = load_data(data, labels="optional")
     stack = find_layers(load_model(name))
-    return score_stack(stack, load_tokenizer(name), texts, scorers, batch_size=batch_size, pooling=pooling, last=last)
+    revision = resolve(name).get("revision")
+    return score_stack(
+        stack,
+        load_tokenizer(name),
+        texts,
+        scorers,
+        batch_size=batch_size,
+        pooling=pooling,
+        last=last,
+        revision=revision,
+    )
 
 
 def layer_count(name: str) -> int:
     """How many layers a model has, read from its config alone."""
     return int(load_config(name).num_hidden_layers)
+
+
+def check_fit(plan: Plan) -> None:
+    """Loads the plan's model and makes sure that the plan was made for it, before anything is written.
+
+    Raises:
+        PlanError: It was made for another one.
+    """
+    check_plan(find_layers(load_model(plan.model.name, plan.model.revision)), plan)
 
 
 def run(spec: RunSpec, folder: Path, description: str = "training") -> RunResult:
@@ -111,43 +134,64 @@ def run(spec: RunSpec, folder: Path, description: str = "training") -> RunResult
         OutputError: The folder holds another run.
     """
     check_settings(spec.settings)
+    catalog.build("schedule", catalog.SCHEDULES, spec.plan.schedule)
+    sweep(folder)
     claim(folder / SPEC, to_json(spec))
     if (folder / RESULT).is_file():
+        _leave_no_checkpoint(folder)
         return load(RunResult, folder / RESULT)
-    base = load_model(spec.plan.model.name, spec.plan.model.revision)
-    tokenizer = load_tokenizer(spec.plan.model.name, spec.plan.model.revision)
-    data = load_data(spec.train)
+    named = spec.plan.model
+    base, tokenizer = load_model(named.name, named.revision), load_tokenizer(named.name, named.revision)
+    data = _same(spec.train)
     splits = {
-        name: load_data(split, like=data.info)
-        for name, split in (("validation", spec.validation), ("test", spec.test))
-        if split is not None
+        name: _same(info, like=data.info)
+        for name, info in (("validation", spec.validation), ("test", spec.test))
+        if info is not None
     }
     model = _headed(base, spec.plan, data, spec.settings.seed)
     tuned = apply(model, spec.plan)
-    length = max_tokens(base, tokenizer, spec.train.max_length)
+    length = max_tokens(base, tokenizer, spec.train.spec.max_length)
     collate = collator(tokenizer)
-    rows = encode(data, tokenizer, length)
     with _peak_memory() as memory:
-        log = train(model, rows, collate, spec.settings, folder, description)
+        log = train(model, encode(data, tokenizer, length), collate, spec.settings, folder, description)
+    (folder / MANIFEST).unlink(missing_ok=True)  # of a sitting that was killed before its result was written
+    save_delta(tuned, folder, data=data.info, max_length=length)
     started = time.perf_counter()
     metrics = {
         name: _measure(model, split, encode(split, tokenizer, length), collate) for name, split in splits.items()
     }
-    evaluated = time.perf_counter() - started
-    save_delta(tuned, folder, data=data.info, max_length=length)
     result = RunResult(
         spec=spec,
         metrics=metrics,
         trainable_parameters=tuned.trainable_parameters,
-        seconds={"train": log.seconds, "evaluate": evaluated},
+        seconds={"train": log.seconds, "evaluate": time.perf_counter() - started},
         peak_memory_bytes=memory.get("peak"),
         steps=log.steps,
         versions=versions(),
         provenance=provenance(),
     )
     save(result, folder / RESULT)
-    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+    _leave_no_checkpoint(folder)
     return result
+
+
+def _same(info: DataInfo, like: DataInfo | None = None) -> TextData:
+    """The data that `info` describes.
+
+    Raises:
+        DataError: It is no longer what it was when the run was planned.
+    """
+    data = load_data(info.spec, like=like)
+    if data.info.hash != info.hash:
+        raise DataError(
+            f"{info.spec.source} has changed since the run was begun", "start the run over with --overwrite"
+        )
+    return data
+
+
+def _leave_no_checkpoint(folder: Path) -> None:
+    for path in checkpoints(folder):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _headed(base: nn.Module, plan: Plan, data: TextData, seed: int) -> HeadedModel:
@@ -222,6 +266,7 @@ def merge(tuned: Finetuned, output: Path) -> bool:
     Raises:
         OutputError: `output` is taken.
     """
+    sweep(output.parent)
     if output.exists():
         raise OutputError(f"{output} already exists", "choose another --output")
     model = tuned.model.cpu()
@@ -229,7 +274,7 @@ def merge(tuned: Finetuned, output: Path) -> bool:
     linear = model.head[-1]
     plain = None
     if not model.all_layers and isinstance(linear, nn.Linear):
-        plain = plain_classifier(model.base, linear, tuned.manifest.data.classes)
+        plain = plain_classifier(model.base, linear, tuned.manifest.data.classes, tuned.tokenizer.pad_token_id)
     if plain is not None and not _agree(tuned, plain):
         plain = None
 

@@ -23,8 +23,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wheretune.capture import evaluating
 from wheretune.data import Collate, EpochBuckets, length_batches
-from wheretune.errors import ConfigError
-from wheretune.files import write
+from wheretune.errors import ConfigError, TrainingError
+from wheretune.files import PARTIAL, sweep, write
 from wheretune.show.tables import progress
 from wheretune.types import TrainSettings
 
@@ -37,7 +37,6 @@ class TrainLog:
 
     seconds: float
     steps: int
-    loss: float
 
 
 def check_settings(settings: TrainSettings) -> None:
@@ -51,9 +50,10 @@ def check_settings(settings: TrainSettings) -> None:
         ("--learning-rate", settings.learning_rate, 0 < settings.learning_rate < 10),
         ("--batch-size", settings.batch_size, settings.batch_size >= 1),
         ("--warmup-ratio", settings.warmup_ratio, 0 <= settings.warmup_ratio < 1),
+        ("--seed", settings.seed, 0 <= settings.seed < 2**32),
     ):
         if not fine:
-            raise ConfigError(f"{name} is {value}", "give a positive number (a warm-up ratio from 0 to below 1)")
+            raise ConfigError(f"{name} is {value}", "give a positive number (a warm-up ratio and a seed may be 0)")
 
 
 def train(
@@ -108,9 +108,14 @@ def train(
     trainer = _Trainer(model=model, args=arguments, train_dataset=_Rows(rows), data_collator=collate, callbacks=[clock])
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    checkpoint = folder / CHECKPOINT
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint.is_dir() else None)
-    return TrainLog(seconds=clock.seconds, steps=trainer.state.global_step, loss=float(result.training_loss))
+    there = checkpoints(folder)
+    trainer.train(resume_from_checkpoint=str(there[-1]) if there else None)
+    return TrainLog(seconds=clock.seconds, steps=trainer.state.global_step)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the earliest first; each is whole."""
+    return sorted(folder.glob(f"{CHECKPOINT}-*"), key=lambda path: int(path.name.split("-")[-1]))
 
 
 class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
@@ -205,7 +210,11 @@ class _Trainer(Trainer):
             (draft / "state.json").write_text(json.dumps(extra))
             self.state.save_to_json(str(draft / "trainer_state.json"))
 
-        write(Path(self.args.output_dir) / CHECKPOINT, fill)
+        folder = Path(self.args.output_dir)
+        write(folder / f"{CHECKPOINT}-{self.state.global_step}", fill)
+        for older in checkpoints(folder)[:-1]:
+            older.rename(folder / f".{older.name}{PARTIAL}")  # first out of sight, so that no half of it is resumed
+        sweep(folder)
         self._clock.go_on()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -254,7 +263,14 @@ def predict(
     batch_size: int = 32,
     description: str = "predicting",
 ) -> Float[np.ndarray, "row output"]:
-    """The logits of every row, in the order of the rows, the model in eval mode and left as it was."""
+    """The logits of every row, in the order of the rows, the model in eval mode and left as it was.
+
+    Raises:
+        ConfigError: The batch size is below 1.
+        TrainingError: A logit is not finite.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size is {batch_size}", "give 1 or more")
     device = next(model.parameters()).device
     logits: dict[int, np.ndarray] = {}
     batches = length_batches(rows, batch_size)
@@ -263,4 +279,7 @@ def predict(
             inputs = {name: value.to(device) for name, value in collate(batch).items() if name != "labels"}
             for row, values in zip(batch, model(**inputs).logits.float().cpu().numpy(), strict=True):
                 logits[row["row"]] = values
-    return np.stack([logits[row["row"]] for row in rows])
+    found = np.stack([logits[row["row"]] for row in rows])
+    if not np.isfinite(found).all():
+        raise TrainingError("the model's outputs are not finite: training diverged", "lower the learning rate")
+    return found

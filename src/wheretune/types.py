@@ -239,10 +239,10 @@ class LayerScores(JupyterMixin):
         """
         if self.similarity is None:
             raise ConfigError(f"{self.scorer.name} has no similarity matrix", "use a centrality scorer")
-        kind = self.scorer.name.split("-")[0]
-        label = "mean cosine similarity" if kind == "cosine" else "mean negative distance"
         return heatmap_figure(
-            self.similarity, label=label, title=f"{short_name(self.model.name)}: every pair of layers"
+            self.similarity,
+            label=f"mean similarity ({self.scorer.name})",
+            title=f"{short_name(self.model.name)}: every pair of layers",
         )
 
     def profile(self, chosen: tuple[int, ...] = ()) -> Table:
@@ -330,12 +330,12 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything needed to repeat a run: the plan (which names the model), the data and the settings."""
+    """Everything needed to repeat a run: the plan (which names the model), the data (by hash) and the settings."""
 
     plan: Plan
-    train: DataSpec
-    validation: DataSpec | None
-    test: DataSpec | None
+    train: DataInfo
+    validation: DataInfo | None
+    test: DataInfo | None
     settings: TrainSettings
 
 
@@ -377,12 +377,32 @@ class RunResult:
     provenance: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """What a saved delta is of, and what it takes to use it.
+
+    Attributes:
+        format: The version of the layout.
+        plan: Names the base model, its revision and the hash of its weights.
+        data: The training data's task, classes and columns; None where a user's own Trainer trained.
+        max_length: Tokens that texts were cut to.
+        sha256: Of the tensors' file.
+    """
+
+    format: int
+    plan: Plan
+    data: DataInfo | None
+    max_length: int | None
+    sha256: str
+
+
 # --- JSON ---------------------------------------------------------------------------------------
 
-Written = TypeVar("Written", LayerScores, Plan, RunSpec, RunResult, DataInfo)
+Written = TypeVar("Written", LayerScores, Plan, RunSpec, RunResult, Manifest)
 
 _PLAIN: tuple[Any, ...] = (
-    Spec, ModelInfo, DataSpec, DataInfo, LayerScore, LayerScores, Cost, Plan, TrainSettings, RunSpec, Metric, RunResult,
+    Spec, ModelInfo, DataSpec, DataInfo, LayerScore, LayerScores, Cost, Plan, TrainSettings, RunSpec, Metric,
+    RunResult, Manifest,
 )  # fmt: skip
 for _type in _PLAIN:
     _type.__pydantic_config__ = ConfigDict(extra="forbid")
@@ -411,7 +431,7 @@ def from_json(kind: type[Written], content: object, origin: str) -> Written:
         ) from error
 
 
-def save(thing: LayerScores | Plan | RunSpec | RunResult, path: str | Path) -> None:
+def save(thing: LayerScores | Plan | RunSpec | RunResult | Manifest, path: str | Path) -> None:
     """Writes a dataclass as a JSON file, whole or not at all."""
     write_json(Path(path), to_json(thing))
 

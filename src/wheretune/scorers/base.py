@@ -152,19 +152,21 @@ class PairSums:
             raise ScoreError("a model of one layer has no pairs of layers", "use a model of two or more")
         return cls(torch.zeros(layers, layers, dtype=torch.float64), MeanSums.empty(layers))
 
-    def add(self, similarity: Float[Tensor, "batch layer layer"]) -> "PairSums":
+    def add(self, similarity: Float[Tensor, "batch layer layer"], rows: Sequence[int]) -> "PairSums":
         """These sums and those of one batch.
 
         Raises:
-            ScoreError: A similarity is not finite (a state of length zero has no direction).
+            ScoreError: A similarity is not finite (a state of length zero has no direction); `rows` says which text.
         """
         batch = similarity.to("cpu", torch.float64)
-        bad = ~torch.isfinite(batch).all(dim=0)
+        bad = ~torch.isfinite(batch)
         if bad.any():
-            layer = int(bad.sum(dim=1).argmax())  # the culprit spoils its whole row, the others a cell each
+            sample = int(bad.any(dim=2).any(dim=1).nonzero()[0])
+            layer = int(bad[sample].sum(dim=1).argmax())  # the culprit spoils its whole row, the others a cell each
             raise ScoreError(
-                f"the similarity of layer {layer} to the others is not finite",
-                "its state has length zero for some text: check the weights, or use euclidean-centrality",
+                f"the similarity of layer {layer} to the others is not finite for row {rows[sample] + 1} "
+                "(the first row is 1)",
+                "its state there has length zero or is too large: check the weights and that text",
             )
         return PairSums(self.pairs + batch.sum(0), self.scores.add(mean_of_others(batch)))
 
@@ -192,6 +194,7 @@ def score_stack(
     batch_size: int = 32,
     pooling: Pooling = "token",
     last: LastState = "normed",
+    revision: str | None = None,
 ) -> list[LayerScores]:
     """Scores the layers with every scorer, in one forward pass through the base model.
 
@@ -203,6 +206,7 @@ def score_stack(
         batch_size: Texts in a forward pass; the scores do not depend on it.
         pooling: The representative token, or the mean over unmasked tokens.
         last: The last state after the final norm (as Transformers gives it) or before.
+        revision: The hub's commit of the model, for the record.
 
     Returns:
         One `LayerScores` a scorer, in order.
@@ -227,7 +231,7 @@ def score_stack(
         scorer.finish(sums[scorer]) if isinstance(scorer, StreamScorer) else scorer.score(stack) for scorer in scorers
     ]
     elapsed = time.perf_counter() - started
-    model = describe(stack)
+    model = describe(stack, revision)
     return [
         LayerScores(
             scorer=_spec(scorer, pooling, last),

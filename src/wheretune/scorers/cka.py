@@ -27,7 +27,7 @@ from wheretune.errors import ScoreError
 from wheretune.scorers.base import Card, Finished
 from wheretune.types import LayerStack, States
 
-CONSTANT = 1e-10  # a variance below this share of the mean square is rounding
+CONSTANT = 1e-10  # a variance below this share of the squared mean is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Rows:
 
     layers: int
     hidden: int
-    batches: tuple[Float[Tensor, "batch layer_plus_1 hidden"], ...]
+    batches: tuple[Float[Tensor, "_ layer_plus_1 hidden"], ...]
 
     @property
     def n(self) -> int:
@@ -54,8 +54,12 @@ class Rows:
 class Products:
     """Sums over samples, in fp64, for every pair (a, b) of states: each with itself, then each with the next.
 
+    States lie far from the origin and vary little, and the sums go up to the fourth power: taken as they are, their
+    differences would be rounding. So they are taken around `shift`, near the mean; CKA does not depend on it.
+
     Attributes:
         n: Samples.
+        shift: What is subtracted from every x.
         total: Sum of x.
         square: Sum of |x|^2.
         cross: Sum of x_a x_b'.
@@ -65,6 +69,7 @@ class Products:
     """
 
     n: int
+    shift: Float[Tensor, "state hidden"]
     total: Float[Tensor, "state hidden"]
     square: Float[Tensor, " state"]
     cross: Float[Tensor, "pair hidden hidden"]
@@ -73,13 +78,15 @@ class Products:
     fourth: Float[Tensor, " pair"]
 
     @classmethod
-    def of(cls, rows: Float[Tensor, "row state hidden"]) -> "Products":
+    def of(cls, rows: Float[Tensor, "row state hidden"], shift: Float[Tensor, "state hidden"]) -> "Products":
         """The sums over some rows."""
         a, b = _pairs(rows.shape[1])
+        rows = rows - shift
         x, y = rows[:, a], rows[:, b]
         square = rows.square().sum(-1)
         return cls(
             n=len(rows),
+            shift=shift,
             total=rows.sum(0),
             square=square.sum(0),
             cross=torch.einsum("npd,npe->pde", x, y),
@@ -88,9 +95,45 @@ class Products:
             fourth=(square[:, a] * square[:, b]).sum(0),
         )
 
+    def around(self, shift: Float[Tensor, "state hidden"]) -> "Products":
+        """The same samples' sums around another shift: x becomes x + u, and every power is multiplied out."""
+        move = self.shift - shift
+        if not move.any():
+            return self
+        a, b = _pairs(len(move))
+        u, v = move[a], move[b]
+        uu, vv = u.square().sum(1), v.square().sum(1)
+        x, y, xx, yy = self.total[a], self.total[b], self.square[a], self.square[b]
+        xu, yv = (x * u).sum(1), (y * v).sum(1)
+        cross_v = torch.einsum("pde,pe->pd", self.cross, v)
+        cross_u = torch.einsum("pde,pd->pe", self.cross, u)
+        n = self.n
+        return Products(
+            n=n,
+            shift=shift,
+            total=self.total + n * move,
+            square=self.square + 2 * (self.total * move).sum(1) + n * move.square().sum(1),
+            cross=self.cross
+            + torch.einsum("pd,pe->pde", x, v)
+            + torch.einsum("pd,pe->pde", u, y)
+            + n * torch.einsum("pd,pe->pde", u, v),
+            left=self.left + 2 * cross_v + vv[:, None] * x + (yy + 2 * yv + n * vv)[:, None] * u,
+            right=self.right + 2 * cross_u + uu[:, None] * y + (xx + 2 * xu + n * uu)[:, None] * v,
+            fourth=self.fourth
+            + 2 * (self.right * v).sum(1)
+            + 2 * (self.left * u).sum(1)
+            + 4 * (cross_v * u).sum(1)
+            + vv * (xx + 2 * xu)
+            + uu * (yy + 2 * yv)
+            + n * uu * vv,
+        )
+
     def merge(self, other: "Products") -> "Products":
-        """The sums over both."""
-        return Products(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+        """The sums over both, around this one's shift."""
+        other = other.around(self.shift)
+        sums = (getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__ if name != "shift")
+        n, *rest = sums
+        return Products(n, self.shift, *rest)
 
 
 def _pairs(states: int) -> tuple[list[int], list[int]]:
@@ -130,10 +173,16 @@ class CKA:
 
     def merge(self, one: Rows | Products, other: Rows | Products) -> Rows | Products:
         """Joins rows while they are few, and sums from then on."""
-        if isinstance(one, Rows) and isinstance(other, Rows) and one.n + other.n <= one.hidden:
-            return Rows(one.layers, one.hidden, one.batches + other.batches)
-        sums = [part if isinstance(part, Products) else Products.of(part.joined()) for part in (one, other)]
-        return sums[0].merge(sums[1])
+        if isinstance(one, Rows) and isinstance(other, Rows):
+            joined = Rows(one.layers, one.hidden, one.batches + other.batches)
+            if joined.n <= one.hidden:
+                return joined
+            rows = joined.joined()
+            return Products.of(rows, rows.mean(0))
+        if isinstance(one, Rows):
+            one, other = other, one
+        assert isinstance(one, Products)
+        return one.merge(other if isinstance(other, Products) else Products.of(other.joined(), one.shift))
 
     def finish(self, state: Rows | Products) -> Finished:
         """The CKA of every layer.
@@ -151,12 +200,13 @@ class CKA:
             hsic = torch.stack(
                 [self._from_rows(centred[:, a], centred[:, b]) for a, b in zip(*_pairs(rows.shape[1]), strict=True)]
             )
-            varies = centred.square().sum((0, 2)) > CONSTANT * rows.square().sum((0, 2))
+            varies = centred.square().sum((0, 2)) > CONSTANT * len(rows) * rows.mean(0).square().sum(1)
         else:
             hidden = state.total.shape[1]
             hsic = self._from_products(state)
-            spread = state.square - state.total.square().sum(1) / state.n
-            varies = spread > CONSTANT * state.square
+            centre = state.total / state.n
+            spread = state.square - state.n * centre.square().sum(1)
+            varies = spread > CONSTANT * state.n * (state.shift + centre).square().sum(1)
         if self.estimator == "biased" and state.n < hidden:
             log.warning(
                 "biased CKA is inflated where samples (%d) are fewer than dimensions (%d); see cka:estimator=debiased",

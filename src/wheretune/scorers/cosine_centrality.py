@@ -41,7 +41,7 @@ class CosineCentrality:
         """Adds the cosines of every pair of layers, computed in fp32."""
         layers = states.tokens[:, 1:]
         units = layers / torch.linalg.vector_norm(layers, dim=-1, keepdim=True)
-        return state.add(units @ units.mT)
+        return state.add(units @ units.mT, states.sample_ids)
 
     def merge(self, one: PairSums, other: PairSums) -> PairSums:
         """Adds the sums of two shards."""

@@ -36,7 +36,7 @@ class EuclideanCentrality:
         """Adds the negative distances of every pair of layers, computed from differences in fp32."""
         layers = states.tokens[:, 1:]
         exact = "donot_use_mm_for_euclid_dist"  # the matrix product loses small distances to cancellation
-        return state.add(-torch.cdist(layers, layers, compute_mode=exact))
+        return state.add(-torch.cdist(layers, layers, compute_mode=exact), states.sample_ids)
 
     def merge(self, one: PairSums, other: PairSums) -> PairSums:
         """Adds the sums of two shards."""

@@ -19,6 +19,7 @@ class Tuner(Protocol):
     """A way of tuning chosen layers: a frozen object of settings."""
 
     name: ClassVar[str]
+    needs_layers: ClassVar[bool]
 
     def parameters(self, stack: LayerStack, layers: Sequence[int]) -> list[nn.Parameter]:
         """The parameters that train below the head."""
@@ -42,12 +43,13 @@ class Tuned:
         self.plan = plan
         self.stack = find_layers(model)
         check_plan(self.stack, plan)
-        if not plan.layers and tuner.name != "head-only":
+        if not plan.layers and tuner.needs_layers:
             raise PlanError("the plan names no layer", "choose layers, or take the tuner head-only")
-        chosen = tuner.parameters(self.stack, plan.layers) + head_parameters(self.stack)
-        ids = {id(parameter) for parameter in chosen}
+        top = {id(parameter) for parameter in head_parameters(self.stack)}
+        ids = top | {id(parameter) for parameter in tuner.parameters(self.stack, plan.layers)}
+        self._on_top = [name for name, parameter in model.named_parameters() if id(parameter) in top]
         self._before = {name: p.requires_grad for name, p in model.named_parameters()}
-        self._hashes = tensor_hashes(iter(model.state_dict().items()))
+        self._hashes = tensor_hashes(model.state_dict().items())
         self.trainable: dict[str, nn.Parameter] = {}
         for name, parameter in model.named_parameters():
             parameter.requires_grad = id(parameter) in ids
@@ -66,7 +68,7 @@ class Tuned:
             EngagementError: It was not so; the tensors are named.
         """
         state = self.model.state_dict()
-        now = tensor_hashes(iter(state.items()))
+        now = tensor_hashes(state.items())
         changed = {name for name in state if now[name] != self._hashes.get(name)}
         training = {parameter.data_ptr() for parameter in self.trainable.values()}
         allowed = {name for name, tensor in state.items() if tensor.data_ptr() in training}
@@ -79,9 +81,7 @@ class Tuned:
         prefix = f"{self.stack.base_path}." if self.stack.base_path else ""
         parts = {f"layer {index}": f"{prefix}{self.stack.layers[index].path}." for index in self.plan.layers}
         still = [part for part, path in parts.items() if not any(name.startswith(path) for name in changed)]
-        inside = tuple(parts.values())
-        on_top = [name for name in self.trainable if not name.startswith(inside)]
-        if on_top and changed.isdisjoint(on_top):
+        if self._on_top and changed.isdisjoint(self._on_top):
             still.append("the head")
         if still:
             raise EngagementError(

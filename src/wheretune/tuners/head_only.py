@@ -14,6 +14,7 @@ class HeadOnly:
     """The head trains on the frozen model's states (linear probing)."""
 
     name: ClassVar[str] = "head-only"
+    needs_layers: ClassVar[bool] = False
 
     def parameters(self, stack: LayerStack, layers: Sequence[int]) -> list[nn.Parameter]:
         """None."""

@@ -20,6 +20,7 @@ class WholeLayers:
 
     embeddings: bool = False
     name: ClassVar[str] = "full"
+    needs_layers: ClassVar[bool] = True
 
     def parameters(self, stack: LayerStack, layers: Sequence[int]) -> list[nn.Parameter]:
         """The parameters that train below the head."""
