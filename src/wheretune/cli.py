@@ -23,6 +23,8 @@ from wheretune import __version__
 from wheretune.errors import ConfigError, OutputError, WheretuneError
 
 if TYPE_CHECKING:  # the rooms with torch in them are opened inside the commands, so that --help is quick
+    from wheretune.confidence import Settler
+    from wheretune.scorers.base import Settle
     from wheretune.types import DataSpec, LayerScores, Plan, RunResult
 
 app = typer.Typer(
@@ -203,6 +205,7 @@ def _root(
 
 @app.command()
 def score(
+    context: typer.Context,
     model: Model = None,
     train: Train = None,
     text_column: TextColumn = "text",
@@ -224,6 +227,15 @@ def score(
     batch_size: BatchSize = 32,
     seed: Seed = 0,
     output: Annotated[Path, _option("--output", text="Where the scores go.")] = Path("scores.json"),
+    until_settled: Annotated[
+        bool, _option("--until-settled", text="Read the data in random order and stop when --select is settled.")
+    ] = False,
+    select: Select = None,
+    k: K = None,
+    confidence: Annotated[float, _option("--confidence", text="With --until-settled: how sure to be.")] = 0.95,
+    tolerance: Annotated[
+        float, _option("--tolerance", text="With --until-settled: a layer worse by no more than this is as good.")
+    ] = 0.0,
     figures: Annotated[
         Path | None,
         _option("--figures", text="Folder for profile.png and similarity.png.", show_default="none"),
@@ -240,7 +252,11 @@ def score(
     wheretune score --model ./my-model --train pairs.csv --text-column a --pair-column b --figures figures
     """
     data = _data(_needed(train, "--train"), text_column, pair_column, label_column, task, max_samples, max_length, seed)
-    every = _score(_needed(model, "--model"), data, scorer, pooling, batch_size, last_state)
+    name = _needed(model, "--model")
+    if not until_settled:
+        _refuse(context, ("select", "k", "confidence", "tolerance"), "a full pass (add --until-settled)")
+    settle = _settler(name, scorer, select, k, seed, confidence, tolerance) if until_settled else None
+    every = _score(name, data, scorer, pooling, batch_size, last_state, settle)
     from wheretune.types import save_scores, to_json
 
     save_scores(every, output)
@@ -258,6 +274,8 @@ def score(
     else:
         for scores in every:
             out.print(scores)
+            if scores.settlement is not None:
+                out.print(Text(str(scores.settlement)), soft_wrap=True)
     _note(f"scores in {output}; next: wheretune plan {output}")
 
 
@@ -281,8 +299,30 @@ def _data(
     return DataSpec(source, text, pair, label, task, most, length, seed)
 
 
+def _settler(
+    model: str, scorer: str, select: str | None, k: int | None, seed: int, confidence: float, tolerance: float
+) -> "Settler":
+    import numpy as np
+
+    from wheretune import catalog
+    from wheretune.confidence import Settler
+    from wheretune.run import layer_count
+
+    _check_names(scorer, "last-token", select)
+    count = layer_count(model)
+    selector = _pick_selector(select or catalog.scorer(scorer).card.selector, count, k, seed, "")
+    selector.contests(np.zeros(count))  # says now what it would say after the first batches
+    return Settler(selector, confidence, tolerance)
+
+
 def _score(
-    model: str, data: "DataSpec", scorer: str, pooling: Any, batch_size: int, last: Any = "normed"
+    model: str,
+    data: "DataSpec",
+    scorer: str,
+    pooling: Any,
+    batch_size: int,
+    last: Any = "normed",
+    settle: "Settle | None" = None,
 ) -> "list[LayerScores]":
     from wheretune import catalog
     from wheretune.run import score_model
@@ -290,7 +330,7 @@ def _score(
     scorers = [catalog.scorer(name.strip()) for name in scorer.split(",") if name.strip()]
     if not scorers:
         raise ConfigError("--scorer is empty", "name at least one")
-    return score_model(model, data, scorers, batch_size=batch_size, pooling=pooling, last=last)
+    return score_model(model, data, scorers, batch_size=batch_size, pooling=pooling, last=last, settle=settle)
 
 
 @app.command()

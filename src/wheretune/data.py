@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -323,17 +323,30 @@ def encode(data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, An
     return rows
 
 
-def stream_batches(data: TextData, tokenizer: Any, max_length: int, batch_size: int) -> Iterator[list[dict[str, Any]]]:
+def stream_batches(
+    data: TextData, tokenizer: Any, max_length: int, batch_size: int, chunk: int = CHUNK
+) -> Iterator[list[dict[str, Any]]]:
     """All rows as `encode` gives them, in batches of like length, a chunk of the data at a time.
 
     Only one chunk is tokenised at once: beside the texts themselves, the memory does not grow with the data.
     """
     full = 0
-    for start in range(0, len(data), CHUNK * batch_size):
-        rows = _encode(data, tokenizer, max_length, start, min(start + CHUNK * batch_size, len(data)))
+    for start in range(0, len(data), chunk * batch_size):
+        rows = _encode(data, tokenizer, max_length, start, min(start + chunk * batch_size, len(data)))
         full += sum(len(row["input_ids"]) >= max_length for row in rows)
         yield from length_batches(rows, batch_size)
     _say_cut(data, full, max_length)
+
+
+def shuffled(data: TextData, seed: int) -> TextData:
+    """The same rows in a seeded random order, each with its row in the source."""
+    order = np.random.default_rng(seed).permutation(len(data))
+    return replace(
+        data,
+        texts=tuple(data.texts[i] for i in order),
+        labels=None if data.labels is None else tuple(data.labels[i] for i in order),
+        rows=tuple(data.rows[i] for i in order),
+    )
 
 
 def _encode(data: TextData, tokenizer: Any, max_length: int, start: int, stop: int) -> list[dict[str, Any]]:

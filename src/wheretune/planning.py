@@ -1,5 +1,6 @@
 """Scores and one choice on every axis -> a plan with its cost."""
 
+from wheretune.confidence import how_sure
 from wheretune.cost import expected_speed_up
 from wheretune.errors import PlanError
 from wheretune.heads import Head, LastToken, count
@@ -52,4 +53,5 @@ def plan(
             total_parameters=model.parameters + on_top,
             expected_speed_up=expected_speed_up(model.layers, layers),
         ),
+        confidence=how_sure(scores, selector) if selector is not None else None,
     )

@@ -42,7 +42,7 @@ from wheretune.errors import DataError, DeltaError, OutputError
 from wheretune.files import claim, sweep, write
 from wheretune.heads import HeadedModel
 from wheretune.metrics import evaluate
-from wheretune.scorers.base import Scorer, score_stack, versions
+from wheretune.scorers.base import Scorer, Settle, score_stack, versions
 from wheretune.training import check_settings, checkpoints, predict, train
 from wheretune.tuners.base import Tuned
 from wheretune.types import (
@@ -86,6 +86,7 @@ def score_model(
     batch_size: int = 32,
     pooling: Pooling = "token",
     last: LastState = "normed",
+    settle: Settle | None = None,
 ) -> list[LayerScores]:
     """Loads a model and data by name and scores the layers with every scorer in one pass.
 
@@ -104,6 +105,7 @@ def score_model(
         pooling=pooling,
         last=last,
         revision=revision,
+        settle=settle,
     )
 
 

@@ -28,6 +28,13 @@ class Selector(Protocol):
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
 
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """What the choice hangs on: (chosen, rival, sign), where sign * (chosen's score - rival's) must stay positive.
+
+        Raises:
+            PlanError: The choice is not made of such pairs.
+        """
+
 
 def blocks(layers: int, k: int) -> tuple[range, ...]:
     """The layers in k contiguous blocks; sizes differ by at most one, the earlier blocks take the rest."""
@@ -68,6 +75,20 @@ def _of_each_block(values: Values, k: int, place: Callable[[int], int]) -> tuple
     return tuple(chosen)
 
 
+def _contests(
+    values: Values, chosen: Sequence[int], sign: int, groups: Sequence[range] = ()
+) -> list[tuple[int, int, int]]:
+    """Each chosen layer against the candidates of its group that were not chosen; all are one group by default."""
+    candidates = set(_ranked(values)) - set(chosen)
+    return [
+        (winner, rival, sign)
+        for group in groups or (range(len(values)),)
+        for winner in chosen
+        for rival in sorted(candidates)
+        if winner in group and rival in group
+    ]
+
+
 @dataclass(frozen=True)
 class Highest:
     """The k layers with the highest scores (T 3.1)."""
@@ -79,6 +100,10 @@ class Highest:
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
         return _pick(values, self.k)
+
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """Every chosen layer against every layer left out."""
+        return _contests(values, self.select(values), 1)
 
 
 @dataclass(frozen=True)
@@ -93,6 +118,10 @@ class Lowest:
         """The chosen layers, ascending."""
         return _pick(-values, self.k)
 
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """Every chosen layer against every layer left out."""
+        return _contests(values, self.select(values), -1)
+
 
 @dataclass(frozen=True)
 class BlockHighest:
@@ -105,6 +134,10 @@ class BlockHighest:
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
         return _of_each_block(values, self.k, lambda many: 0)
+
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """Every chosen layer against the others of its block."""
+        return _contests(values, self.select(values), 1, blocks(len(values), self.k))
 
 
 @dataclass(frozen=True)
@@ -119,6 +152,10 @@ class BlockLowest:
         """The chosen layers, ascending."""
         return _of_each_block(-values, self.k, lambda many: 0)
 
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """Every chosen layer against the others of its block."""
+        return _contests(values, self.select(values), -1, blocks(len(values), self.k))
+
 
 @dataclass(frozen=True)
 class BlockMedian:
@@ -131,6 +168,10 @@ class BlockMedian:
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
         return _of_each_block(-values, self.k, lambda many: (many - 1) // 2)
+
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """A median is no matter of pairs."""
+        raise PlanError("whether a median is settled cannot be told", "use block-highest or block-lowest")
 
 
 @dataclass(frozen=True)
@@ -148,6 +189,10 @@ class BlockRandom:
         generator = np.random.default_rng(self.seed)
         return tuple(int(generator.integers(b.start, b.stop)) for b in blocks(len(values), self.k))
 
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """None: no score is read."""
+        return []
+
 
 @dataclass(frozen=True)
 class MiddleBest:
@@ -164,6 +209,10 @@ class MiddleBest:
             raise PlanError(f"a model of {len(values)} layers has no middle third", "use another selector")
         return tuple(start + layer for layer in _pick(values[start:stop], self.k))
 
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """Every chosen layer against the others of the middle third."""
+        return _contests(values, self.select(values), 1, (range(len(values) // 3, 2 * len(values) // 3),))
+
 
 @dataclass(frozen=True)
 class Suffix:
@@ -175,6 +224,10 @@ class Suffix:
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
         return tuple(range(_pick(values, 1)[0], len(values)))
+
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """The layer with the highest score against all others."""
+        return _contests(values, _pick(values, 1), 1)
 
 
 @dataclass(frozen=True)
@@ -190,6 +243,10 @@ class Top:
         _check(self.k, len(values))
         return tuple(range(len(values) - self.k, len(values)))
 
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """None: no score is read."""
+        return []
+
 
 @dataclass(frozen=True)
 class Bottom:
@@ -203,6 +260,10 @@ class Bottom:
         """The chosen layers, ascending."""
         _check(self.k, len(values))
         return tuple(range(self.k))
+
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """None: no score is read."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -219,6 +280,10 @@ class Random:
         _check(self.k, len(values))
         drawn = np.random.default_rng(self.seed).choice(len(values), self.k, replace=False)
         return tuple(sorted(int(layer) for layer in drawn))
+
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """None: no score is read."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -237,3 +302,7 @@ class Explicit:
         if not self.layers:
             raise PlanError("no layer is named", "name at least one with --layers")
         return tuple(sorted(set(self.layers)))
+
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """None: no score is read."""
+        return []

@@ -180,6 +180,60 @@ class LayerScore:
 
 
 @dataclass(frozen=True)
+class Settlement:
+    """Whether a choice was settled before all data was read.
+
+    Attributes:
+        selector: The choice.
+        layers: The layers it chose from what had been read.
+        settled: Whether no contest was open any more.
+        n_samples: Samples read when that was said.
+        confidence: The probability that what was said is true, whenever it was said.
+        tolerance: A layer counts as the better one if it is worse by no more than this.
+        method: The kind of bound.
+        open: The pairs (chosen layer, rival) that were too close to tell.
+    """
+
+    selector: Spec
+    layers: tuple[int, ...]
+    settled: bool
+    n_samples: int
+    confidence: float
+    tolerance: float
+    method: str
+    open: tuple[tuple[int, int], ...]
+
+    def __str__(self) -> str:
+        what = f"{self.selector} chooses {', '.join(map(str, self.layers))}"
+        if self.settled:
+            return f"{what}: settled after {self.n_samples} samples ({self.confidence:.0%}, {self.method})"
+        pairs = ", ".join(f"{winner} and {loser}" for winner, loser in self.open)
+        return f"{what}, but {self.n_samples} samples do not settle it: too close to tell are layers {pairs}"
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """How sure a choice is: how often resamples of the data would make it.
+
+    Attributes:
+        selection: The share of resamples that choose the very same layers.
+        layers: The share of resamples that choose each layer.
+        flat: Whether the layers' scores differ by less than one layer's score varies over samples.
+    """
+
+    selection: float
+    layers: tuple[float, ...]
+    flat: bool
+
+    def __str__(self) -> str:
+        doubtful = [f"{layer} ({share:.0%})" for layer, share in enumerate(self.layers) if 0.05 < share < 0.95]
+        words = f"{self.selection:.0%} of resamples choose the same layers"
+        if doubtful:
+            words += f"; in doubt: layers {', '.join(doubtful)}"
+        return words + ("; the profile is flat: layers differ by less than texts do" if self.flat else "")
+
+
+@dataclass(frozen=True)
 class LayerScores(JupyterMixin):
     """The scores of all layers by one scorer, with all it takes to repeat them.
 
@@ -190,6 +244,8 @@ class LayerScores(JupyterMixin):
         n_samples: The samples the means are over.
         layers: One entry a layer, in order.
         similarity: Mean similarity of every pair of layers (L x L), where the scorer has one.
+        covariance: Population covariance over samples of the layers' scores (L x L), for scores that are means.
+        settlement: Whether the pass stopped early, and why.
         seconds: Wall-clock time of the scoring pass.
         versions: The packages that computed it.
     """
@@ -200,6 +256,8 @@ class LayerScores(JupyterMixin):
     n_samples: int
     layers: tuple[LayerScore, ...]
     similarity: tuple[tuple[float, ...], ...] | None
+    covariance: tuple[tuple[float, ...], ...] | None
+    settlement: Settlement | None
     seconds: float
     versions: dict[str, str]
 
@@ -286,6 +344,8 @@ class Plan(JupyterMixin):
         model: The model the plan was made for.
         scores_digest: `LayerScores.digest` of the scores it was made from.
         cost: The estimate.
+        confidence: How sure the choice is; None where the scorer's scores are no means over samples, or the selector
+            reads none.
     """
 
     layers: tuple[int, ...]
@@ -296,6 +356,7 @@ class Plan(JupyterMixin):
     model: ModelInfo
     scores_digest: str
     cost: Cost
+    confidence: Confidence | None = None
 
     def __rich__(self) -> Group:
         share = self.cost.trainable_parameters / self.cost.total_parameters
@@ -303,6 +364,7 @@ class Plan(JupyterMixin):
             ("layers", ", ".join(map(str, self.layers)) or "none"),
             ("of", str(self.model)),
             ("chosen by", str(self.selector)),
+            *([("how sure", str(self.confidence))] if self.confidence is not None else []),
             ("tuner", str(self.tuner)),
             ("head", str(self.head)),
             ("schedule", str(self.schedule)),
@@ -401,8 +463,8 @@ class Manifest:
 Written = TypeVar("Written", LayerScores, Plan, RunSpec, RunResult, Manifest)
 
 _PLAIN: tuple[Any, ...] = (
-    Spec, ModelInfo, DataSpec, DataInfo, LayerScore, LayerScores, Cost, Plan, TrainSettings, RunSpec, Metric,
-    RunResult, Manifest,
+    Spec, ModelInfo, DataSpec, DataInfo, LayerScore, Settlement, Confidence, LayerScores, Cost, Plan, TrainSettings,
+    RunSpec, Metric, RunResult, Manifest,
 )  # fmt: skip
 for _type in _PLAIN:
     _type.__pydantic_config__ = ConfigDict(extra="forbid")

@@ -1,7 +1,7 @@
 """What a scorer is, and the one pass that feeds any number of them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from wheretune.anatomy import describe, find_layers, max_tokens
 from wheretune.capture import LastState, Reduction, stream_states
-from wheretune.data import TextData, collator, log, stream_batches
+from wheretune.data import CHUNK, TextData, collator, log, shuffled, stream_batches
 from wheretune.errors import ConfigError, ScoreError
 from wheretune.show.tables import progress
-from wheretune.types import Layer, LayerScore, LayerScores, LayerStack, Pooling, Spec, States
+from wheretune.types import Layer, LayerScore, LayerScores, LayerStack, Pooling, Settlement, Spec, States
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,14 @@ class Finished:
     Attributes:
         values: A score a layer; not a number where the layer is no candidate.
         stds: The population standard deviation over samples, for scores that are means over samples.
+        covariance: The population covariance over samples of the layers' scores, for such scores.
         similarity: The mean similarity of every pair of layers, where the scorer compares them.
         excluded: Why a layer is no candidate, by its index.
     """
 
     values: Float[np.ndarray, " layer"]
     stds: Float[np.ndarray, " layer"] | None = None
+    covariance: Float[np.ndarray, "layer layer"] | None = None
     similarity: Float[np.ndarray, "layer layer"] | None = None
     excluded: dict[int, str] = field(default_factory=dict)
 
@@ -98,35 +100,44 @@ class StreamScorer(Protocol):
 
 
 Scorer = StackScorer | StreamScorer
+Settle = Callable[[Finished, int], Settlement]
+LOOK_EVERY = 4  # batches between two looks at whether the choice is settled
 
 
 @dataclass(frozen=True, eq=False)
 class MeanSums:
-    """Sums over samples of one number a layer, in fp64, where samples weigh alike."""
+    """Sums over samples of one number a layer, in fp64, where samples weigh alike.
+
+    Attributes:
+        n: Samples.
+        values: Sum of the numbers.
+        products: Sum of the products of every two layers' numbers, for the covariance over samples.
+    """
 
     n: int
     values: Float[Tensor, " layer"]
-    squares: Float[Tensor, " layer"]
+    products: Float[Tensor, "layer layer"]
 
     @classmethod
     def empty(cls, layers: int) -> "MeanSums":
         """No samples yet."""
-        return cls(0, torch.zeros(layers, dtype=torch.float64), torch.zeros(layers, dtype=torch.float64))
+        return cls(0, torch.zeros(layers, dtype=torch.float64), torch.zeros(layers, layers, dtype=torch.float64))
 
     def add(self, numbers: Float[Tensor, "batch layer"]) -> "MeanSums":
         """These sums and those of one batch."""
         batch = numbers.to("cpu", torch.float64)
-        return self.merge(MeanSums(len(batch), batch.sum(0), batch.square().sum(0)))
+        return self.merge(MeanSums(len(batch), batch.sum(0), batch.T @ batch))
 
     def merge(self, other: "MeanSums") -> "MeanSums":
         """The sums over both."""
-        return MeanSums(self.n + other.n, self.values + other.values, self.squares + other.squares)
+        return MeanSums(self.n + other.n, self.values + other.values, self.products + other.products)
 
     def finish(self) -> Finished:
-        """Mean and population standard deviation over samples."""
+        """Mean, population standard deviation and population covariance over samples."""
         means = self.values / self.n
-        variance = (self.squares / self.n - means.square()).clamp(min=0)
-        return Finished(means.numpy(), variance.sqrt().numpy())
+        covariance = self.products / self.n - torch.outer(means, means)
+        stds = covariance.diagonal().clamp(min=0).sqrt()
+        return Finished(means.numpy(), stds.numpy(), covariance=covariance.numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +206,7 @@ def score_stack(
     pooling: Pooling = "token",
     last: LastState = "normed",
     revision: str | None = None,
+    settle: Settle | None = None,
 ) -> list[LayerScores]:
     """Scores the layers with every scorer, in one forward pass through the base model.
 
@@ -207,6 +219,8 @@ def score_stack(
         pooling: The representative token, or the mean over unmasked tokens.
         last: The last state after the final norm (as Transformers gives it) or before.
         revision: The hub's commit of the model, for the record.
+        settle: Reads the data in a seeded random order, looks after every few batches whether the choice is settled,
+            and stops there; for one scorer whose scores are means over samples.
 
     Returns:
         One `LayerScores` a scorer, in order.
@@ -219,14 +233,24 @@ def score_stack(
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", "give 1 or more")
     streaming = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
+    if settle is not None and len(scorers) != 1:
+        raise ConfigError("--until-settled goes with one scorer", "name one with --scorer")
     sums = {scorer: scorer.init(stack) for scorer in streaming}
+    seen, settlement, chunk = 0, None, CHUNK
+    if settle is not None:
+        data, chunk = shuffled(data, data.info.spec.seed), LOOK_EVERY
     if streaming:
         reductions = {scorer.name: scorer.reduction for scorer in streaming if scorer.reduction is not None}
-        batches = stream_batches(data, tokenizer, length, batch_size)
+        batches = stream_batches(data, tokenizer, length, batch_size, chunk)
         streamed = stream_states(stack, batches, collator(tokenizer), pooling, last, reductions)
         with progress() as shown:
             for states in shown.track(streamed, total=-(-len(data) // batch_size), description="scoring"):
                 sums = {scorer: scorer.update(state, states) for scorer, state in sums.items()}
+                seen += len(states.sample_ids)
+                if settle is not None and (seen % (chunk * batch_size) == 0 or seen == len(data)):
+                    settlement = settle(streaming[0].finish(sums[streaming[0]]), seen)
+                    if settlement.settled:
+                        break
     finished = [
         scorer.finish(sums[scorer]) if isinstance(scorer, StreamScorer) else scorer.score(stack) for scorer in scorers
     ]
@@ -237,9 +261,11 @@ def score_stack(
             scorer=_spec(scorer, pooling, last),
             model=model,
             data=data.info,
-            n_samples=len(data) if isinstance(scorer, StreamScorer) else 0,
+            n_samples=seen if isinstance(scorer, StreamScorer) else 0,
             layers=tuple(_layer_score(layer, result) for layer in stack.layers),
             similarity=None if result.similarity is None else tuple(map(tuple, result.similarity.tolist())),
+            covariance=None if result.covariance is None else tuple(map(tuple, result.covariance.tolist())),
+            settlement=settlement,
             seconds=elapsed,
             versions=versions(),
         )

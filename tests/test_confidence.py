@@ -1,0 +1,148 @@
+"""How sure a choice is, against a bootstrap of the texts themselves; and what `--until-settled` may say."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import wheretune as wt
+from conftest import sentences, tiny_model
+from reference import scorers as twin
+from wheretune.anatomy import find_layers
+from wheretune.confidence import Settler, how_sure
+from wheretune.errors import ConfigError, PlanError
+from wheretune.scorers.base import Finished, score_stack
+from wheretune.types import LayerScore
+
+
+def finished(rows):
+    rows = np.asarray(rows)
+    return Finished(rows.mean(0), rows.std(0), covariance=np.cov(rows.T, bias=True))
+
+
+def per_text_scores(model, tokenizer, texts):
+    """Texts x layers, by the twin."""
+    every = []
+    for text in texts:
+        h = twin.representative(twin.hidden_states(model, tokenizer, (text,), 64), False)[1:]
+        pairs = np.array([[twin.cosine(a, b) for b in h] for a in h])
+        every.append((pairs.sum(1) - 1) / (len(h) - 1))
+    return np.array(every)
+
+
+@pytest.mark.parametrize("selector", [wt.Highest(1), wt.BlockHighest(2), wt.Lowest(2)], ids=str)
+def test_how_sure_is_what_a_bootstrap_of_the_texts_says(selector):
+    model, tokenizer = tiny_model("bert", seed=2)
+    texts = sentences(40)
+    scores = wt.score(model, tokenizer, wt.from_texts(texts), wt.CosineCentrality())
+    rows = per_text_scores(model, tokenizer, texts)
+    np.testing.assert_allclose(np.array(scores.covariance), np.cov(rows.T, bias=True), atol=1e-7)
+    generator = np.random.default_rng(1)
+    made = [selector.select(rows[generator.integers(40, size=40)].mean(0)) for _ in range(4000)]
+    shares = np.array([np.mean([layer in layers for layers in made]) for layer in range(4)])
+    found = how_sure(scores, selector)
+    np.testing.assert_allclose(found.layers, shares, atol=0.04)
+    assert found.selection == pytest.approx(np.mean([m == selector.select(scores.values) for m in made]), abs=0.04)
+    assert wt.plan(scores, selector).confidence == found
+
+
+def test_nothing_is_said_where_nothing_is_known():
+    model, tokenizer = tiny_model("bert")
+    data = wt.from_texts(sentences(10))
+    assert how_sure(wt.score(model, tokenizer, data, wt.CKA()), wt.Lowest(1)) is None
+    scores = wt.score(model, tokenizer, data, wt.CosineCentrality())
+    assert how_sure(scores, wt.Top(1)) is None and wt.plan(scores, wt.Top(1)).confidence is None
+    one = wt.score(model, tokenizer, wt.from_texts(["good"]), wt.CosineCentrality())
+    assert how_sure(one, wt.Highest(1)) is None
+
+
+def test_a_flat_and_a_doubtful_profile_are_called_so():
+    model, tokenizer = tiny_model("bert")
+    scores = wt.score(model, tokenizer, wt.from_texts(sentences(30)), wt.CosineCentrality())
+    flat = [[1e-2, 0, 0, 0], [0, 1e-2, 0, 0], [0, 0, 1e-2, 0], [0, 0, 0, 1e-2]]
+    level = [LayerScore(i, 0.5 + i * 1e-6, 0.1, "x", 1) for i in range(4)]
+    found = how_sure(replace(scores, layers=tuple(level), covariance=tuple(map(tuple, flat))), wt.Highest(1))
+    assert found.flat and found.selection < 0.5
+    assert "in doubt: layers 0" in str(found) and "flat" in str(found)
+
+
+def width(variance, n, alpha, sharpest):
+    """Waudby-Smith et al. 2021, equation 19, with r^2 from equation 44."""
+    r2 = (-2 * np.log(alpha) + np.log(-2 * np.log(alpha)) + 1) / sharpest
+    return np.sqrt(variance) * np.sqrt(2 * (n * r2 + 1) / (n**2 * r2) * np.log(np.sqrt(n * r2 + 1) / alpha))
+
+
+def test_a_contest_is_closed_just_when_its_bound_says_so():
+    generator = np.random.default_rng(0)
+    rows = generator.normal(loc=[0.0, 0.0, -9.0], size=(400, 3))
+    for shift in np.linspace(0, 0.6, 25):
+        moved = rows + np.array([shift, 0, 0])
+        difference = moved[:, 0] - moved[:, 1]
+        winner = int(difference.mean() < 0)
+        closed = abs(difference.mean()) - width(difference.var(), 400, 0.05 / 2, 256) >= 0
+        said = Settler(wt.Highest(1))(finished(moved), 400)
+        assert said.settled is bool(closed) and said.layers == (winner,)
+        assert said.open == (() if closed else ((winner, 1 - winner),))
+
+
+def test_it_is_seldom_wrong_however_often_one_looks():
+    wrong = 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        rows = generator.normal(loc=[0.02, 0.0], size=(1500, 2))  # layer 0 is the better one, by very little
+        for n in range(64, 1501, 64):
+            said = Settler(wt.Highest(1))(finished(rows[:n]), n)
+            if said.settled:
+                wrong += said.layers != (0,)
+                break
+    assert wrong <= 10  # 5 % of 200
+
+
+def test_a_clear_choice_is_settled_early_and_a_tie_never_but_within_a_tolerance():
+    generator = np.random.default_rng(0)
+    common = generator.normal(size=(3000, 1))  # what all layers share is no obstacle: differences are paired
+    rows = 5 * common + generator.normal(loc=[0.9, 0.5, 0.5, 0.9], scale=0.1, size=(3000, 4))
+    assert Settler(wt.BlockHighest(2))(finished(rows[:64]), 64).settled
+    tie = Settler(wt.Highest(1))(finished(rows), 3000)
+    assert not tie.settled and {frozenset(pair) for pair in tie.open} == {frozenset((0, 3))}
+    assert "too close to tell are layers" in str(tie)
+    assert Settler(wt.Highest(1), tolerance=0.02)(finished(rows), 3000).settled
+    assert not Settler(wt.BlockHighest(2))(finished(rows[:63]), 63).settled  # too few to trust
+
+
+def test_contests_of_every_selector():
+    values = np.array([0.5, 0.9, np.nan, 0.7])
+    assert wt.Highest(1).contests(values) == [(1, 0, 1), (1, 3, 1)]
+    assert wt.Lowest(1).contests(values) == [(0, 1, -1), (0, 3, -1)]
+    assert wt.BlockHighest(2).contests(values) == [(1, 0, 1)]
+    assert wt.BlockLowest(2).contests(values) == [(0, 1, -1)]
+    assert wt.Suffix().contests(values) == [(1, 0, 1), (1, 3, 1)]
+    assert wt.MiddleBest().contests(values) == []
+    assert wt.Top(2).contests(values) == wt.Random(2).contests(values) == []
+    with pytest.raises(PlanError, match="median"):
+        wt.BlockMedian(2).contests(values)
+
+
+def test_the_pass_stops_when_settled_and_says_what_the_whole_would():
+    model, tokenizer = tiny_model("bert", seed=2)
+    data = wt.from_texts(sentences(900))
+    stack, scorer = find_layers(model), wt.CosineCentrality()
+    whole = score_stack(stack, tokenizer, data, [scorer], batch_size=16)[0]
+    early = score_stack(
+        stack, tokenizer, data, [scorer], batch_size=16, settle=Settler(wt.Highest(1), tolerance=0.001)
+    )[0]
+    assert early.settlement.settled and early.n_samples == early.settlement.n_samples < 450
+    assert early.settlement.layers == wt.Highest(1).select(whole.values)
+    assert whole.settlement is None and whole.n_samples == 900
+
+
+def test_bad_settings():
+    with pytest.raises(ConfigError, match="--confidence is 1"):
+        Settler(wt.Highest(1), confidence=1.0)
+    with pytest.raises(ConfigError, match="--tolerance is -1"):
+        Settler(wt.Highest(1), tolerance=-1.0)
+    model, tokenizer = tiny_model("bert")
+    with pytest.raises(ConfigError, match="means over samples"):
+        score_stack(
+            find_layers(model), tokenizer, wt.from_texts(sentences(9)), [wt.CKA()], settle=Settler(wt.Lowest(1))
+        )
