@@ -332,6 +332,22 @@ def scored(run, files, tiny_folder, tmp_path):
     return tmp_path / "scores.json"
 
 
+@pytest.fixture(scope="session")
+def odd_models(tmp_path_factory):
+    """A model that shares its layers, and one whose layer 2 puts out an infinite number."""
+    folder = tmp_path_factory.mktemp("odd")
+    model, tokenizer = tiny_model("bert")
+    config = AlbertConfig(vocab_size=len(tokenizer), embedding_size=8, hidden_size=32, num_hidden_layers=3,
+                          num_attention_heads=4, intermediate_size=64)  # fmt: skip
+    AlbertModel(config).save_pretrained(folder / "albert")
+    with torch.no_grad():
+        model.encoder.layer[2].output.dense.bias[3] = float("inf")
+    model.save_pretrained(folder / "broken")
+    for name in ("albert", "broken"):
+        tokenizer.save_pretrained(folder / name)
+    return folder / "albert", folder / "broken"
+
+
 def one_line(code, err, *words):
     assert code == 2, err
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -361,6 +377,8 @@ def test_k_out_of_range(run, scored, tmp_path, k):
         (["score", "--model", "{model}", "--train", "{train}", "--batch-size", "0"], ["--batch-size is 0"]),
         (["score", "--model", "{model}", "--train", "{train}", "--nonsense"], ["--nonsense", "--help"]),
         (["score", "--model", "{model}", "--train", "{train}", "--seed", "x"], ["'--seed'", "integer"]),
+        (["score", "--model", "{albert}", "--train", "{train}"], ["albert_layer_groups"]),
+        (["score", "--model", "{broken}", "--train", "{train}"], ["output of layer 2 is not finite", "row"]),
         (["plan", "{scores}", "--select", "block-high"], ["'block-high'", "block-highest"]),
         (["plan", "{scores}", "--select", "explicit", "--layers", "1,9"], ["no layer 9"]),
         (["plan", "{scores}", "--select", "explicit"], ["no layer is named"]),
@@ -384,10 +402,22 @@ def test_k_out_of_range(run, scored, tmp_path, k):
         (["compare", "--output", "{new}", "--model", "{model}", "--train", "{train}", "--test", "{test}", "--k", "9",
           "--methods", "top"], ["k is 9"]),
         (["nonsense"], ["nonsense"]),
+        (["plan", "{scores}", "--select", "random", "--seed", "-1"], ["--seed is -1"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "random:seed=abc"], ["'abc'"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "cka,cka"], ["each once"]),
+        (["score", "--model", "{model}", "--train", "{half}"], ["half a character", "row 2"]),
+        (["score", "--model", "my model", "--train", "{train}"], ["my model"]),
+        (["tune", "--output", "{new}", "--model", "{model}", "--train", "{train}", "--max-length", "99"], ["99"]),
+        (["tune", "--output", "{new}", "--model", "{albert}", "--train", "{train}"], ["albert_layer_groups"]),
+        (["tune", "--output", "{new}", "--model", "{broken}", "--train", "{train}"], ["layer 2 is not finite"]),
+        (["compare", "--output", "{new}", "--model", "{albert}", "--train", "{train}", "--test", "{test}"], ["albert"]),
+        (["compare", "--output", "{new}", "--model", "{broken}", "--train", "{train}", "--test", "{test}"],
+         ["layer 2 is not finite"]),
+        (["tune", "--output", "{new}", "--plan", "{bent}", "--train", "{train}"], ["names layer 99"]),
     ],
     ids=lambda value: "-".join(value)[:60] if isinstance(value, list) else None,
 )  # fmt: skip
-def test_mistakes(run, files, scored, tiny_folder, tmp_path, arguments, words):
+def test_mistakes(run, files, scored, tiny_folder, odd_models, tmp_path, arguments, words):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")
     places = files | {
@@ -398,34 +428,20 @@ def test_mistakes(run, files, scored, tiny_folder, tmp_path, arguments, words):
         "one": jsonl(tmp_path / "one.jsonl", [{"text": "a", "label": 1}] * 5),
         "empty": jsonl(tmp_path / "empty.jsonl", [{"text": t, "label": i} for i, t in enumerate(["a", "", " \n"])]),
         "other": jsonl(tmp_path / "other.jsonl", [{"text": "a", "label": "never seen"}]),
+        "half": jsonl(tmp_path / "half.jsonl", [{"text": "a", "label": 0}, {"text": "\ud83d", "label": 1}]),
+        "albert": odd_models[0],
+        "broken": odd_models[1],
+        "bent": tmp_path / "bent.json",
     }
+    run("plan", scored, "--output", tmp_path / "bent.json")
+    bent = json.loads((tmp_path / "bent.json").read_text()) | {"layers": [99]}
+    (tmp_path / "bent.json").write_text(json.dumps(bent))
     started = time.monotonic()
     code, _, err = run(*[argument.format(**places) for argument in arguments])
     assert time.monotonic() - started < 10
     one_line(code, err, *words)
     assert not (tmp_path / "new").exists()
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["thesis.tex"]
-
-
-def test_a_model_that_shares_its_layers(run, files, tiny_folder, tmp_path):
-    _, tokenizer = tiny_model("bert")
-    config = AlbertConfig(vocab_size=len(tokenizer), embedding_size=8, hidden_size=32, num_hidden_layers=3,
-                          num_attention_heads=4, intermediate_size=64)  # fmt: skip
-    AlbertModel(config).save_pretrained(tmp_path / "albert")
-    tokenizer.save_pretrained(tmp_path / "albert")
-    code, _, err = run("score", "--model", tmp_path / "albert", "--train", files["train"])
-    one_line(code, err, "albert_layer_groups")
-
-
-def test_a_state_that_is_not_finite(run, files, tmp_path):
-    model, tokenizer = tiny_model("bert")
-    with torch.no_grad():
-        model.encoder.layer[2].output.dense.bias[3] = float("inf")
-    model.save_pretrained(tmp_path / "broken")
-    tokenizer.save_pretrained(tmp_path / "broken")
-    code, _, err = run("score", "--model", tmp_path / "broken", "--train", files["train"], "--output", tmp_path / "s")
-    one_line(code, err, "output of layer 2 is not finite", "row")
-    assert not (tmp_path / "s").exists()
 
 
 def test_a_plan_for_another_model_and_a_delta_on_another_base(run, files, scored, tiny_folder, tmp_path):

@@ -10,7 +10,7 @@ from conftest import sentences, tiny_model
 from reference import scorers as twin
 from wheretune.anatomy import find_layers
 from wheretune.confidence import Settler, how_sure
-from wheretune.errors import ConfigError, PlanError
+from wheretune.errors import ConfigError
 from wheretune.scorers.base import Finished, score_stack
 from wheretune.types import LayerScore
 
@@ -118,9 +118,9 @@ def test_contests_of_every_selector():
     assert wt.BlockLowest(2).contests(values) == [(0, 1, -1)]
     assert wt.Suffix().contests(values) == [(1, 0, 1), (1, 3, 1)]
     assert wt.MiddleBest().contests(values) == []
-    assert wt.Top(2).contests(values) == wt.Random(2).contests(values) == []
-    with pytest.raises(PlanError, match="median"):
-        wt.BlockMedian(2).contests(values)
+    for selector in (wt.Top(2), wt.Random(2), wt.BlockMedian(2)):
+        with pytest.raises(ConfigError, match=f"whether {selector.name} is settled cannot be told"):
+            Settler(selector)
 
 
 def test_the_pass_stops_when_settled_and_says_what_the_whole_would():

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from wheretune.errors import OutputError
-from wheretune.files import claim, sweep, take_folder, write, write_json, write_text
+from wheretune.files import claim, sweep, taking, write, write_json, write_text
 
 
 def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path):
@@ -80,7 +81,8 @@ def test_whose_a_folder_is(tmp_path):
     folder = tmp_path / "run"
 
     def take(**flags):
-        take_folder(folder, "mark", "done", **{"resume": False, "overwrite": False} | flags)
+        with taking(folder, ("mark", "done", "part-*"), "done", **{"resume": False, "overwrite": False} | flags):
+            pass
 
     take()
     folder.mkdir()
@@ -93,13 +95,34 @@ def test_whose_a_folder_is(tmp_path):
             take(**flags)
     assert (folder / "thesis.tex").exists()
     (folder / "mark").write_text("{}")
+    (folder / "part-1").mkdir()
     take()  # begun and not finished: goes on
     (folder / "done").write_text("")
     with pytest.raises(OutputError, match="finished run"):
         take()
     take(resume=True)
     take(overwrite=True)
-    assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]  # what is not ours stays
+
+
+def test_a_folder_begun_in_vain_is_removed_but_not_one_with_something_in_it(tmp_path):
+    for more in (False, True):
+        folder = tmp_path / f"run-{more}"
+        with pytest.raises(OutputError, match="x"), taking(folder, ("mark",), "done", resume=False, overwrite=False):
+            write_text(folder / "mark", "{}")
+            if more:
+                write_text(folder / "scores.json", "{}")
+            raise OutputError("x", "y")
+        assert folder.exists() is more
+
+
+def test_a_device_and_a_link_are_written_through(tmp_path):
+    write_text(Path("/dev/null"), "a")
+    assert not Path("/dev/null").is_file()
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
 
 
 def test_a_claim_names_what_differs(tmp_path):

@@ -3,9 +3,10 @@
 from .data import TextData, from_texts, load_data
 from .delta import load_delta, save_delta
 from .errors import WheretuneError
+from .finetuned import merge, open_finetuned
 from .heads import Concat, LastToken
 from .planning import plan
-from .run import apply, merge, open_finetuned
+from .run import apply
 from .scorers.base import score
 from .scorers.cka import CKA
 from .scorers.controls import Depth, RandomScores

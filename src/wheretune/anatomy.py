@@ -79,7 +79,10 @@ def resolve(name: str, revision: str | None = None) -> Mapping[str, Any]:
     try:
         commit = ask_hub(lambda: HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS).sha)
     except Exception as error:
-        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        try:
+            cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        except ValueError:  # no name that the hub could have
+            cached = None
         if isinstance(cached, str):
             return {"local_files_only": True, "revision": Path(cached).parent.name}
         raise ModelError(
@@ -138,7 +141,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    arguments = resolve(name)
+    arguments = resolve(name, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **arguments)
     except Exception as error:
@@ -366,7 +369,7 @@ def check_plan(stack: LayerStack, plan: Plan) -> None:
     """Makes sure that `plan` was made for this very model.
 
     Raises:
-        PlanError: It was made for another one, by the hash of the weights.
+        PlanError: It was made for another one, by the hash of the weights, or names a layer that is not there.
     """
     found = describe(stack)
     if found.hash != plan.model.hash:
@@ -375,6 +378,9 @@ def check_plan(stack: LayerStack, plan: Plan) -> None:
             f"but this is {found.name} (weights {found.hash[:12]})",
             "score this model and make a plan for it",
         )
+    missing = [layer for layer in plan.layers if not 0 <= layer < len(stack)]
+    if missing:
+        raise PlanError(f"the plan names layer {missing[0]}", f"the model has the layers 0 to {len(stack) - 1}")
 
 
 # --- back to plain Transformers -----------------------------------------------------------------

@@ -120,7 +120,7 @@ def scorer(text: str) -> Scorer:
 
 
 def _value(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdecimal() else text
+    return int(text) if text.removeprefix("-").isdecimal() else text
 
 
 def selector(name: str, *, k: int, seed: int, layers: tuple[int, ...] = ()) -> Selector:

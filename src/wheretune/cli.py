@@ -37,6 +37,10 @@ app = typer.Typer(
     help="Where to fine-tune a language model: score every layer in one forward pass, choose, tune exactly those.",
 )
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
+TUNE_OWNED = (
+    "tune.json", "scores.json", "plan.json", "run.json", "checkpoint-*", "delta.safetensors", "wheretune.json",
+    "result.json",
+)  # fmt: skip
 STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
 PIPE_WIDTH = 120  # where there is no terminal to ask, a line may be this long
 out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -63,7 +67,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         option.removeprefix("--").replace("-", "_"): str(parameter.name)
         for parameter in context.command.params
         for option in parameter.opts
-        if option.startswith("--") and parameter.name != "config"
+        if not option.startswith("-h") and parameter.name != "config"
     }
     defaults: dict[str, Any] = {}
     for key, value in content.items():
@@ -71,7 +75,8 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{path} has the unknown key {key!r}", f"the nearest known one is {close!r}")
-        defaults[known[name]] = ",".join(map(str, value)) if isinstance(value, list) else value
+        if value is not None:  # as text, so that the command line's own parser judges it
+            defaults[known[name]] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
@@ -173,6 +178,8 @@ def _numbers(text: str, kind: Any, option: str) -> tuple[Any, ...]:
 def _pick_selector(name: str, layers_of_model: int, k: int | None, seed: int, layers: str) -> Any:
     from wheretune import catalog
 
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed}", "give 0 or more")
     default = max(1, layers_of_model // 4)
     if layers and name != "explicit":
         raise ConfigError("--layers goes with --select explicit", "drop the one or add the other")
@@ -311,7 +318,7 @@ def _settler(
     _check_names(scorer, "last-token", select)
     count = layer_count(model)
     selector = _pick_selector(select or catalog.scorer(scorer).card.selector, count, k, seed, "")
-    selector.contests(np.zeros(count))  # says now what it would say after the first batches
+    selector.select(np.zeros(count))  # says now what it would say after the first batches
     return Settler(selector, confidence, tolerance)
 
 
@@ -328,8 +335,9 @@ def _score(
     from wheretune.run import score_model
 
     scorers = [catalog.scorer(name.strip()) for name in scorer.split(",") if name.strip()]
-    if not scorers:
-        raise ConfigError("--scorer is empty", "name at least one")
+    names = [made.name for made in scorers]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"--scorer is {scorer!r}", "name at least one scorer, and each once")
     return score_model(model, data, scorers, batch_size=batch_size, pooling=pooling, last=last, settle=settle)
 
 
@@ -502,8 +510,8 @@ def tune(
     wheretune tune --plan plan.json --train train.jsonl --validation dev.jsonl --output runs/mine --epochs 5
     """
     from wheretune.data import load_data
-    from wheretune.files import claim, take_folder
-    from wheretune.run import RESULT, check_fit, layer_count, run
+    from wheretune.files import claim, taking
+    from wheretune.run import RESULT, check_model, layer_count, run
     from wheretune.training import check_settings
     from wheretune.types import LayerScores, Plan, RunSpec, TrainSettings, load, save, to_json
 
@@ -522,28 +530,30 @@ def tune(
     dev = load_data(held_out, like=info).info if held_out is not None else None
     if given is not None:
         given = _at(given, name)
-        check_fit(given)
     else:
         _try_selector(select, layer_count(name), k, seed, layers)
-    take_folder(folder, "tune.json", RESULT, resume=resume, overwrite=overwrite)
+    check_model(name, max_length, given)
     asked = {
         "model": name, "train": to_json(info), "validation": dev and to_json(dev), "settings": to_json(settings),
         "plan": given and to_json(given), "choice": None if given else [scorer, select, k, layers, head],
     }  # fmt: skip
-    claim(folder / "tune.json", asked)
-    if given is None:
-        if (folder / "scores.json").is_file():
-            scores = load(LayerScores, folder / "scores.json")
-        else:
-            scores = _score(name, data, scorer, "token", 2 * batch_size)[0]
+    with taking(folder, TUNE_OWNED, RESULT, resume=resume, overwrite=overwrite):
+        claim(folder / TUNE_OWNED[0], asked)
+        if given is None:
+            if (folder / "scores.json").is_file():
+                scores = load(LayerScores, folder / "scores.json")
+            else:
+                scores = _score(name, data, scorer, "token", 2 * batch_size)[0]
+            given = _plan(scores, select, k, seed, layers, head)
             save(scores, folder / "scores.json")
-        given = _plan(scores, select, k, seed, layers, head)
+            if not json_:
+                out.print(scores.profile(given.layers))
+        if (folder / "plan.json").is_file():
+            given = load(Plan, folder / "plan.json")
+        save(given, folder / "plan.json")
         if not json_:
-            out.print(scores.profile(given.layers))
-    save(given, folder / "plan.json")
-    if not json_:
-        out.print(given)
-    result = run(RunSpec(given, info, dev, None, settings), folder, f"tuning layers {_comma(given.layers)}")
+            out.print(given)
+        result = run(RunSpec(given, info, dev, None, settings), folder, f"tuning layers {_comma(given.layers)}")
     _show(_summary(result, folder), json_, to_json(result))
 
 
@@ -617,7 +627,7 @@ def evaluate(
     import numpy as np
 
     from wheretune import metrics
-    from wheretune.run import open_finetuned
+    from wheretune.finetuned import open_finetuned
     from wheretune.show.tables import table
     from wheretune.types import to_json
 
@@ -653,7 +663,7 @@ def predict(
     from scipy.special import softmax
 
     from wheretune.files import write_text
-    from wheretune.run import open_finetuned
+    from wheretune.finetuned import open_finetuned
 
     source = _needed(data, "--data")
     tuned = open_finetuned(folder, model)
@@ -692,12 +702,12 @@ def merge(
 
     wheretune merge runs/mine --output merged
     """
-    from wheretune import run
+    from wheretune import finetuned
 
     target = _needed(output, "--output")
     if target.exists():
         raise OutputError(f"{target} already exists", "choose another --output")
-    plain = run.merge(run.open_finetuned(folder, model), target)
+    plain = finetuned.merge(finetuned.open_finetuned(folder, model), target)
     how = "AutoModelForSequenceClassification" if plain else "AutoModel"
     said = f'{target} opens with {how}.from_pretrained("{target}")'
     if plain:
@@ -741,7 +751,7 @@ def compare(
         _option("--max-samples", text="Train on so many rows, the same for all.", show_default="all"),
     ] = None,
     max_length: MaxLength = None,
-    resume: Resume = False,
+    resume: Annotated[bool, _option("--resume", text="Run only what is missing, as compare does anyway.")] = True,
     overwrite: Overwrite = False,
     json_: AsJson = False,
     config: Config = None,
@@ -757,9 +767,9 @@ def compare(
 
     wheretune compare --config compare.yaml --learning-rates 1e-5,2e-5,5e-5
     """
-    from wheretune.compare import COLUMNS, Comparison, cells, lines, title, write_tables
+    from wheretune.compare import COLUMNS, OWNED, Comparison, cells, lines, title, write_tables
     from wheretune.compare import compare as run_comparison
-    from wheretune.files import take_folder
+    from wheretune.files import taking
     from wheretune.run import layer_count
     from wheretune.show.tables import table
     from wheretune.types import TrainSettings
@@ -791,9 +801,9 @@ def compare(
     ):
         if not value:
             raise ConfigError(f"{option} is empty", "give at least one")
-    take_folder(folder, "compare.json", "table.md", resume=True, overwrite=overwrite)
-    rows = run_comparison(what, folder)
-    write_tables(what, rows, folder)
+    with taking(folder, OWNED, "table.md", resume=resume, overwrite=overwrite):
+        rows = run_comparison(what, folder)
+        write_tables(what, rows, folder)
     found = lines(what, rows)
     for row in rows:
         if row.searched and not json_:
@@ -821,14 +831,14 @@ def demo(
     wheretune demo --output runs/demo
     """
     from wheretune import demo as room
-    from wheretune.files import claim, take_folder
+    from wheretune.files import claim, taking
     from wheretune.show.tables import count, seconds, table
 
-    take_folder(output, "demo.json", "full/result.json", resume=resume, overwrite=overwrite)
-    claim(output / "demo.json", {"version": __version__})
     model = room.model_folder()
-    out.print(Text("all-MiniLM-L6-v2 (6 layers) and BBC news articles of 5 classes, both from PyPI packages."))
-    done = room.demo(output, out.print)
+    with taking(output, room.OWNED, "full/result.json", resume=resume, overwrite=overwrite):
+        claim(output / room.OWNED[0], {"version": __version__})
+        out.print(Text("all-MiniLM-L6-v2 (6 layers) and BBC news articles of 5 classes, both from PyPI packages."))
+        done = room.demo(output, out.print)
     chosen, full = done.chosen, done.full
     paid = chosen.seconds["train"] + done.scores.seconds
     rows = []
@@ -893,7 +903,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = STOPPED
     if code == STOPPED:
-        err.print(Text("stopped; the same command goes on from the last finished epoch", style="bold"))
+        err.print(
+            Text("stopped; started again, tune, compare and demo go on from the last finished epoch", style="bold")
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 

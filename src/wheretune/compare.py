@@ -20,7 +20,7 @@ from wheretune.data import load_data
 from wheretune.errors import ConfigError
 from wheretune.files import claim, write_csv, write_text
 from wheretune.planning import plan
-from wheretune.run import layer_count, run, score_model
+from wheretune.run import check_model, layer_count, run, score_model
 from wheretune.selectors import Selector
 from wheretune.show.tables import count, seconds, short_name
 from wheretune.training import check_settings
@@ -38,6 +38,7 @@ from wheretune.types import (
 )
 
 SPEC, SCORES, FAILURE = "compare.json", "scores.json", "failed.txt"
+OWNED = (SPEC, SCORES, "runs", "table.md", "results.csv")
 GROWING = ("methods", "seeds", "learning_rates")  # what may be added to a comparison that has begun
 
 
@@ -128,6 +129,7 @@ def compare(what: Comparison, folder: Path) -> list[Row]:
         for seed in what.seeds:
             check_settings(replace(what.settings, learning_rate=rate, seed=seed))
     layers = layer_count(what.model)
+    check_model(what.model, what.train.max_length)
     for name in what.methods:  # all that can be known to be wrong is said before anything is written
         selector = _selector(name, what.k, layers, what.seeds[0])
         if selector is not None:
@@ -139,7 +141,7 @@ def compare(what: Comparison, folder: Path) -> list[Row]:
         load_data(what.test, like=train).info,
     )
     shared = {key: value for key, value in dataclasses.asdict(what).items() if key not in GROWING}
-    claim(folder / SPEC, shared | {"data": dataclasses.asdict(data)})
+    claim(folder / SPEC, shared | {"data": dataclasses.asdict(data)})  # what was begun may only go on as it was
     if (folder / SCORES).is_file():
         scores = load(LayerScores, folder / SCORES)
     else:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from wheretune.errors import ConfigError
 from wheretune.scorers.base import Finished
-from wheretune.selectors import Selector
+from wheretune.selectors import PairwiseSelector, Selector
 from wheretune.types import Confidence, LayerScores, Settlement, Spec
 
 DRAWS = 2000
@@ -62,7 +62,7 @@ class Settler:
     number of them.
 
     Attributes:
-        selector: Makes the choice.
+        selector: Makes the choice, by comparing pairs of layers.
         confidence: The probability that what is said is true, over all looks and contests.
         tolerance: A layer counts as the better one if it is worse by no more than this.
         sharpest: The number of samples at which the bounds are tightest.
@@ -74,9 +74,14 @@ class Settler:
     sharpest: int = 256
 
     def __post_init__(self) -> None:
+        if not isinstance(self.selector, PairwiseSelector):
+            raise ConfigError(
+                f"whether {self.selector.name} is settled cannot be told: it compares no pairs of layers",
+                "select highest, lowest, block-highest, block-lowest, middle-best or suffix",
+            )
         if not 0 < self.confidence < 1:
             raise ConfigError(f"--confidence is {self.confidence}", "give a number between 0 and 1")
-        if self.tolerance < 0:
+        if not 0 <= self.tolerance < np.inf:
             raise ConfigError(f"--tolerance is {self.tolerance}", "give 0 or more")
 
     def __call__(self, finished: Finished, n: int) -> Settlement:
@@ -84,10 +89,10 @@ class Settler:
 
         Raises:
             ConfigError: The scores are no means over samples.
-            PlanError: The selector's choice is not made of contests between two layers.
         """
         if finished.covariance is None:
             raise ConfigError("--until-settled needs scores that are means over samples", "use a centrality scorer")
+        assert isinstance(self.selector, PairwiseSelector)  # as __post_init__ made sure
         contests = self.selector.contests(finished.values)
         still_open = tuple(
             (winner, rival)

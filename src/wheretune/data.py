@@ -201,6 +201,11 @@ def load_data(
         raise DataError(
             f"{spec.source} has empty text in {_rows(empty, numbers)}", "remove these rows or give them a text"
         )
+    broken = [i for i, row in enumerate(texts) if not all(_encodable(text) for text in row)]
+    if broken:
+        raise DataError(
+            f"{spec.source} has half a character (a lone surrogate) in {_rows(broken, numbers)}", "mend these rows"
+        )
     values, task, classes = _labels(spec, rows, numbers, like, labels)
     content = digest_of(zip(texts, values or (None,) * len(texts), strict=True))
     info = DataInfo(spec=spec, rows=len(rows), task=task, classes=classes, hash=content)
@@ -215,6 +220,10 @@ def _require(source: str, rows: Sequence[Row], column: str) -> None:
             f"{source} has no column {column!r} (its columns: {there})",
             "name the columns with --text-column, --pair-column and --label-column",
         )
+
+
+def _encodable(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _text(value: object) -> str:
@@ -298,12 +307,12 @@ def _numbers(source: str, column: str, values: Sequence[object], rows: Sequence[
 
 def _class_name(value: object) -> str:
     """A label as a string; 1.0 from a data frame and 1 from JSON are the same class."""
-    return str(int(value)) if isinstance(value, float) and value == round(value) else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _natural(name: str) -> tuple[int, int, str]:
     """Sorts whole numbers by value and everything else by its letters."""
-    return (0, int(name), name) if name.lstrip("-").isdecimal() else (1, 0, name)
+    return (0, int(name), name) if name.removeprefix("-").isdecimal() else (1, 0, name)
 
 
 # --- checked data -> batches --------------------------------------------------------------------

@@ -16,10 +16,16 @@ from wheretune.scorers.cosine_centrality import CosineCentrality
 from wheretune.selectors import BlockHighest, Bottom, blocks
 from wheretune.show.figures import save_figure
 from wheretune.tuners.whole_layers import WholeLayers
-from wheretune.types import DataSpec, LayerScores, Plan, RunResult, RunSpec, TrainSettings, save
+from wheretune.types import DataSpec, LayerScores, Plan, RunResult, RunSpec, TrainSettings, load, save
 
 TRAIN, TEST, LENGTH, K = 600, 400, 64, 2
 SETTINGS = TrainSettings(epochs=3, learning_rate=3e-4, batch_size=16, warmup_ratio=0.1, seed=0)
+
+
+OWNED = (
+    "demo.json", "train.jsonl", "test.jsonl", "scores.json", "plan.json", "profile.png", "similarity.png", "tuned",
+    "full",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,11 @@ def demo(folder: Path, show: Callable[[object], None]) -> Demo:
     """Scores, chooses, tunes, evaluates, and does the same for full fine-tuning; `show` is handed each stage."""
     train, test = write_articles(folder)
     data = DataSpec(str(train), max_length=LENGTH)
-    scores = score_model(model_folder(), data, [CosineCentrality()])[0]
-    save(scores, folder / "scores.json")
+    if (folder / "scores.json").is_file():
+        scores = load(LayerScores, folder / "scores.json")
+    else:
+        scores = score_model(model_folder(), data, [CosineCentrality()])[0]
+        save(scores, folder / "scores.json")
     chosen = plan(scores, BlockHighest(K))
     save(chosen, folder / "plan.json")
     save_figure(scores.plot(chosen.layers, blocks(len(scores.layers), K)), folder / "profile.png")

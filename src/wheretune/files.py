@@ -7,11 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wheretune.errors import OutputError
+from wheretune.errors import OutputError, WheretuneError
 
 PARTIAL = ".partial-"  # in the name of every draft, so that what a killed process left can be told and swept
 
@@ -23,6 +24,12 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
         OutputError: The place cannot be written to.
     """
     try:
+        path = path.resolve()
+        if path.exists() and not path.is_file() and not path.is_dir():  # /dev/null, a pipe: nothing to be renamed
+            with tempfile.TemporaryDirectory() as elsewhere:
+                fill(Path(elsewhere) / "draft")
+                path.write_bytes((Path(elsewhere) / "draft").read_bytes())
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent))
         try:
@@ -39,9 +46,9 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
         raise OutputError(f"cannot write {path} ({error.strerror or error})", "choose another --output") from error
 
 
-def sweep(folder: Path) -> None:
-    """Removes the drafts that a killed process left in `folder`."""
-    for path in folder.glob(f".*{PARTIAL}*"):
+def sweep(folder: Path, name: str = "*") -> None:
+    """Removes the drafts of `name` that a killed process left in `folder`, which must be nobody else's meanwhile."""
+    for path in folder.glob(f".{name}{PARTIAL}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -90,38 +97,60 @@ def digest_of(rows: Iterable[Any]) -> str:
     return found.hexdigest()
 
 
-def take_folder(folder: Path, marker: str, finished: str, *, resume: bool, overwrite: bool) -> None:
+@contextmanager
+def taking(folder: Path, owned: Sequence[str], finished: str, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Makes `folder` ready to be written to. A stopped run goes on without being asked to.
+
+    If what is done inside fails for something the user can mend, before anything of worth is there, a folder that was
+    begun here is removed again.
 
     Args:
         folder: Where the command writes.
-        marker: The file that shows that this command of wheretune wrote the folder.
+        owned: Patterns of the names that the command writes; the first is the file that marks the folder as its own.
         finished: The file that shows that it had finished.
         resume: Take a finished folder as well.
-        overwrite: Start over.
+        overwrite: Start over: what the command wrote goes, anything else stays.
 
     Raises:
         OutputError: It holds something else, or a finished run and neither `resume` nor `overwrite` is given.
     """
+    try:
+        fresh = _take(folder, owned, finished, resume, overwrite)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder} ({error.strerror or error})", "choose another --output") from error
+    try:
+        yield
+    except WheretuneError:
+        if fresh and folder.is_dir() and {path.name for path in folder.iterdir()} <= {owned[0]}:
+            shutil.rmtree(folder)
+        raise
+
+
+def _take(folder: Path, owned: Sequence[str], finished: str, resume: bool, overwrite: bool) -> bool:
+    """Whether the folder is begun anew."""
     if folder.is_file():
         raise OutputError(f"{folder} is a file", "give a folder as --output")
     sweep(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if not (folder / marker).is_file():
+        return True
+    if not (folder / owned[0]).is_file():
         raise OutputError(
             f"the folder {folder} already exists and was not written by this command",
             "choose another --output, or empty the folder yourself",
         )
     if overwrite:
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}{PARTIAL}", dir=folder.parent))
-        folder.rename(aside / folder.name)  # gone at once: a kill while it is deleted leaves no half of it
+        aside = Path(tempfile.mkdtemp(prefix=f".old{PARTIAL}", dir=folder))
+        for pattern in owned:  # the mark goes first: a kill in between leaves a folder that is nobody's to resume
+            for path in folder.glob(pattern):
+                path.rename(aside / path.name)
         shutil.rmtree(aside)
-    elif (folder / finished).is_file() and not resume:
+        return True
+    if (folder / finished).is_file() and not resume:
         raise OutputError(
             f"the folder {folder} already exists and holds a finished run",
             "read it again with --resume, replace it with --overwrite, or choose another --output",
         )
+    return False
 
 
 def claim(path: Path, content: Mapping[str, Any]) -> None:

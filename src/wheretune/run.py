@@ -1,6 +1,6 @@
-"""RunSpec -> RunResult: the whole pipeline on one screen, and what opens its output again.
+"""RunSpec -> RunResult: the whole pipeline.
 
-A run's folder holds `run.json` (the spec), while it trains `checkpoint/`, and when it is finished the delta
+A run's folder holds `run.json` (the spec), while it trains `checkpoint-STEP/`, and when it is finished the delta
 (`delta.safetensors`, `wheretune.json`) and, last of all, `result.json`.
 """
 
@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -20,8 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import nn
 
 from wheretune import catalog
@@ -32,14 +29,13 @@ from wheretune.anatomy import (
     load_model,
     load_tokenizer,
     max_tokens,
-    plain_classifier,
     resolve,
 )
 from wheretune.capture import LastState
-from wheretune.data import LabelUse, TextData, collator, encode, load_data
-from wheretune.delta import MANIFEST, put_delta, read_delta, save_delta
-from wheretune.errors import DataError, DeltaError, OutputError
-from wheretune.files import claim, sweep, write
+from wheretune.data import TextData, collator, encode, load_data
+from wheretune.delta import MANIFEST, save_delta
+from wheretune.errors import DataError, ModelError
+from wheretune.files import claim, sweep
 from wheretune.heads import HeadedModel
 from wheretune.metrics import evaluate
 from wheretune.scorers.base import Scorer, Settle, score_stack, versions
@@ -49,7 +45,6 @@ from wheretune.types import (
     DataInfo,
     DataSpec,
     LayerScores,
-    Manifest,
     Metric,
     Plan,
     Pooling,
@@ -111,16 +106,28 @@ def score_model(
 
 def layer_count(name: str) -> int:
     """How many layers a model has, read from its config alone."""
-    return int(load_config(name).num_hidden_layers)
+    layers = getattr(load_config(name), "num_hidden_layers", None)
+    if not isinstance(layers, int):
+        raise ModelError(f"{name} is a model without layers", "give a Hugging Face transformer")
+    return layers
 
 
-def check_fit(plan: Plan) -> None:
-    """Loads the plan's model and makes sure that the plan was made for it, before anything is written.
+def check_model(name: str, max_length: int | None, plan: Plan | None = None) -> None:
+    """Makes sure, before anything is written, that a model can be read, and that `plan` was made for it.
 
     Raises:
-        PlanError: It was made for another one.
+        ModelError: Its layers or its tokenizer cannot be found, or it cannot read texts of `max_length`.
+        PlanError: The plan was made for another one.
+        ConfigError: The plan names a tuner, head or schedule that does not exist.
     """
-    check_plan(find_layers(load_model(plan.model.name, plan.model.revision)), plan)
+    revision = None if plan is None else plan.model.revision
+    stack = find_layers(load_model(name, revision))
+    max_tokens(stack.base, load_tokenizer(name, revision), max_length)
+    if plan is not None:
+        check_plan(stack, plan)
+        catalog.tuner(plan.tuner)
+        catalog.head(plan.head)
+        catalog.build("schedule", catalog.SCHEDULES, plan.schedule)
 
 
 def run(spec: RunSpec, folder: Path, description: str = "training") -> RunResult:
@@ -207,104 +214,6 @@ def _measure(model: nn.Module, data: TextData, rows: list[dict[str, Any]], colla
     return evaluate(logits, np.array(data.labels), data.info.task)
 
 
-# --- opening a finished run ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Finetuned:
-    """A tuned model that has been opened again: base, delta and tokenizer."""
-
-    model: HeadedModel
-    tokenizer: Any
-    manifest: Manifest
-
-    def logits(self, data: TextData, batch_size: int = 32) -> Float[np.ndarray, "row output"]:
-        """The logits of every row."""
-        assert self.manifest.max_length is not None
-        rows = encode(data, self.tokenizer, self.manifest.max_length)
-        return predict(self.model, rows, collator(self.tokenizer), batch_size)
-
-    def read(self, source: str, labels: LabelUse) -> TextData:
-        """Data with the columns, task and classes of the training data."""
-        assert self.manifest.data is not None
-        spec = replace(self.manifest.data.spec, source=source, max_samples=None)
-        return load_data(spec, like=self.manifest.data, labels=labels)
-
-
-def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
-    """Opens the folder that `wheretune tune` wrote.
-
-    Args:
-        folder: The folder.
-        model: Where the base model is now, if it is not where it was; its weights must be the same.
-
-    Raises:
-        DeltaError: The folder holds no finished run, or the base weights are others.
-    """
-    manifest, tensors = read_delta(folder)
-    if manifest.data is None or manifest.max_length is None:
-        raise DeltaError(
-            f"{folder} was saved from a model of your own, whose class {MANIFEST} does not know",
-            "make that model and call wheretune.load_delta(model, folder)",
-        )
-    name = model or manifest.plan.model.name
-    revision = None if model else manifest.plan.model.revision
-    base = load_model(name, revision)
-    outputs = max(len(manifest.data.classes), 1)
-    headed = HeadedModel(base, catalog.head(manifest.plan.head), outputs, manifest.data.task, seed=0)
-    put_delta(headed, manifest, tensors, str(folder))
-    return Finetuned(headed.eval(), load_tokenizer(name, revision), manifest)
-
-
-def merge(tuned: Finetuned, output: Path) -> bool:
-    """Writes a plain Transformers checkpoint with the delta merged in.
-
-    Where the family's own sequence classifier can compute the head, and is seen to give the same logits, the
-    checkpoint is that classifier. Otherwise it is the base model, with the head beside it in `head.safetensors`.
-
-    Returns:
-        Whether the checkpoint is a sequence classifier.
-
-    Raises:
-        OutputError: `output` is taken.
-    """
-    sweep(output.parent)
-    if output.exists():
-        raise OutputError(f"{output} already exists", "choose another --output")
-    model = tuned.model.cpu()
-    assert tuned.manifest.data is not None
-    linear = model.head[-1]
-    plain = None
-    if not model.all_layers and isinstance(linear, nn.Linear):
-        plain = plain_classifier(model.base, linear, tuned.manifest.data.classes, tuned.tokenizer.pad_token_id)
-    if plain is not None and not _agree(tuned, plain):
-        plain = None
-
-    def fill(draft: Path) -> None:
-        draft.mkdir()
-        (plain or model.base).save_pretrained(draft)  # type: ignore[operator]
-        tuned.tokenizer.save_pretrained(draft)
-        if plain is None:
-            head = {name: value.contiguous() for name, value in model.head.state_dict().items()}
-            save_file(head, draft / "head.safetensors", {"format": "pt"})
-
-    write(output, fill)
-    return plain is not None
-
-
-def _agree(tuned: Finetuned, plain: nn.Module) -> bool:
-    """Whether a plain classifier gives the logits of the tuned model, alone and padded."""
-    texts = [
-        "Both must give the same answer.",
-        "Also where a shorter text is padded to the length of a longer.",
-    ]
-    batch = dict(tuned.tokenizer(texts, padding=True, return_tensors="pt"))
-    with torch.no_grad():
-        ours = tuned.model.eval()(**batch).logits
-        theirs = plain(**batch).logits
-    return bool((ours - theirs).abs().max() <= 1e-4 * (1 + ours.abs().max()))
-
-
 # --- what surrounds a result --------------------------------------------------------------------
 
 
@@ -351,6 +260,7 @@ def _code() -> str:
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # installed inside somebody else's checkout it is not theirs
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", str(here)) else "")
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -28,12 +28,13 @@ class Selector(Protocol):
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
 
-    def contests(self, values: Values) -> list[tuple[int, int, int]]:
-        """What the choice hangs on: (chosen, rival, sign), where sign * (chosen's score - rival's) must stay positive.
 
-        Raises:
-            PlanError: The choice is not made of such pairs.
-        """
+@runtime_checkable
+class PairwiseSelector(Selector, Protocol):
+    """A selector whose choice hangs on which of two layers scores higher, pair by pair."""
+
+    def contests(self, values: Values) -> list[tuple[int, int, int]]:
+        """The pairs (chosen, rival, sign), where sign * (chosen's score - rival's) must stay positive."""
 
 
 def blocks(layers: int, k: int) -> tuple[range, ...]:
@@ -169,10 +170,6 @@ class BlockMedian:
         """The chosen layers, ascending."""
         return _of_each_block(-values, self.k, lambda many: (many - 1) // 2)
 
-    def contests(self, values: Values) -> list[tuple[int, int, int]]:
-        """A median is no matter of pairs."""
-        raise PlanError("whether a median is settled cannot be told", "use block-highest or block-lowest")
-
 
 @dataclass(frozen=True)
 class BlockRandom:
@@ -188,10 +185,6 @@ class BlockRandom:
         _check(self.k, len(values))
         generator = np.random.default_rng(self.seed)
         return tuple(int(generator.integers(b.start, b.stop)) for b in blocks(len(values), self.k))
-
-    def contests(self, values: Values) -> list[tuple[int, int, int]]:
-        """None: no score is read."""
-        return []
 
 
 @dataclass(frozen=True)
@@ -243,10 +236,6 @@ class Top:
         _check(self.k, len(values))
         return tuple(range(len(values) - self.k, len(values)))
 
-    def contests(self, values: Values) -> list[tuple[int, int, int]]:
-        """None: no score is read."""
-        return []
-
 
 @dataclass(frozen=True)
 class Bottom:
@@ -260,10 +249,6 @@ class Bottom:
         """The chosen layers, ascending."""
         _check(self.k, len(values))
         return tuple(range(self.k))
-
-    def contests(self, values: Values) -> list[tuple[int, int, int]]:
-        """None: no score is read."""
-        return []
 
 
 @dataclass(frozen=True)
@@ -280,10 +265,6 @@ class Random:
         _check(self.k, len(values))
         drawn = np.random.default_rng(self.seed).choice(len(values), self.k, replace=False)
         return tuple(sorted(int(layer) for layer in drawn))
-
-    def contests(self, values: Values) -> list[tuple[int, int, int]]:
-        """None: no score is read."""
-        return []
 
 
 @dataclass(frozen=True)
@@ -302,7 +283,3 @@ class Explicit:
         if not self.layers:
             raise PlanError("no layer is named", "name at least one with --layers")
         return tuple(sorted(set(self.layers)))
-
-    def contests(self, values: Values) -> list[tuple[int, int, int]]:
-        """None: no score is read."""
-        return []

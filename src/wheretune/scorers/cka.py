@@ -218,6 +218,8 @@ class CKA:
             for layer in range(len(cross))
             if not (varies[layer] and varies[layer + 1])
         }
+        if len(constant) == len(cross):
+            raise ScoreError("no layer's input and output both vary over the texts", "give texts that differ")
         values = (cross / (own[:-1] * own[1:]).clamp(min=0).sqrt()).numpy()
         values[list(constant)] = np.nan
         return Finished(values, excluded=constant)

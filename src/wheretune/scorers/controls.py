@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from wheretune.errors import ScoreError
 from wheretune.scorers.base import Card, Finished
 from wheretune.types import LayerStack
 
@@ -34,5 +35,11 @@ class RandomScores:
     card: ClassVar[Card] = Card("uniform(0, 1)", "every paper's random-k baseline", "nothing", "none", "highest")
 
     def score(self, stack: LayerStack) -> Finished:
-        """The draw."""
+        """The draw.
+
+        Raises:
+            ScoreError: The seed is no whole number from 0.
+        """
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ScoreError(f"the seed of random is {self.seed!r}", "give a whole number from 0")
         return Finished(np.random.default_rng(self.seed).random(len(stack)))

@@ -1,0 +1,116 @@
+"""Opens what `run` wrote: a tuned model that predicts, and that merges into a plain Transformers checkpoint."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import nn
+
+from wheretune import catalog
+from wheretune.anatomy import load_model, load_tokenizer, plain_classifier
+from wheretune.data import LabelUse, TextData, collator, encode, load_data
+from wheretune.delta import MANIFEST, put_delta, read_delta
+from wheretune.errors import DeltaError, OutputError
+from wheretune.files import sweep, write
+from wheretune.heads import HeadedModel
+from wheretune.training import predict
+from wheretune.types import Manifest
+
+
+@dataclass(frozen=True, eq=False)
+class Finetuned:
+    """A tuned model that has been opened again: base, delta and tokenizer."""
+
+    model: HeadedModel
+    tokenizer: Any
+    manifest: Manifest
+
+    def logits(self, data: TextData, batch_size: int = 32) -> Float[np.ndarray, "row output"]:
+        """The logits of every row."""
+        assert self.manifest.max_length is not None
+        rows = encode(data, self.tokenizer, self.manifest.max_length)
+        return predict(self.model, rows, collator(self.tokenizer), batch_size)
+
+    def read(self, source: str, labels: LabelUse) -> TextData:
+        """Data with the columns, task and classes of the training data."""
+        assert self.manifest.data is not None
+        spec = replace(self.manifest.data.spec, source=source, max_samples=None)
+        return load_data(spec, like=self.manifest.data, labels=labels)
+
+
+def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
+    """Opens the folder that `wheretune tune` wrote.
+
+    Args:
+        folder: The folder.
+        model: Where the base model is now, if it is not where it was; its weights must be the same.
+
+    Raises:
+        DeltaError: The folder holds no finished run, or the base weights are others.
+    """
+    manifest, tensors = read_delta(folder)
+    if manifest.data is None or manifest.max_length is None:
+        raise DeltaError(
+            f"{folder} was saved from a model of your own, whose class {MANIFEST} does not know",
+            "make that model and call wheretune.load_delta(model, folder)",
+        )
+    name = model or manifest.plan.model.name
+    revision = None if model else manifest.plan.model.revision
+    base = load_model(name, revision)
+    outputs = max(len(manifest.data.classes), 1)
+    headed = HeadedModel(base, catalog.head(manifest.plan.head), outputs, manifest.data.task, seed=0)
+    put_delta(headed, manifest, tensors, str(folder))
+    return Finetuned(headed.eval(), load_tokenizer(name, revision), manifest)
+
+
+def merge(tuned: Finetuned, output: Path) -> bool:
+    """Writes a plain Transformers checkpoint with the delta merged in.
+
+    Where the family's own sequence classifier can compute the head, and is seen to give the same logits, the
+    checkpoint is that classifier. Otherwise it is the base model, with the head beside it in `head.safetensors`.
+
+    Returns:
+        Whether the checkpoint is a sequence classifier.
+
+    Raises:
+        OutputError: `output` is taken.
+    """
+    sweep(output.parent, output.name)
+    if output.exists():
+        raise OutputError(f"{output} already exists", "choose another --output")
+    model = tuned.model.cpu()
+    assert tuned.manifest.data is not None
+    linear = model.head[-1]
+    plain = None
+    if not model.all_layers and isinstance(linear, nn.Linear):
+        plain = plain_classifier(model.base, linear, tuned.manifest.data.classes, tuned.tokenizer.pad_token_id)
+    if plain is not None and not _agree(tuned, plain):
+        plain = None
+
+    def fill(draft: Path) -> None:
+        draft.mkdir()
+        (plain or model.base).save_pretrained(draft)  # type: ignore[operator]
+        tuned.tokenizer.save_pretrained(draft)
+        if plain is None:
+            head = {name: value.contiguous() for name, value in model.head.state_dict().items()}
+            save_file(head, draft / "head.safetensors", {"format": "pt"})
+
+    write(output, fill)
+    return plain is not None
+
+
+def _agree(tuned: Finetuned, plain: nn.Module) -> bool:
+    """Whether a plain classifier gives the logits of the tuned model, alone and padded."""
+    texts = [
+        "Both must give the same answer.",
+        "Also where a shorter text is padded to the length of a longer.",
+    ]
+    batch = dict(tuned.tokenizer(texts, padding=True, return_tensors="pt"))
+    with torch.no_grad():
+        ours = tuned.model.eval()(**batch).logits
+        theirs = plain(**batch).logits
+    return bool((ours - theirs).abs().max() <= 1e-4 * (1 + ours.abs().max()))
