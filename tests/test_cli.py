@@ -582,3 +582,26 @@ def test_killed_while_it_trains_it_goes_on_and_ends_the_same(run, tiny_folder, t
     assert run(*command, "--output", tmp_path / "once")[0] == 0
     assert (folder / "delta.safetensors").read_bytes() == (tmp_path / "once" / "delta.safetensors").read_bytes()
     assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "once").iterdir()}
+
+
+def test_a_comparison_that_was_killed_runs_what_is_missing(run, tiny_folder, tmp_path):
+    train = jsonl(tmp_path / "train.jsonl", rows_of(200))
+    command = [
+        "compare", "--model", tiny_folder("bert"), "--train", train, "--test", train, "--methods", "full,prism,top",
+        "--k", "2", "--seeds", "0,1", "--epochs", "4", "--output", str(tmp_path / "compared"),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wheretune", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while len(list(tmp_path.glob("compared/runs/*/*/*/result.json"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("compared/runs/*/*/*/result.json")}
+    assert 2 <= len(done) < 6 and not (tmp_path / "compared" / "table.md").exists()
+    code, out, err = run(*command, "--json")
+    assert code == 0, err
+    assert [line["seeds"] for line in json.loads(out)["methods"]] == [2, 2, 2]
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
+    assert not list(tmp_path.rglob(".*partial*")) and not list(tmp_path.rglob("checkpoint-*"))

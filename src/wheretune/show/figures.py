@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import and most commands draw 
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#6E6E6E"
+MANY_BLOCKS = 8  # more than these get numbers only
 MANY_LAYERS = 16  # more ticks than this, or more numbers in cells, run into each other at 600 px
 
 
@@ -45,7 +46,8 @@ def profile_figure(
         if number % 2 == 0:
             axes.axvspan(block.start - 0.5, block.stop - 0.5, color="black", alpha=0.06, linewidth=0)
         middle = (block.start + block.stop - 1) / 2
-        axes.text(middle, high + 0.9 * room, f"block {number}", ha="center", fontsize=9, color=GREY)
+        name = f"block {number}" if len(blocks) <= MANY_BLOCKS else str(number)
+        axes.text(middle, high + 0.9 * room, name, ha="center", fontsize=9, color=GREY)
     axes.plot(layers, values, color=GREY, linewidth=0.9, zorder=2)
     for tuned, colour, marker, size, name in (
         (False, BLUE, "o", 6, "frozen" if chosen else None),
