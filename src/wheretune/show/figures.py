@@ -50,8 +50,8 @@ def profile_figure(
         axes.text(middle, high + 0.9 * room, name, ha="center", fontsize=9, color=GREY)
     axes.plot(layers, values, color=GREY, linewidth=0.9, zorder=2)
     for tuned, colour, marker, size, name in (
-        (False, BLUE, "o", 6, "frozen" if chosen else None),
-        (True, ORANGE, "s", 10, "tuned"),
+        (False, BLUE, "o", 5, "frozen" if chosen else None),
+        (True, ORANGE, "s", 6.5, "tuned"),
     ):
         shown = [index for index in range(len(values)) if (index in chosen) is tuned]
         if shown:
@@ -65,7 +65,7 @@ def profile_figure(
                 markeredgecolor="black",
                 ecolor="black",
                 elinewidth=1.0,
-                capsize=4,
+                capsize=5,
                 zorder=3,
                 label=name,
             )
@@ -103,7 +103,7 @@ def heatmap_figure(matrix: Sequence[Sequence[float]], *, label: str, title: str)
         for row in range(count):
             for column in range(count):
                 value = cells[row, column]
-                text = f"{value:.2f}" if abs(value) < 9.995 else f"{value:.0f}"
+                text = f"{round(value, 2) + 0.0:.2f}" if abs(value) < 9.995 else f"{value:.0f}"  # no -0.00
                 colour = "black" if value > middle else "white"
                 axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
     else:
