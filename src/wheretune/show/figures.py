@@ -46,8 +46,8 @@ def profile_figure(
         if number % 2 == 0:
             axes.axvspan(block.start - 0.5, block.stop - 0.5, color="black", alpha=0.06, linewidth=0)
         middle = (block.start + block.stop - 1) / 2
-        name = f"block {number}" if len(blocks) <= MANY_BLOCKS else str(number)
-        axes.text(middle, high + 0.9 * room, name, ha="center", fontsize=9, color=GREY)
+        words = f"block {number}" if len(blocks) <= MANY_BLOCKS else str(number)
+        axes.text(middle, high + 0.9 * room, words, ha="center", fontsize=9, color=GREY)
     axes.plot(layers, values, color=GREY, linewidth=0.9, zorder=2)
     for tuned, colour, marker, size, name in (
         (False, BLUE, "o", 5, "frozen" if chosen else None),
