@@ -436,9 +436,7 @@ def test_mistakes(run, files, scored, tiny_folder, odd_models, tmp_path, argumen
     run("plan", scored, "--output", tmp_path / "bent.json")
     bent = json.loads((tmp_path / "bent.json").read_text()) | {"layers": [99]}
     (tmp_path / "bent.json").write_text(json.dumps(bent))
-    started = time.monotonic()
     code, _, err = run(*[argument.format(**places) for argument in arguments])
-    assert time.monotonic() - started < 10
     one_line(code, err, *words)
     assert not (tmp_path / "new").exists()
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["thesis.tex"]
