@@ -181,7 +181,8 @@ def test_several_scorers_in_one_pass_and_one_of_them_in_a_plan(run, files, tiny_
     assert code == 0, err
     scores = json.loads(out)["scores"]
     assert [one["scorer"]["name"] for one in scores] == ["cosine-centrality", "cka", "weight-snr"]
-    assert scores[1]["layers"][0]["score"] is None and "constant" not in scores[1]["layers"][1]
+    assert scores[1]["layers"][0]["score"] is None and "input is the same" in scores[1]["layers"][0]["excluded"]
+    assert scores[1]["layers"][1]["excluded"] is None
     assert (tmp_path / "cka-profile.png").is_file() and not (tmp_path / "cka-similarity.png").exists()
     one_line(*run("plan", path, "--output", tmp_path / "plan.json")[::2], "--scorer", "cka")
     code, out, _ = run("plan", path, "--scorer", "cka", "--k", 2, "--output", tmp_path / "plan.json", "--json")

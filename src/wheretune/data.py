@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wheretune.anatomy import HUB_SECONDS, ask_hub
 from wheretune.errors import DataError
-from wheretune.files import digest_of
+from wheretune.files import digest_rows
 from wheretune.types import DataInfo, DataSpec, Task
 
 FORMATS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
@@ -207,7 +207,7 @@ def load_data(
             f"{spec.source} has half a character (a lone surrogate) in {_rows(broken, numbers)}", "mend these rows"
         )
     values, task, classes = _labels(spec, rows, numbers, like, labels)
-    content = digest_of(zip(texts, values or (None,) * len(texts), strict=True))
+    content = digest_rows(zip(texts, values or (None,) * len(texts), strict=True))
     info = DataInfo(spec=spec, rows=len(rows), task=task, classes=classes, hash=content)
     return TextData(info, texts, values, numbers)
 

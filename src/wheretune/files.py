@@ -17,7 +17,7 @@ from wheretune.errors import OutputError, WheretuneError
 PARTIAL = ".partial-"  # in the name of every draft, so that what a killed process left can be told and swept
 
 
-def write(path: Path, fill: Callable[[Path], None]) -> None:
+def write(path: Path, fill: Callable[[Path], object]) -> None:
     """Lets `fill` write a draft (a file, or a folder that is not there yet) beside `path`, then renames it to `path`.
 
     Raises:
@@ -62,11 +62,7 @@ def _fsync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` in UTF-8."""
-    write(path, lambda draft: _keep(draft.write_text(text, encoding="utf-8")))
-
-
-def _keep(_: object) -> None:
-    """Drops a return value."""
+    write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -89,7 +85,7 @@ def digest(content: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def digest_of(rows: Iterable[Any]) -> str:
+def digest_rows(rows: Iterable[Any]) -> str:
     """SHA-256 over the canonical JSON of each row, one at a time."""
     found = hashlib.sha256()
     for row in rows:

@@ -1,1 +1,1 @@
-"""How plain values look: terminal tables, progress bars and figures. Knows no other room."""
+"""How plain values look: terminal tables, progress bars and figures. Knows no room but `files`."""
