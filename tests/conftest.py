@@ -20,7 +20,7 @@ from transformers import AutoModel, PreTrainedTokenizerFast, Qwen2Tokenizer
 from wheretune.demo import model_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 WORDS = """the a of and to in is it that was for on with as his they be at one have this from or had by hot but some
 what there we can out other were all your when up use word how said an each she good bad movie plot who where why"""

@@ -56,6 +56,7 @@ def files(tmp_path):
     }
 
 
+SOURCE = str(Path(__file__).parents[1] / "src")  # a process of its own must run this checkout, wherever it lies
 FAST = ("--epochs", 1, "--learning-rate", "1e-3", "--batch-size", 8)
 
 
@@ -291,10 +292,10 @@ def test_a_run_that_fails_keeps_its_traceback_and_is_no_zero(run, files, tiny_fo
 
     original = room.train
 
-    def fail(model, rows, collate, settings, folder, description):
+    def fail(model, rows, collate, settings, folder, description, companion):
         if "top" in description:
             raise RuntimeError("the disk is on fire")
-        return original(model, rows, collate, settings, folder, description)
+        return original(model, rows, collate, settings, folder, description, companion)
 
     monkeypatch.setattr(room, "train", fail)
     folder = tmp_path / "compared"
@@ -563,7 +564,7 @@ def test_killed_while_it_trains_it_goes_on_and_ends_the_same(run, tiny_folder, t
     folder = tmp_path / "killed"
     process = subprocess.Popen(
         [sys.executable, "-m", "wheretune", *command, "--output", str(folder)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": ""},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": SOURCE},
     )  # fmt: skip
     while not list(folder.glob("checkpoint-*")):
         assert process.poll() is None

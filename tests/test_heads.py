@@ -23,7 +23,7 @@ from wheretune.tuners.whole_layers import WholeLayers
 def test_three_layers_train_what_the_papers_print(config, head, printed):
     with torch.device("meta"):
         model = HeadedModel(AutoModel.from_config(config), head, 2, "classification", seed=0)
-    layers = WholeLayers().parameters(model.stack, (3, 7, 11))
+    layers = WholeLayers().attach(model.stack, (3, 7, 11), seed=0).parameters
     trained = sum(p.numel() for p in [*layers, *model.head.parameters()])
     assert round(trained / 1e6, 1) == printed
     assert count(head, 12, 768, 2, model.stack.causal) == sum(p.numel() for p in model.head.parameters())

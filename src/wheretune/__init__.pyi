@@ -1,9 +1,9 @@
 """The public names and the rooms they live in; `__init__.py` opens a room when a name is first used."""
 
 from .data import TextData, from_texts, load_data
-from .delta import load_delta, save_delta
+from .delta import save_delta
 from .errors import WheretuneError
-from .finetuned import merge, open_finetuned
+from .finetuned import load_delta, merge, open_finetuned
 from .heads import Concat, LastToken
 from .planning import plan
 from .run import apply
@@ -29,14 +29,22 @@ from .selectors import (
     Suffix,
     Top,
 )
+from .tuners.adapter import Adapter
 from .tuners.base import Tuned
+from .tuners.bias import Bias
 from .tuners.head_only import HeadOnly
+from .tuners.low_rank import IA3, AdaLoRA, DoRA, LoRA, PiSSA
+from .tuners.prefix import Prefix
 from .tuners.whole_layers import WholeLayers
 from .types import DataSpec, LayerScores, Plan, RunResult, RunSpec, Spec, TrainSettings, load, save
 
 __version__: str
 __all__ = [
     "CKA",
+    "IA3",
+    "AdaLoRA",
+    "Adapter",
+    "Bias",
     "BlockHighest",
     "BlockLowest",
     "BlockMedian",
@@ -46,6 +54,7 @@ __all__ = [
     "CosineCentrality",
     "DataSpec",
     "Depth",
+    "DoRA",
     "EuclideanCentrality",
     "Explicit",
     "FeatureVariance",
@@ -54,9 +63,12 @@ __all__ = [
     "IOCosine",
     "LastToken",
     "LayerScores",
+    "LoRA",
     "Lowest",
     "MiddleBest",
+    "PiSSA",
     "Plan",
+    "Prefix",
     "Random",
     "RandomScores",
     "RunResult",

@@ -11,16 +11,17 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from wheretune.errors import ModelError, PlanError
-from wheretune.types import Layer, LayerStack, ModelInfo, Plan
+from wheretune.types import Layer, LayerParts, LayerStack, ModelInfo, Plan
 
 Answer = TypeVar("Answer")
 HUB_SECONDS = 6.0  # how long the hub may take to say whether it has a model
@@ -198,60 +199,176 @@ def _first_position(model: nn.Module) -> int:
 # --- finding the layers -------------------------------------------------------------------------
 
 
-def find_layers(model: nn.Module) -> LayerStack:
+def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
     """The layers of `model`, in the order in which they run.
 
-    The base model is searched for module lists as long as its config says it has layers; the outermost
-    one is the stack.
+    The base model (of a model that also sees, its language model) is searched for module lists as long as its config
+    says it has layers; the outermost one is the stack. An encoder-decoder has two: the encoder's layers come first and
+    the decoder's are counted on from there.
+
+    Args:
+        model: Any Hugging Face transformer, with or without a head.
+        attribute: The path of the list of layers below the base model, for a model that cannot be read.
 
     Raises:
         ModelError: There is none (ALBERT shares one layer among all), naming the lists that were found.
     """
-    base = getattr(model, "base_model", model)
+    base: nn.Module = getattr(model, "base_model", model)
     config = _text_config(base)
-    name = type(base).__name__
-    if getattr(config, "is_encoder_decoder", False):
+    if attribute is not None:
+        stacks = [(attribute, _named_list(base, attribute))]
+    else:
+        stacks = [_outermost_list(base, root, expected) for root, expected in _roots(base, config)]
+    modules = [(f"{path}.{i}", layer) for path, stack in stacks for i, layer in enumerate(stack)]
+    owners: dict[int, int] = {}
+    for index, (_, layer) in enumerate(modules):
+        for parameter in layer.parameters():
+            other = owners.setdefault(id(parameter), index)
+            if other != index:
+                raise ModelError(
+                    f"layers {other} and {index} of {type(base).__name__} share their weights",
+                    "use a model whose layers have weights of their own",
+                )
+    base_path = next((found for found, module in model.named_modules() if module is base), "")
+    hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", 0)
+    if not isinstance(hidden, int):
+        raise ModelError(f"the config of {type(base).__name__} has no hidden_size", "give a Hugging Face transformer")
+    return LayerStack(
+        model=model,
+        base=base,
+        base_path=base_path,
+        layers=tuple(Layer(i, path, layer, _parts(layer, heads)) for i, (path, layer) in enumerate(modules)),
+        hidden_size=hidden,
+        causal=_is_causal(config),
+        attribute=attribute,
+    )
+
+
+def _named_list(base: nn.Module, attribute: str) -> nn.ModuleList | nn.Sequential:
+    """The list of layers at the path that the user gave."""
+    try:
+        found = base.get_submodule(attribute)
+    except AttributeError as error:
         raise ModelError(
-            f"{name} is an encoder-decoder with two stacks of layers",
-            "use an encoder or a decoder; two stacks are not supported yet",
+            f"{type(base).__name__} has no module {attribute!r} (module lists found: {_lists_of(base)})",
+            "give one of them as --layers-attribute",
+        ) from error
+    if not isinstance(found, nn.ModuleList | nn.Sequential) or not len(found):
+        raise ModelError(
+            f"{attribute} of {type(base).__name__} is a {type(found).__name__}, not a list of layers "
+            f"(module lists found: {_lists_of(base)})",
+            "give one of them as --layers-attribute",
         )
+    return found
+
+
+def _roots(base: nn.Module, config: Any) -> list[tuple[str, int | None]]:
+    """Where the layers are to be looked for, as paths below the base model, and how many the config says there are."""
     expected = getattr(config, "num_hidden_layers", None)
-    lists = [
-        (path, module) for path, module in base.named_modules() if isinstance(module, nn.ModuleList) and len(module) > 0
-    ]
+    if is_encoder_decoder(base):
+        decoder = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", expected)
+        return [("encoder", expected), ("decoder", decoder)]
+    if _text_config(base) is base.config:
+        return [("", expected)]
+    # a vision model: the part with the text's config, so that the vision tower is left alone
+    paths = (path for path, part in base.named_modules() if type(getattr(part, "config", None)) is type(config))
+    return [(next(paths, ""), expected)]
+
+
+def _outermost_list(base: nn.Module, root: str, expected: int | None) -> tuple[str, nn.ModuleList]:
+    """The one list of `expected` modules that lies least deep below `root`."""
+    name = type(base).__name__
+    lists = [(path, module) for path, module in _module_lists(base) if path.startswith(f"{root}." if root else "")]
     fitting = [(path, module) for path, module in lists if len(module) == expected]
     if not fitting:
-        found = ", ".join(f"{path} with {len(module)}" for path, module in lists) or "none"
         raise ModelError(
-            f"{name} has no list of {expected} layers of its own (module lists found: {found})",
-            "use a model whose layers have weights of their own",
+            f"{name} has no list of {expected} layers of its own (module lists found: {_lists_of(base)})",
+            "name the list with --layers-attribute, or use a model whose layers have weights of their own",
         )
     outermost = min(path.count(".") for path, _ in fitting)
     fitting = [(path, module) for path, module in fitting if path.count(".") == outermost]
     if len(fitting) > 1:
         raise ModelError(
             f"{name} spreads its layers over several lists ({', '.join(path for path, _ in fitting)})",
-            "use a model whose layers are modules of their own",
+            "name the list of layers with --layers-attribute, or use a model whose layers are modules of their own",
         )
-    path, stack = fitting[0]
-    owners: dict[int, int] = {}
-    for index, layer in enumerate(stack):
-        for parameter in layer.parameters():
-            other = owners.setdefault(id(parameter), index)
-            if other != index:
-                raise ModelError(
-                    f"layers {other} and {index} of {name} share their weights",
-                    "use a model whose layers have weights of their own",
-                )
-    base_path = next((found for found, module in model.named_modules() if module is base), "")
-    return LayerStack(
-        model=model,
-        base=base,
-        base_path=base_path,
-        layers=tuple(Layer(i, f"{path}.{i}", layer) for i, layer in enumerate(stack)),
-        hidden_size=int(config.hidden_size),
-        causal=_is_causal(config),
+    return fitting[0]
+
+
+def _module_lists(base: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    return [(path, part) for path, part in base.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 0]
+
+
+def _lists_of(base: nn.Module) -> str:
+    return ", ".join(f"{path} with {len(module)}" for path, module in _module_lists(base)) or "none"
+
+
+def is_encoder_decoder(base: nn.Module) -> bool:
+    """Whether a model has two stacks of layers."""
+    return bool(getattr(_text_config(base), "is_encoder_decoder", False))
+
+
+# --- what a layer is made of --------------------------------------------------------------------
+
+# These fused maps put out q, k and v of the first head, then of the next; all others all q, then all k, then all v.
+PER_HEAD = ("query_key_value", "in_proj")
+
+
+def linear_maps(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """The linear maps below `module`: path -> (outputs, inputs)."""
+    from transformers.pytorch_utils import Conv1D
+
+    found = {}
+    for path, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            found[path] = (part.out_features, part.in_features)
+        elif isinstance(part, Conv1D):
+            found[path] = (part.nf, part.nx)
+    return found
+
+
+def _parts(layer: nn.Module, heads: int) -> LayerParts:
+    """The linear maps of a layer, and which of them does what.
+
+    Every family registers a layer's attention before its MLP, the attention's maps ending with its output, and calls it
+    something with "att"; the decoders of encoder-decoders have a second attention, to the encoder. One map that makes
+    queries, keys and values is the widest of its attention.
+    """
+    maps = linear_maps(layer)
+    attention = [path for path in maps if "att" in path.lower()]
+    attention = [path for path in attention if not any(other in path for other in ("EncDec", "encoder_attn", "cross"))]
+    rest = [path for path in maps if "att" not in path.lower()]
+    first = {letter: next((p for p in attention if p.split(".")[-1].startswith(letter)), None) for letter in "qkv"}
+    if None in first.values() and attention:
+        first = dict.fromkeys("qkv", max(attention, key=lambda path: maps[path][0]))
+    known = len(attention) > 1
+    return LayerParts(
+        maps=maps,
+        query=first["q"] if known else None,
+        key=first["k"] if known else None,
+        value=first["v"] if known else None,
+        attention_output=attention[-1] if known else None,
+        mlp_output=rest[-1] if rest else None,
+        heads=heads,
+        biases=sum(parameter.numel() for parameter in biases(layer)),
     )
+
+
+def biases(layer: nn.Module) -> list[nn.Parameter]:
+    """The biases of a layer, those of its norms included."""
+    return [parameter for name, parameter in layer.named_parameters() if name.split(".")[-1].endswith("bias")]
+
+
+def queries(parts: LayerParts, made: Float[Tensor, "*lead out"]) -> Float[Tensor, "*lead heads size"]:
+    """The queries of every head in what the query map put out, before any rotation."""
+    assert parts.query is not None and parts.attention_output is not None
+    width = parts.maps[parts.attention_output][1]
+    size = width // parts.heads
+    if parts.query != parts.key:
+        return made.reshape(*made.shape[:-1], parts.heads, size)
+    if parts.query.split(".")[-1] in PER_HEAD:
+        return made.reshape(*made.shape[:-1], parts.heads, 3 * size)[..., :size]
+    return made[..., :width].reshape(*made.shape[:-1], parts.heads, size)
 
 
 def _text_config(model: nn.Module) -> Any:
@@ -279,7 +396,15 @@ def accepted(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
 
     With padding on the left, a model with learned positions reads wrong ones unless they are given: they are
     counted from the first unmasked token. No key-value cache is built.
+
+    Raises:
+        ModelError: The base is an encoder-decoder, which reads two sequences.
     """
+    if is_encoder_decoder(base):
+        raise ModelError(
+            f"{type(base).__name__} is an encoder-decoder: it has no one sequence of states to score or to top",
+            "score it by its weights or by depth (--scorer weight-snr) and apply the plan to your own model",
+        )
     takes = inspect.signature(base.forward).parameters
     given: dict[str, Any] = {name: value for name, value in inputs.items() if name in takes}
     if "use_cache" in takes:
@@ -320,6 +445,21 @@ def head_parameters(stack: LayerStack) -> list[nn.Parameter]:
     return top + (list(pooler.parameters()) if isinstance(pooler, nn.Module) else [])
 
 
+def checkpoint_activations(stack: LayerStack, lowest: int) -> None:
+    """Non-reentrant activation checkpointing in the layers from `lowest` up, and in no other part of the base.
+
+    Raises:
+        ModelError: Transformers has none for this family.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for layer in stack.layers[lowest:]:
+        if not isinstance(layer.module, GradientCheckpointingLayer):
+            raise ModelError(f"{type(stack.base).__name__} has no activation checkpointing", "train without it")
+        layer.module.gradient_checkpointing = True
+        layer.module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+
+
 # --- which model it is --------------------------------------------------------------------------
 
 
@@ -341,7 +481,8 @@ def base_hash(stack: LayerStack) -> str:
 
     It is the same with or without a head, and for a half-precision checkpoint however it was loaded.
     """
-    weights = ((n, v) for n, v in stack.base.state_dict().items() if not n.startswith("pooler."))
+    left_out = ("pooler.", "lm_head.")  # T5 with its output matrix is its own base model
+    weights = ((n, v) for n, v in stack.base.state_dict().items() if not n.startswith(left_out))
     each = tensor_hashes(weights, as_fp32=True)
     return hashlib.sha256("".join(f"{name}:{each[name]}\n" for name in sorted(each)).encode()).hexdigest()
 
@@ -362,6 +503,7 @@ def describe(stack: LayerStack, revision: str | None = None) -> ModelInfo:
         hidden_size=stack.hidden_size,
         parameters=sum(p.numel() for p in stack.base.parameters()) - left_out,
         causal=stack.causal,
+        layers_attribute=stack.attribute,
     )
 
 

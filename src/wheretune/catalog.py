@@ -33,8 +33,12 @@ from wheretune.selectors import (
     Suffix,
     Top,
 )
+from wheretune.tuners.adapter import Adapter
 from wheretune.tuners.base import Tuner
+from wheretune.tuners.bias import Bias
 from wheretune.tuners.head_only import HeadOnly
+from wheretune.tuners.low_rank import IA3, AdaLoRA, DoRA, LoRA, PiSSA
+from wheretune.tuners.prefix import Prefix
 from wheretune.tuners.whole_layers import WholeLayers
 from wheretune.types import Spec
 
@@ -74,7 +78,7 @@ SELECTORS = _table(
     Random,
     Explicit,
 )
-TUNERS = _table(WholeLayers, HeadOnly)
+TUNERS = _table(WholeLayers, HeadOnly, LoRA, PiSSA, DoRA, AdaLoRA, IA3, Adapter, Prefix, Bias)
 HEADS = _table(LastToken, Concat)
 SCHEDULES = _table(Static)
 

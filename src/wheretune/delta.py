@@ -1,10 +1,12 @@
-"""Save, load and merge only what changed: one safetensors file and a manifest that says of what.
+"""Save and load only what changed: one safetensors file and a manifest that says of what.
 
-A folder is complete when its manifest is there; it is written last and holds the hash of the tensors.
+What PEFT trained lies beside them in `adapter/`, as PEFT itself saves it, so that PEFT can open it without wheretune.
+A folder is complete when its manifest is there; it is written last and holds the hash of all tensors.
 """
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from torch import Tensor, nn
 from wheretune.anatomy import base_hash, find_layers
 from wheretune.errors import DeltaError, OutputError, TrainingError
 from wheretune.files import write
-from wheretune.tuners.base import Tuned
+from wheretune.tuners.base import Attached, Tuned, Tuner
+from wheretune.tuners.low_rank import attach_saved
 from wheretune.types import DataInfo, Manifest, from_json, save
 
-TENSORS, MANIFEST = "delta.safetensors", "wheretune.json"
+TENSORS, ADAPTER, MANIFEST = "delta.safetensors", "adapter", "wheretune.json"
 FORMAT = 1
 
 
@@ -42,18 +45,34 @@ def save_delta(
     folder = Path(folder)
     if (folder / MANIFEST).is_file():
         raise OutputError(f"{folder} holds a delta already", "choose another folder, or delete it first")
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tuned.trainable.items()}
-    broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    broken = [name for name, value in tuned.trainable.items() if not torch.isfinite(value).all()]
     if broken:
         raise TrainingError(f"training diverged: {broken[0]} is not finite", "lower the learning rate")
+    save_adapter, elsewhere = tuned.attached.save, set[int]()
+    if save_adapter is not None:
+        elsewhere = {id(parameter) for parameter in tuned.attached.parameters}
+        write(folder / ADAPTER, lambda draft: save_adapter(draft, tuned.plan.model))
+    here = {name: value for name, value in tuned.trainable.items() if id(value) not in elsewhere}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in here.items()}
     write(folder / TENSORS, lambda draft: save_file(tensors, draft, {"format": "pt"}))
-    save(Manifest(FORMAT, tuned.plan, data, max_length, _sha256(folder / TENSORS)), folder / MANIFEST)
+    save(Manifest(FORMAT, tuned.plan, data, max_length, _sha256(folder)), folder / MANIFEST)
     return folder
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def remove_delta(folder: Path) -> None:
+    """Takes a delta out of a folder, the manifest first."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / TENSORS).unlink(missing_ok=True)
+    if (folder / ADAPTER).is_dir():
+        shutil.rmtree(folder / ADAPTER)
+
+
+def _sha256(folder: Path) -> str:
+    """Of the delta's tensors and, where there is one, of the adapter's files."""
+    found = hashlib.sha256((folder / TENSORS).read_bytes())
+    for path in sorted((folder / ADAPTER).glob("*")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def read_delta(folder: str | Path) -> tuple[Manifest, dict[str, Tensor]]:
@@ -75,38 +94,41 @@ def read_delta(folder: str | Path) -> tuple[Manifest, dict[str, Tensor]]:
         raise DeltaError(f"{folder} has the format {written}", f"use the wheretune that wrote it (we read {FORMAT})")
     manifest = from_json(Manifest, content, str(folder / MANIFEST))
     path = folder / TENSORS
-    if not path.is_file() or _sha256(path) != manifest.sha256:
+    if not path.is_file() or _sha256(folder) != manifest.sha256:
         raise DeltaError(f"{path} is missing or was changed after it was saved", "tune again, or restore the file")
     return manifest, load_file(path)
 
 
-def load_delta(model: nn.Module, folder: str | Path) -> Manifest:
+def put_delta(model: nn.Module, manifest: Manifest, tensors: dict[str, Tensor], folder: Path, tuner: Tuner) -> Attached:
     """Puts a saved delta into a model that has the base weights it was made from.
 
     Args:
         model: The user's own model, of the same class as the one that was tuned.
-        folder: From `save_delta`.
+        manifest: From `read_delta`.
+        tensors: Likewise.
+        folder: Where they were read.
+        tuner: The plan's.
+
+    Returns:
+        What the tuner put into the model.
 
     Raises:
         DeltaError: The base weights are others than those the delta was made from, or a tensor does not fit.
     """
-    manifest, tensors = read_delta(folder)
-    put_delta(model, manifest, tensors, str(folder))
-    return manifest
-
-
-def put_delta(model: nn.Module, manifest: Manifest, tensors: dict[str, Tensor], origin: str) -> None:
-    """Puts `tensors` into `model` after checking its base; see `load_delta`."""
     base = manifest.plan.model
-    found = base_hash(find_layers(model))
+    stack = find_layers(model, base.layers_attribute)
+    found = base_hash(stack)
     if found != base.hash:
         raise DeltaError(
-            f"the base model's weights ({found[:12]}) are not those that {origin} was made from ({base.hash[:12]})",
+            f"the base model's weights ({found[:12]}) are not those that {folder} was made from ({base.hash[:12]})",
             f"use {base.name}" + (f" at revision {base.revision}" if base.revision else "") + " unchanged",
         )
+    saved = folder / ADAPTER
+    attached = attach_saved(stack, saved) if saved.is_dir() else tuner.attach(stack, manifest.plan.layers, seed=0)
     own = dict(model.named_parameters())
     for name, value in tensors.items():
         if name not in own or own[name].shape != value.shape:
+            attached.detach()
             raise DeltaError(
                 f"the model has no parameter {name} of shape {tuple(value.shape)}",
                 "make the model as it was made for training (same class, same number of labels)",
@@ -114,3 +136,4 @@ def put_delta(model: nn.Module, manifest: Manifest, tensors: dict[str, Tensor], 
     with torch.no_grad():
         for name, value in tensors.items():
             own[name].copy_(value)
+    return attached

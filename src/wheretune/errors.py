@@ -51,5 +51,9 @@ class DeltaError(WheretuneError):
     """A saved delta that is incomplete or does not fit the base model."""
 
 
+class MergeError(WheretuneError):
+    """A tuned model that no plain checkpoint can hold."""
+
+
 class OutputError(WheretuneError):
     """A place to write to that is already taken or cannot be written."""

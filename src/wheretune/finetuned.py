@@ -8,16 +8,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from wheretune import catalog
 from wheretune.anatomy import load_model, load_tokenizer, plain_classifier
 from wheretune.data import LabelUse, TextData, collator, encode, load_data
 from wheretune.delta import MANIFEST, put_delta, read_delta
-from wheretune.errors import DeltaError, OutputError
+from wheretune.errors import DeltaError, MergeError, OutputError
 from wheretune.files import sweep, write
 from wheretune.heads import HeadedModel
 from wheretune.training import predict
+from wheretune.tuners.base import Attached
 from wheretune.types import Manifest
 
 
@@ -28,12 +29,24 @@ class Finetuned:
     model: HeadedModel
     tokenizer: Any
     manifest: Manifest
+    attached: Attached
 
     def logits(self, data: TextData, batch_size: int = 32) -> Float[np.ndarray, "row output"]:
         """The logits of every row."""
         assert self.manifest.max_length is not None
         rows = encode(data, self.tokenizer, self.manifest.max_length)
         return predict(self.model, rows, collator(self.tokenizer), batch_size)
+
+    def probe(self, model: nn.Module | None = None) -> Float[Tensor, "text output"]:
+        """The logits of this model (or of another that should be the same) for a text alone and one padded."""
+        texts = [
+            "Both must give the same answer.",
+            "Also where a shorter text is padded to the length of a longer.",
+        ]
+        batch = dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
+        with torch.no_grad():
+            logits: Tensor = (model or self.model).eval()(**batch).logits
+        return logits
 
     def read(self, source: str, labels: LabelUse) -> TextData:
         """Data with the columns, task and classes of the training data."""
@@ -63,8 +76,23 @@ def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
     base = load_model(name, revision)
     outputs = max(len(manifest.data.classes), 1)
     headed = HeadedModel(base, catalog.head(manifest.plan.head), outputs, manifest.data.task, seed=0)
-    put_delta(headed, manifest, tensors, str(folder))
-    return Finetuned(headed.eval(), load_tokenizer(name, revision), manifest)
+    attached = put_delta(headed, manifest, tensors, Path(folder), catalog.tuner(manifest.plan.tuner))
+    return Finetuned(headed.eval(), load_tokenizer(name, revision), manifest, attached)
+
+
+def load_delta(model: nn.Module, folder: str | Path) -> Manifest:
+    """Puts a saved delta into a model that has the base weights it was made from.
+
+    Args:
+        model: The user's own model, of the same class as the one that was tuned.
+        folder: From `save_delta`.
+
+    Raises:
+        DeltaError: The base weights are others than those the delta was made from, or a tensor does not fit.
+    """
+    manifest, tensors = read_delta(folder)
+    put_delta(model, manifest, tensors, Path(folder), catalog.tuner(manifest.plan.tuner))
+    return manifest
 
 
 def merge(tuned: Finetuned, output: Path) -> bool:
@@ -78,17 +106,22 @@ def merge(tuned: Finetuned, output: Path) -> bool:
 
     Raises:
         OutputError: `output` is taken.
+        MergeError: The tuner's modules can be no part of a plain checkpoint.
     """
     sweep(output.parent, output.name)
     if output.exists():
         raise OutputError(f"{output} already exists", "choose another --output")
     model = tuned.model.cpu()
+    before = tuned.probe()
+    tuned.attached.merge()
     assert tuned.manifest.data is not None
     linear = model.head[-1]
     plain = None
     if not model.all_layers and isinstance(linear, nn.Linear):
         plain = plain_classifier(model.base, linear, tuned.manifest.data.classes, tuned.tokenizer.pad_token_id)
-    if plain is not None and not _agree(tuned, plain):
+    if not _agree(before, tuned.probe()):
+        raise MergeError("the merged model gives other logits than the tuned one", "report this with the model's name")
+    if plain is not None and not _agree(before, tuned.probe(plain)):
         plain = None
 
     def fill(draft: Path) -> None:
@@ -103,14 +136,5 @@ def merge(tuned: Finetuned, output: Path) -> bool:
     return plain is not None
 
 
-def _agree(tuned: Finetuned, plain: nn.Module) -> bool:
-    """Whether a plain classifier gives the logits of the tuned model, alone and padded."""
-    texts = [
-        "Both must give the same answer.",
-        "Also where a shorter text is padded to the length of a longer.",
-    ]
-    batch = dict(tuned.tokenizer(texts, padding=True, return_tensors="pt"))
-    with torch.no_grad():
-        ours = tuned.model.eval()(**batch).logits
-        theirs = plain(**batch).logits
+def _agree(ours: Float[Tensor, "text output"], theirs: Float[Tensor, "text output"]) -> bool:
     return bool((ours - theirs).abs().max() <= 1e-4 * (1 + ours.abs().max()))

@@ -1,7 +1,7 @@
 """RunSpec -> RunResult: the whole pipeline.
 
 A run's folder holds `run.json` (the spec), while it trains `checkpoint-STEP/`, and when it is finished the delta
-(`delta.safetensors`, `wheretune.json`) and, last of all, `result.json`.
+(`delta.safetensors`, for PEFT's tuners `adapter/`, `wheretune.json`) and, last of all, `result.json`.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from wheretune.anatomy import (
 )
 from wheretune.capture import LastState
 from wheretune.data import TextData, collator, encode, load_data
-from wheretune.delta import MANIFEST, save_delta
+from wheretune.delta import remove_delta, save_delta
 from wheretune.errors import DataError, ModelError
 from wheretune.files import claim, sweep
 from wheretune.heads import HeadedModel
@@ -58,19 +58,22 @@ from wheretune.types import (
 SPEC, RESULT = "run.json", "result.json"
 
 
-def apply(model: nn.Module, plan: Plan) -> Tuned:
+def apply(model: nn.Module, plan: Plan, seed: int = 0) -> Tuned:
     """Makes a model train as `plan` says: its layers and what sits on top, and nothing else.
 
-    Only `requires_grad` is changed; `Tuned.undo` gives it back. Make the optimizer (or the Trainer) after.
+    Whole layers need `requires_grad` alone; other tuners put modules of theirs into the plan's layers. `Tuned.undo`
+    takes all of it back. Make the optimizer (or the Trainer) after.
 
     Args:
         model: Any Hugging Face transformer, with or without a head of its own.
         plan: Made for this model.
+        seed: Of what the tuner draws at random.
 
     Raises:
         PlanError: The plan was made for another model, or names no layer.
+        ModelError: The tuner does not find in the layers what it attaches to.
     """
-    return Tuned(model, plan, catalog.tuner(plan.tuner))
+    return Tuned(model, plan, catalog.tuner(plan.tuner), seed)
 
 
 def score_model(
@@ -158,12 +161,13 @@ def run(spec: RunSpec, folder: Path, description: str = "training") -> RunResult
         if info is not None
     }
     model = _headed(base, spec.plan, data, spec.settings.seed)
-    tuned = apply(model, spec.plan)
+    tuned = apply(model, spec.plan, spec.settings.seed)
     length = max_tokens(base, tokenizer, spec.train.spec.max_length)
     collate = collator(tokenizer)
     with _peak_memory() as memory:
-        log = train(model, encode(data, tokenizer, length), collate, spec.settings, folder, description)
-    (folder / MANIFEST).unlink(missing_ok=True)  # of a sitting that was killed before its result was written
+        rows = encode(data, tokenizer, length)
+        log = train(model, rows, collate, spec.settings, folder, description, tuned.attached.companion)
+    remove_delta(folder)  # of a sitting that was killed before its result was written
     save_delta(tuned, folder, data=data.info, max_length=length)
     started = time.perf_counter()
     metrics = {

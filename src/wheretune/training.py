@@ -26,6 +26,7 @@ from wheretune.data import Collate, EpochBuckets, length_batches
 from wheretune.errors import ConfigError, TrainingError
 from wheretune.files import PARTIAL, sweep, write
 from wheretune.show.tables import progress
+from wheretune.tuners.base import Companion
 from wheretune.types import TrainSettings
 
 CHECKPOINT = "checkpoint"
@@ -63,6 +64,7 @@ def train(
     settings: TrainSettings,
     folder: Path,
     description: str = "training",
+    companion: Companion | None = None,
 ) -> TrainLog:
     """Trains the parameters that require a gradient, on length-bucketed batches.
 
@@ -73,6 +75,7 @@ def train(
         settings: Epochs, learning rate and so on.
         folder: Where the checkpoint lives; one that is there is resumed from. The caller removes it.
         description: What the progress bar says.
+        companion: What the tuner does while it trains.
 
     Returns:
         The time and the steps it took.
@@ -105,7 +108,10 @@ def train(
         )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # replicas of DataParallel would run the hooks of the first
     clock = _Clock(description)
-    trainer = _Trainer(model=model, args=arguments, train_dataset=_Rows(rows), data_collator=collate, callbacks=[clock])
+    callbacks: list[TrainerCallback] = [clock] if companion is None else [clock, _Accompany(companion)]
+    trainer = _Trainer(
+        model=model, args=arguments, train_dataset=_Rows(rows), data_collator=collate, callbacks=callbacks
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     there = checkpoints(folder)
@@ -166,6 +172,19 @@ class _Clock(TrainerCallback):
         self._progress.stop()
 
 
+class _Accompany(TrainerCallback):
+    """Calls the tuner's companion at its times."""
+
+    def __init__(self, companion: Companion) -> None:
+        self.companion = companion
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        self.companion.begin(state.max_steps)
+
+    def on_optimizer_step(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        self.companion.after_step(state.global_step + 1)  # Trainer counts a step when it is over
+
+
 class _Trainer(Trainer):
     """Trainer with batches that depend on (seed, epoch) alone, and checkpoints that are safe and whole."""
 
@@ -179,6 +198,15 @@ class _Trainer(Trainer):
     def _clock(self) -> _Clock:
         return next(c for c in self.callback_handler.callbacks if isinstance(c, _Clock))
 
+    @property
+    def _companion(self) -> Companion | None:
+        found = (c.companion for c in self.callback_handler.callbacks if isinstance(c, _Accompany))
+        return next(found, None)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        loss: Any = super().compute_loss(*args, **kwargs)
+        return loss if self._companion is None else loss + self._companion.penalty()
+
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochBuckets:
         lengths = [len(row["input_ids"]) for row in cast(_Rows, self.train_dataset).rows]
         return EpochBuckets(lengths, self.args.train_batch_size, self.args.seed)
@@ -191,6 +219,8 @@ class _Trainer(Trainer):
         tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
         for number, slots in optimizer["state"].items():
             tensors |= {f"optimizer.{number}.{slot}": value for slot, value in slots.items()}
+        if self._companion is not None:
+            tensors |= {f"tuner.{name}": value for name, value in self._companion.state().items()}
         tensors["random.torch"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -223,6 +253,8 @@ class _Trainer(Trainer):
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 parameter.data.copy_(saved[name])
+        if self._companion is not None:
+            self._companion.restore(self._saved(resume_from_checkpoint, "tuner."))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:

@@ -53,13 +53,71 @@ class Spec:
 # --- what `anatomy` finds and `capture` streams -------------------------------------------------
 
 
+@dataclass(frozen=True)
+class LayerParts:
+    """What a tuner must know of a layer to attach to it, and to count what it trains without the model.
+
+    Attributes:
+        maps: The linear maps: path below the layer -> (outputs, inputs), in the order of their modules.
+        query: The map that makes the queries of self-attention; None where it was not found, as below.
+        key: Likewise; where one map makes queries, keys and values, its path stands in all three.
+        value: Likewise.
+        attention_output: The map at the end of self-attention.
+        mlp_output: The map at the end of the MLP.
+        heads: Attention heads.
+        biases: How many numbers all biases of the layer hold.
+    """
+
+    maps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    query: str | None = None
+    key: str | None = None
+    value: str | None = None
+    attention_output: str | None = None
+    mlp_output: str | None = None
+    heads: int = 0
+    biases: int = 0
+
+    def targets(self, wanted: str) -> list[str]:
+        """The maps that `wanted` names, each once.
+
+        Args:
+            wanted: `attention` (query and value, or the one map that makes both), `all-linear`, or names with commas
+                between them, each the end of a path.
+
+        Raises:
+            ConfigError: A name fits no map of the layer.
+        """
+        if wanted == "attention":
+            found = [self.query, self.value]
+            if None in found:
+                raise ConfigError("no query and value maps were found in the layers", f"name targets: {self._known}")
+            return list(dict.fromkeys(path for path in found if path is not None))
+        if wanted == "all-linear":
+            return list(self.maps)
+        names = [name.strip() for name in wanted.split(",") if name.strip()]
+        fitting = {name: [path for path in self.maps if f".{path}".endswith(f".{name}")] for name in names}
+        missing = [name for name, paths in fitting.items() if not paths]
+        if missing or not names:
+            raise ConfigError(
+                f"targets={wanted} names no linear map of a layer",
+                f"take attention, all-linear or some of {self._known}",
+            )
+        chosen = {path for paths in fitting.values() for path in paths}
+        return [path for path in self.maps if path in chosen]
+
+    @property
+    def _known(self) -> str:
+        return ", ".join(self.maps) or "none (the scores were made by an older version: score again)"
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One transformer layer: its index from 0, its path below the base model, and the module."""
+    """One transformer layer: its index from 0, its path below the base model, the module and what it is made of."""
 
     index: int
     path: str
     module: nn.Module
+    parts: LayerParts = LayerParts()
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +131,7 @@ class LayerStack:
         layers: The layers, first to last.
         hidden_size: d, the width of the hidden states.
         causal: A decoder, whose representative token is the last one; otherwise the first.
+        attribute: Where the user said the layers are, if they had to.
     """
 
     model: nn.Module
@@ -81,6 +140,7 @@ class LayerStack:
     layers: tuple[Layer, ...]
     hidden_size: int
     causal: bool
+    attribute: str | None = None
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -108,7 +168,7 @@ class States:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Which model: what it was called, which revision, and the SHA-256 over its base weights."""
+    """Which model: what it was called, which revision, the SHA-256 over its base weights, and where its layers are."""
 
     name: str
     revision: str | None
@@ -117,6 +177,7 @@ class ModelInfo:
     hidden_size: int
     parameters: int
     causal: bool
+    layers_attribute: str | None = None
 
     def __str__(self) -> str:
         return f"{short_name(self.name)} ({self.layers} layers, {count(self.parameters)} parameters)"
@@ -169,6 +230,7 @@ class LayerScore:
         path: The layer's path below the base model.
         parameters: The layer's parameters.
         excluded: Why the layer is no candidate.
+        parts: Its linear maps and what else a tuner counts by.
     """
 
     index: int
@@ -177,6 +239,7 @@ class LayerScore:
     path: str
     parameters: int
     excluded: str | None = None
+    parts: LayerParts = LayerParts()
 
 
 @dataclass(frozen=True)
@@ -463,8 +526,8 @@ class Manifest:
 Written = TypeVar("Written", LayerScores, Plan, RunSpec, RunResult, Manifest)
 
 _PLAIN: tuple[Any, ...] = (
-    Spec, ModelInfo, DataSpec, DataInfo, LayerScore, Settlement, Confidence, LayerScores, Cost, Plan, TrainSettings,
-    RunSpec, Metric, RunResult, Manifest,
+    Spec, ModelInfo, DataSpec, DataInfo, LayerParts, LayerScore, Settlement, Confidence, LayerScores, Cost, Plan,
+    TrainSettings, RunSpec, Metric, RunResult, Manifest,
 )  # fmt: skip
 for _type in _PLAIN:
     _type.__pydantic_config__ = ConfigDict(extra="forbid")

@@ -287,6 +287,7 @@ def _layer_score(layer: Layer, result: Finished) -> LayerScore:
         path=layer.path,
         parameters=sum(p.numel() for p in layer.module.parameters()),
         excluded=why,
+        parts=layer.parts,
     )
 
 

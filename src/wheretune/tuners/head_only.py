@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
+from wheretune.tuners.base import Attached
 from wheretune.types import LayerScore, LayerStack, ModelInfo
 
 
@@ -16,9 +15,9 @@ class HeadOnly:
     name: ClassVar[str] = "head-only"
     needs_layers: ClassVar[bool] = False
 
-    def parameters(self, stack: LayerStack, layers: Sequence[int]) -> list[nn.Parameter]:
-        """None."""
-        return []
+    def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
+        """Adds nothing."""
+        return Attached([])
 
     def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
         """None."""

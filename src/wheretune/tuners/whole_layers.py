@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
+from wheretune.tuners.base import Attached
 from wheretune.types import LayerScore, LayerStack, ModelInfo
 
 
@@ -22,13 +21,12 @@ class WholeLayers:
     name: ClassVar[str] = "full"
     needs_layers: ClassVar[bool] = True
 
-    def parameters(self, stack: LayerStack, layers: Sequence[int]) -> list[nn.Parameter]:
-        """The parameters that train below the head."""
+    def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
+        """Adds nothing: the layers' own parameters train."""
         chosen = [p for layer in layers for p in stack.layers[layer].module.parameters()]
-        if not self.embeddings:
-            return chosen
         inside = {id(p) for layer in stack.layers for p in layer.module.parameters()}
-        return chosen + [p for p in stack.base.parameters() if id(p) not in inside]
+        outside = [p for p in stack.base.parameters() if id(p) not in inside]
+        return Attached(chosen + (outside if self.embeddings else []))
 
     def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
         """How many these are, told without the model."""

@@ -1,0 +1,99 @@
+"""Bottleneck adapters in the chosen layers: Houlsby et al. (ICML 2019), and Pfeiffer et al. (EACL 2021).
+
+Ours, because the `adapters` library needs an older Transformers, and PEFT has none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wheretune.errors import ConfigError
+from wheretune.tuners.base import Addition, Attached, add, added, drawing, part
+from wheretune.types import Layer, LayerScore, LayerStack, ModelInfo
+
+
+class Bottleneck(nn.Module):
+    """x + W_up gelu(W_down x + b_down) + b_up (Houlsby 2.1); with W_up and b_up at zero it is x.
+
+    Args:
+        hidden: d, the width of the states.
+        size: m, the width between.
+    """
+
+    def __init__(self, hidden: int, size: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(hidden, size), nn.Linear(size, hidden)
+        nn.init.trunc_normal_(self.down.weight, std=0.01, a=-0.02, b=0.02)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, hidden: Float[Tensor, "*lead hidden"]) -> Float[Tensor, "*lead hidden"]:
+        """The states with what the adapter adds."""
+        inside = nn.functional.gelu(self.down(hidden.to(self.down.weight.dtype)))
+        out: Tensor = hidden + self.up(inside).to(hidden.dtype)
+        return out
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A bottleneck after attention and after the MLP of each chosen layer, before the residual is added (Houlsby 2.1).
+
+    Decided where the paper is silent or a family has no such place: it reads what the last linear map of attention (of
+    the MLP) puts out, so before that part's dropout and any norm behind it; in the decoder of an encoder-decoder, the
+    self-attention's. Down is drawn as in Houlsby's section 3.1 (normal, 0.01, cut at two deviations), but up starts at
+    zero, so that an untrained adapter changes nothing.
+
+    Attributes:
+        reduction: d over the width between (16, as `adapters` and AdapterHub have it: 48 for BERT-base).
+        place: `houlsby`, or `pfeiffer`, which has the one after the MLP only.
+    """
+
+    reduction: int = 16
+    place: Literal["houlsby", "pfeiffer"] = "houlsby"
+    name: ClassVar[str] = "adapter"
+    needs_layers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.reduction < 1 or self.place not in ("houlsby", "pfeiffer"):
+            raise ConfigError(
+                f"the adapter has reduction={self.reduction} and place={self.place}",
+                "give a reduction of 1 or more, and houlsby or pfeiffer",
+            )
+
+    def size(self, hidden: int) -> int:
+        """The width between."""
+        return max(1, hidden // self.reduction)
+
+    def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
+        """Puts the adapters in.
+
+        Raises:
+            ModelError: A layer's attention or MLP was not found.
+        """
+        owners = [owner for layer in layers for owner in self._owners(stack.layers[layer])]
+        with drawing(seed):
+            additions = [self._add(owner, stack.hidden_size) for owner in owners]
+        return added(additions, "an adapter is not linear, so no weights of the model can do what it does")
+
+    def _owners(self, layer: Layer) -> list[nn.Module]:
+        after = [part(layer, layer.parts.mlp_output, "MLP output")]
+        if self.place == "houlsby":
+            after.insert(0, part(layer, layer.parts.attention_output, "attention output"))
+        return after
+
+    def _add(self, owner: nn.Module, hidden: int) -> Addition:
+        bottleneck = Bottleneck(hidden, self.size(hidden))
+
+        def through(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+            adapted: Tensor = bottleneck(output)
+            return adapted
+
+        return add(owner, "adapter", bottleneck, [owner.register_forward_hook(through)])
+
+    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
+        """2 d m + m + d an adapter."""
+        d, m = model.hidden_size, self.size(model.hidden_size)
+        return len(layers) * (2 if self.place == "houlsby" else 1) * (2 * d * m + m + d)

@@ -1,0 +1,46 @@
+"""Tune the biases of the chosen layers alone: BitFit (Ben Zaken, Ravfogel and Goldberg, ACL 2022)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wheretune.anatomy import biases
+from wheretune.errors import PlanError
+from wheretune.tuners.base import Attached
+from wheretune.types import LayerScore, LayerStack, ModelInfo
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Every bias of the chosen layers trains, those of the norms included (BitFit 3: all bias terms)."""
+
+    name: ClassVar[str] = "bias"
+    needs_layers: ClassVar[bool] = True
+
+    def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
+        """Adds nothing: the layers' own biases train.
+
+        Raises:
+            PlanError: A chosen layer has none.
+        """
+        for layer in layers:
+            _check(layer, stack.layers[layer].parts.biases)
+        return Attached([p for layer in layers for p in biases(stack.layers[layer].module)])
+
+    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
+        """The numbers that all biases of the chosen layers hold.
+
+        Raises:
+            PlanError: A chosen layer has none.
+        """
+        for layer in layers:
+            _check(layer, all_layers[layer].parts.biases)
+        return sum(all_layers[layer].parts.biases for layer in layers)
+
+
+def _check(layer: int, biases: int) -> None:
+    if not biases:
+        raise PlanError(
+            f"layer {layer} has no biases to train (Llama, Gemma, Mistral, T5 and ModernBERT are built without)",
+            "take another tuner, such as lora or ia3",
+        )
