@@ -93,22 +93,6 @@ def resolve(name: str, revision: str | None = None) -> Mapping[str, Any]:
     return {"revision": commit}
 
 
-def load_config(name: str, revision: str | None = None) -> Any:
-    """The text part of a model's config.
-
-    Raises:
-        ModelError: It cannot be found or opened.
-    """
-    from transformers import AutoConfig
-
-    arguments = resolve(name, revision)
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
-    except Exception as error:
-        raise ModelError(f"cannot open the model {name}: {_first_line(error)}", "check its config.json") from error
-    return config.get_text_config()
-
-
 def load_model(name: str, revision: str | None = None) -> nn.Module:
     """The headless transformer `name`, fp32, on the GPU if there is one, without the pooler (no head reads it).
 
@@ -132,6 +116,29 @@ def load_model(name: str, revision: str | None = None) -> nn.Module:
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None  # type: ignore[assignment]
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def skeleton(name: str, revision: str | None = None) -> nn.Module:
+    """The headless transformer `name` without its weights: modules and shapes, at the price of its config.
+
+    Raises:
+        ModelError: It cannot be found or made.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    arguments = resolve(name, revision)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
+        with torch.device("meta"):
+            model: nn.Module = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise ModelError(
+            f"cannot open the model {name}: {_first_line(error)}",
+            "give a folder or hub name that transformers.AutoModel opens",
+        ) from error
+    if isinstance(getattr(model, "pooler", None), nn.Module):
+        model.pooler = None  # type: ignore[assignment]
+    return model
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -143,6 +143,38 @@ def tuner(spec: Spec) -> Tuner:
     return made
 
 
+def tuner_from(text: str, options: Iterable[str] = ()) -> Tuner:
+    """The tuner that `text` names: a name, and options after colons, as in `lora:r=8:targets=all-linear`.
+
+    Args:
+        text: What the user wrote.
+        options: More options, `name=value` each.
+
+    Raises:
+        ConfigError: The name or an option is unknown, or a value cannot be used.
+    """
+    name, *inside = text.split(":")
+    if name not in TUNERS:
+        raise ConfigError(f"there is no tuner {name!r}", nearest(name, TUNERS))
+    kinds = {field.name: field.type for field in fields(TUNERS[name])}
+    params: dict[str, Any] = {}
+    for option in [*inside, *options]:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise ConfigError(f"the tuner option {option!r} has no value", "write name=value")
+        if key not in kinds:
+            what = nearest(key, kinds) if kinds else "it has none"
+            raise ConfigError(f"the tuner {name} has no option {key!r}", what)
+        try:
+            params[key] = _READERS.get(kinds[key], str)(value)
+        except (ValueError, KeyError) as error:
+            raise ConfigError(f"the tuner option {key} is {value!r}", "give a value of its kind") from error
+    return tuner(Spec(name, params))
+
+
+_READERS: Mapping[Any, Any] = {int: int, float: float, bool: {"true": True, "false": False}.__getitem__}
+
+
 def head(spec: Spec) -> Head:
     """The head that `spec` describes."""
     made: Head = build("head", HEADS, spec)
@@ -151,39 +183,57 @@ def head(spec: Spec) -> Head:
 
 @dataclass(frozen=True)
 class Method:
-    """A rival in a comparison: how it selects and how it tunes.
+    """A rival in a comparison: how it scores, selects and tunes.
 
     Attributes:
+        scorer: What it scores with, as written for --scorer; None where nothing is scored, or where the comparison's
+            own scorer is meant.
         selector: Name of the selector, or None to tune no layer.
         tuner: How the layers are tuned.
         every_layer: Take all layers, whatever k is.
     """
 
+    scorer: str | None
     selector: str | None
     tuner: Tuner
     every_layer: bool = False
 
+    @property
+    def needs_scores(self) -> bool:
+        """Whether it must pay for a scoring pass."""
+        return not self.every_layer and self.selector is not None and bool(SELECTORS[self.selector].needs_scores)
 
-METHODS: Mapping[str, Method] = {
-    "full": Method("bottom", WholeLayers(embeddings=True), every_layer=True),
-    "prism": Method("block-highest", WholeLayers()),
-    "head-only": Method(None, HeadOnly()),
-    **{name: Method(name, WholeLayers()) for name in SELECTORS if name != "explicit"},
-}
+
+FREE = Depth.name  # scores that cost no forward pass, for a method that needs the list of layers only
+SHORT: Mapping[str, str] = {"prism": "cosine-centrality+block-highest"}  # the papers' names for what they put together
 
 
 def method(name: str) -> Method:
-    """The rival of that name.
+    """The rival that `name` puts together, in any order: `[scorer+][selector+][tuner]`.
+
+    A scorer without a selector brings the one that its source uses, a selector without a scorer reads the comparison's
+    own. Without a tuner whole layers are tuned; a tuner by itself tunes all layers, and `full` the embeddings as well.
 
     Raises:
-        ConfigError: There is none; the nearest is named.
+        ConfigError: A part is unknown (the nearest is named), or there are two of a kind.
     """
-    if name not in METHODS:
-        raise ConfigError(f"there is no method {name!r}", nearest(name, METHODS))
-    return METHODS[name]
-
-
-def needs_scores(name: str) -> bool:
-    """Whether a rival must pay for a scoring pass."""
-    chosen = method(name)
-    return not chosen.every_layer and chosen.selector is not None and bool(SELECTORS[chosen.selector].needs_scores)
+    parts = [part for short in name.split("+") for part in SHORT.get(short, short).split("+")]
+    found: dict[str, str] = {}
+    for part in parts:
+        word = part.split(":")[0]
+        axis = "tuner" if word in TUNERS else "selector" if part in SELECTORS else "scorer" if word in SCORERS else None
+        if axis is None or part == "explicit":
+            raise ConfigError(f"there is no method {part!r}", nearest(part, [*SHORT, *TUNERS, *SELECTORS, *SCORERS]))
+        if axis in found:
+            raise ConfigError(f"the method {name} names two {axis}s, {found[axis]} and {part}", "name one")
+        found[axis] = part
+    chooses = "selector" in found or "scorer" in found
+    made = tuner_from(found["tuner"]) if "tuner" in found else WholeLayers()
+    if not made.needs_layers:
+        if chooses:
+            raise ConfigError(f"the method {name} chooses layers and tunes none", f"take {made.name} by itself")
+        return Method(None, None, made)
+    if not chooses:
+        return Method(None, "bottom", WholeLayers(embeddings=True) if name == "full" else made, every_layer=True)
+    selected = found.get("selector") or scorer(found["scorer"]).card.selector
+    return Method(found.get("scorer"), selected, made)

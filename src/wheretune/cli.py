@@ -25,6 +25,7 @@ from wheretune.errors import ConfigError, OutputError, WheretuneError
 if TYPE_CHECKING:  # the rooms with torch in them are opened inside the commands, so that --help is quick
     from wheretune.confidence import Settler
     from wheretune.scorers.base import Settle
+    from wheretune.tuners.base import Tuner
     from wheretune.types import DataSpec, LayerScores, Plan, RunResult
 
 app = typer.Typer(
@@ -38,8 +39,8 @@ app = typer.Typer(
 )
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 TUNE_OWNED = (
-    "tune.json", "scores.json", "plan.json", "run.json", "checkpoint-*", "delta.safetensors", "wheretune.json",
-    "result.json",
+    "tune.json", "scores.json", "plan.json", "run.json", "checkpoint-*", "delta.safetensors", "adapter",
+    "wheretune.json", "result.json",
 )  # fmt: skip
 STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
 PIPE_WIDTH = 120  # where there is no terminal to ask, a line may be this long
@@ -64,7 +65,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no options", "write one `option: value` a line")
     known = {
-        option.removeprefix("--").replace("-", "_"): str(parameter.name)
+        option.removeprefix("--").replace("-", "_"): parameter
         for parameter in context.command.params
         for option in parameter.opts
         if not option.startswith("-h") and parameter.name != "config"
@@ -75,8 +76,11 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{path} has the unknown key {key!r}", f"the nearest known one is {close!r}")
-        if value is not None:  # as text, so that the command line's own parser judges it
-            defaults[known[name]] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        if value is None:
+            continue
+        parts = [str(part) for part in value] if isinstance(value, list) else [str(value)]
+        many = getattr(known[name], "multiple", False)  # as text, so that the command line's own parser judges it
+        defaults[str(known[name].name)] = parts if many else ",".join(parts)
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
@@ -121,7 +125,23 @@ Select = Annotated[
     str | None, _option("--select", text="See `wheretune selectors`.", show_default="what the scorer's source uses")
 ]
 K = Annotated[int | None, _option("--k", text="Layers to tune.", show_default="a quarter of the layers")]
-Layers = Annotated[str, _option("--layers", text="For --select explicit: the layers from 0, such as 1,4.")]
+Layers = Annotated[
+    str, _option("--layers", text="For --select explicit: the layers from 0, such as 1,4, or all.", show_default=False)
+]
+LayersAttribute = Annotated[
+    str | None,
+    _option("--layers-attribute", text="Path of the list of layers in the headless model, where it is not found.",
+            show_default="found", metavar="PATH"),
+]  # fmt: skip
+TunerOption = Annotated[
+    str, _option("--tuner", text="How layers are tuned: full, lora, pissa, dora, adalora, ia3, adapter, prefix, bias, "
+                 "head-only; options after colons: lora:r=8."),
+]  # fmt: skip
+TunerOptions = Annotated[
+    list[str] | None,
+    _option("--tuner-option", text="An option of the tuner, such as r=16 or targets=all-linear; may be repeated.",
+            show_default="the papers'", metavar="NAME=VALUE"),
+]  # fmt: skip
 HeadOption = Annotated[
     str, _option("--head", text="last-token (linear on the last layer) or concat (MLP on all layers).")
 ]
@@ -183,7 +203,7 @@ def _pick_selector(name: str, layers_of_model: int, k: int | None, seed: int, la
     default = max(1, layers_of_model // 4)
     if layers and name != "explicit":
         raise ConfigError("--layers goes with --select explicit", "drop the one or add the other")
-    chosen = _numbers(layers, int, "--layers")
+    chosen = tuple(range(layers_of_model)) if layers == "all" else _numbers(layers, int, "--layers")
     return catalog.selector(name, k=default if k is None else k, seed=seed, layers=chosen)
 
 
@@ -247,6 +267,7 @@ def score(
         Path | None,
         _option("--figures", text="Folder for profile.png and similarity.png.", show_default="none"),
     ] = None,
+    layers_attribute: LayersAttribute = None,
     json_: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -262,8 +283,9 @@ def score(
     name = _needed(model, "--model")
     if not until_settled:
         _refuse(context, ("select", "k", "confidence", "tolerance"), "a full pass (add --until-settled)")
-    settle = _settler(name, scorer, select, k, seed, confidence, tolerance) if until_settled else None
-    every = _score(name, data, scorer, pooling, batch_size, last_state, settle)
+    count = _layer_count(name, layers_attribute) if until_settled else 0
+    settle = _settler(count, scorer, select, k, seed, confidence, tolerance) if until_settled else None
+    every = _score(name, data, scorer, pooling, batch_size, last_state, settle, layers_attribute)
     from wheretune.types import save_scores, to_json
 
     save_scores(every, output)
@@ -306,17 +328,21 @@ def _data(
     return DataSpec(source, text, pair, label, task, most, length, seed)
 
 
+def _layer_count(model: str, layers_attribute: str | None) -> int:
+    from wheretune.run import layer_count
+
+    return layer_count(model, layers_attribute)
+
+
 def _settler(
-    model: str, scorer: str, select: str | None, k: int | None, seed: int, confidence: float, tolerance: float
+    count: int, scorer: str, select: str | None, k: int | None, seed: int, confidence: float, tolerance: float
 ) -> "Settler":
     import numpy as np
 
     from wheretune import catalog
     from wheretune.confidence import Settler
-    from wheretune.run import layer_count
 
     _check_names(scorer, "last-token", select)
-    count = layer_count(model)
     selector = _pick_selector(select or catalog.scorer(scorer).card.selector, count, k, seed, "")
     selector.select(np.zeros(count))  # says now what it would say after the first batches
     return Settler(selector, confidence, tolerance)
@@ -330,6 +356,7 @@ def _score(
     batch_size: int,
     last: Any = "normed",
     settle: "Settle | None" = None,
+    layers_attribute: str | None = None,
 ) -> "list[LayerScores]":
     from wheretune import catalog
     from wheretune.run import score_model
@@ -338,7 +365,10 @@ def _score(
     names = [made.name for made in scorers]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"--scorer is {scorer!r}", "name at least one scorer, and each once")
-    return score_model(model, data, scorers, batch_size=batch_size, pooling=pooling, last=last, settle=settle)
+    return score_model(
+        model, data, scorers, batch_size=batch_size, pooling=pooling, last=last, settle=settle,
+        layers_attribute=layers_attribute,
+    )  # fmt: skip
 
 
 @app.command()
@@ -394,7 +424,10 @@ def plan(
     select: Select = None,
     k: K = None,
     layers: Layers = "",
+    tuner: TunerOption = "full",
+    tuner_option: TunerOptions = None,
     head: HeadOption = "last-token",
+    layers_attribute: LayersAttribute = None,
     text_column: TextColumn = "text",
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
@@ -423,23 +456,30 @@ def plan(
     wheretune plan scores.json --select block-highest --k 3 --output plan.json
 
     wheretune plan --model bert-base-cased --train train.jsonl --select lowest --k 3 --head concat
+
+    wheretune plan scores.json --k 3 --tuner lora --tuner-option r=8 --tuner-option targets=all-linear
     """
+    from wheretune import catalog
     from wheretune.types import load_scores, save, to_json
 
     _check_names(scorer or "cosine-centrality", head, select)
+    how = catalog.tuner_from(tuner, tuner_option or ())
     if scores_file is not None:
         scoring = ("text_column", "pair_column", "label_column", "task", "pooling", "max_samples", "max_length")
-        _refuse(context, ("model", "train", *scoring, "batch_size"), "a scores file")
+        _refuse(context, ("model", "train", *scoring, "batch_size", "layers_attribute"), "a scores file")
         scores = _one_of(load_scores(scores_file), scorer)
     else:
         data = _data(
             _needed(train, "a scores file or --model and --train"),
             text_column, pair_column, label_column, task, max_samples, max_length, seed,
         )  # fmt: skip
-        scores = _score(_needed(model, "--model"), data, scorer or "cosine-centrality", pooling, batch_size)[0]
+        name = _needed(model, "--model")
+        scores = _score(
+            name, data, scorer or "cosine-centrality", pooling, batch_size, layers_attribute=layers_attribute
+        )[0]
         if not json_:
             out.print(scores)
-    made = _plan(scores, select, k, seed, layers, head)
+    made = _plan(scores, select, k, seed, layers, head, how)
     save(made, output)
     _show(made, json_, to_json(made))
     _note(f"plan in {output}; next: wheretune tune --plan {output} --train F --output DIR")
@@ -456,15 +496,20 @@ def _one_of(every: "list[LayerScores]", name: str | None) -> "LayerScores":
     return found[0]
 
 
-def _plan(scores: "LayerScores", select: str | None, k: int | None, seed: int, layers: str, head: str) -> "Plan":
+def _plan(
+    scores: "LayerScores", select: str | None, k: int | None, seed: int, layers: str, head: str, tuner: "Tuner"
+) -> "Plan":
     from wheretune import catalog, planning
     from wheretune.types import Spec
+
+    if not tuner.needs_layers:
+        return planning.plan(scores, None, tuner=tuner, head=catalog.head(Spec(head)))
 
     if select is None:
         card = getattr(catalog.SCORERS.get(scores.scorer.name), "card", None)
         select = "explicit" if layers else card.selector if card is not None else "block-highest"
     selector = _pick_selector(select, len(scores.layers), k, seed, layers)
-    return planning.plan(scores, selector, head=catalog.head(Spec(head)))
+    return planning.plan(scores, selector, tuner=tuner, head=catalog.head(Spec(head)))
 
 
 @app.command()
@@ -487,7 +532,10 @@ def tune(
     select: Select = None,
     k: K = None,
     layers: Layers = "",
+    tuner: TunerOption = "full",
+    tuner_option: TunerOptions = None,
     head: HeadOption = "last-token",
+    layers_attribute: LayersAttribute = None,
     scorer: ScorerOption = "cosine-centrality",
     text_column: TextColumn = "text",
     pair_column: PairColumn = None,
@@ -508,17 +556,22 @@ def tune(
     wheretune tune --model bert-base-cased --train train.jsonl --output runs/mine
 
     wheretune tune --plan plan.json --train train.jsonl --validation dev.jsonl --output runs/mine --epochs 5
+
+    wheretune tune --model bert-base-cased --train train.jsonl --tuner lora --tuner-option r=8 --output runs/lora
     """
+    from wheretune import catalog
     from wheretune.data import load_data
     from wheretune.files import claim, taking
-    from wheretune.run import RESULT, check_model, layer_count, run
+    from wheretune.run import RESULT, check_model, run
     from wheretune.training import check_settings
-    from wheretune.types import LayerScores, Plan, RunSpec, TrainSettings, load, save, to_json
+    from wheretune.types import LayerScores, Plan, RunSpec, Spec, TrainSettings, load, save, to_json
 
     folder = _needed(output, "--output")
     _check_names(scorer, head, select)
+    how = catalog.tuner_from(tuner, tuner_option or ())
     if plan_file is not None:
-        _refuse(context, ("select", "k", "layers", "head", "scorer"), "--plan, which has decided that")
+        decided = ("select", "k", "layers", "tuner", "tuner_option", "head", "layers_attribute", "scorer")
+        _refuse(context, decided, "--plan, which has decided that")
     given = load(Plan, plan_file) if plan_file is not None else None
     name = model or (given.model.name if given else _needed(model, "--model, or --plan,"))
     settings = TrainSettings(epochs, learning_rate, batch_size, warmup_ratio, seed=seed)
@@ -531,11 +584,12 @@ def tune(
     if given is not None:
         given = _at(given, name)
     else:
-        _try_selector(select, layer_count(name), k, seed, layers)
-    check_model(name, max_length, given)
+        _try_selector(select, _layer_count(name, layers_attribute), k, seed, layers)
+    check_model(name, max_length, given, layers_attribute)
     asked = {
         "model": name, "train": to_json(info), "validation": dev and to_json(dev), "settings": to_json(settings),
         "plan": given and to_json(given), "choice": None if given else [scorer, select, k, layers, head],
+        "tuner": None if given else to_json(Spec.of(how)), "layers_attribute": layers_attribute,
     }  # fmt: skip
     with taking(folder, TUNE_OWNED, RESULT, resume=resume, overwrite=overwrite):
         claim(folder / TUNE_OWNED[0], asked)
@@ -543,8 +597,8 @@ def tune(
             if (folder / "scores.json").is_file():
                 scores = load(LayerScores, folder / "scores.json")
             else:
-                scores = _score(name, data, scorer, "token", 2 * batch_size)[0]
-            given = _plan(scores, select, k, seed, layers, head)
+                scores = _score(name, data, scorer, "token", 2 * batch_size, layers_attribute=layers_attribute)[0]
+            given = _plan(scores, select, k, seed, layers, head, how)
             save(scores, folder / "scores.json")
             if not json_:
                 out.print(scores.profile(given.layers))
@@ -729,7 +783,11 @@ def compare(
     test: Annotated[str | None, _option("--test", text="Data the table is about.", metavar="F")] = None,
     methods: Annotated[
         str,
-        _option("--methods", text="With commas: full, prism, head-only, or any name --select of `plan` takes."),
+        _option(
+            "--methods",
+            text="With commas: full, prism, head-only, and any [scorer+][selector+][tuner], such as cka+lora or "
+            "top+adapter; a tuner alone tunes all layers, a scorer brings the selector of its source.",
+        ),
     ] = "full,prism,top,bottom,random,head-only",
     k: K = None,
     seeds: Annotated[str, _option("--seeds", text="A run a seed.")] = "0,42,100",

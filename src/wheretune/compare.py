@@ -33,8 +33,8 @@ from wheretune.types import (
     RunSpec,
     Spec,
     TrainSettings,
-    load,
-    save,
+    load_scores,
+    save_scores,
 )
 
 SPEC, SCORES, FAILURE = "compare.json", "scores.json", "failed.txt"
@@ -51,11 +51,11 @@ class Comparison:
         train: The data that is scored and trained on.
         validation: The data the learning rate is chosen on; needed where there are several.
         test: The data the table is about.
-        methods: Names from `catalog.METHODS`.
+        methods: As `catalog.method` reads them.
         k: Layers to tune, for the methods that choose.
         seeds: A run a seed.
         learning_rates: Candidates, tried with the first seed for each method on its own.
-        scorer: Name of the scorer.
+        scorer: Of the methods that name none.
         head: Name of the head.
         settings: What all share; its seed and learning rate are replaced.
     """
@@ -91,7 +91,8 @@ class Row:
         learning_rate: The one that did best on the validation split.
         searched: The validation metric of every candidate.
         results: One a seed.
-        score_seconds: What scoring took, for a method that needs scores; else 0.
+        score_seconds: What the scoring pass took, which several scorers may have shared, for a method that needs
+            scores; else 0.
         failures: Runs that failed, with the last line of their traceback.
     """
 
@@ -134,6 +135,10 @@ def compare(what: Comparison, folder: Path) -> list[Row]:
         selector = _selector(name, what.k, layers, what.seeds[0])
         if selector is not None:
             selector.select(np.zeros(layers))
+    wanted = {name: _scorer(name, what) for name in what.methods}
+    names = [catalog.scorer(text).name for text in dict.fromkeys(wanted.values())]
+    if len(set(names)) < len(names):
+        raise ConfigError("the methods name one scorer with different options", "compare these in folders of their own")
     train = load_data(what.train).info
     data = Data(
         train,
@@ -142,14 +147,26 @@ def compare(what: Comparison, folder: Path) -> list[Row]:
     )
     shared = {key: value for key, value in dataclasses.asdict(what).items() if key not in GROWING}
     claim(folder / SPEC, shared | {"data": dataclasses.asdict(data)})  # what was begun may only go on as it was
-    if (folder / SCORES).is_file():
-        scores = load(LayerScores, folder / SCORES)
-    else:
-        scores = score_model(
-            what.model, what.train, [catalog.scorer(what.scorer)], batch_size=2 * what.settings.batch_size
-        )[0]
-        save(scores, folder / SCORES)
-    return [_row(name, what, scores, data, folder) for name in what.methods]
+    scores = _scores(what, wanted, folder)
+    return [_row(name, what, scores[catalog.scorer(wanted[name]).name], data, folder) for name in what.methods]
+
+
+def _scorer(name: str, what: Comparison) -> str:
+    """What a method scores with; one that needs no scores still needs the list of layers."""
+    method = catalog.method(name)
+    return (method.scorer or what.scorer) if method.needs_scores else catalog.FREE
+
+
+def _scores(what: Comparison, wanted: dict[str, str], folder: Path) -> dict[str, LayerScores]:
+    """The scores by every scorer that a method needs, by its name; those that are missing share one pass."""
+    every = load_scores(folder / SCORES) if (folder / SCORES).is_file() else []
+    there = {scores.scorer.name for scores in every}
+    scorers = [catalog.scorer(text) for text in dict.fromkeys(wanted.values())]
+    missing = [scorer for scorer in scorers if scorer.name not in there]
+    if missing:
+        every += score_model(what.model, what.train, missing, batch_size=2 * what.settings.batch_size)
+        save_scores(every, folder / SCORES)
+    return {scores.scorer.name: scores for scores in every}
 
 
 def _selector(name: str, k: int, layers: int, seed: int) -> Selector | None:
@@ -193,7 +210,7 @@ def _row(name: str, what: Comparison, scores: LayerScores, data: Data, folder: P
         learning_rate=best,
         searched=searched,
         results=tuple(result for result in results if result is not None),
-        score_seconds=scores.seconds if catalog.needs_scores(name) else 0.0,
+        score_seconds=scores.seconds if catalog.method(name).needs_scores else 0.0,
         failures=failures,
     )
 

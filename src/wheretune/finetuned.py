@@ -75,7 +75,14 @@ def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
     revision = None if model else manifest.plan.model.revision
     base = load_model(name, revision)
     outputs = max(len(manifest.data.classes), 1)
-    headed = HeadedModel(base, catalog.head(manifest.plan.head), outputs, manifest.data.task, seed=0)
+    headed = HeadedModel(
+        base,
+        catalog.head(manifest.plan.head),
+        outputs,
+        manifest.data.task,
+        seed=0,
+        layers_attribute=manifest.plan.model.layers_attribute,
+    )
     attached = put_delta(headed, manifest, tensors, Path(folder), catalog.tuner(manifest.plan.tuner))
     return Finetuned(headed.eval(), load_tokenizer(name, revision), manifest, attached)
 

@@ -84,15 +84,25 @@ class HeadedModel(nn.Module):
         task: `classification` or `regression`.
         seed: Of the head's weights; the global generator is left as it was.
         centre: The mean training label of a regression, where the head's bias starts if it has one.
+        layers_attribute: Where the layers are, if `find_layers` must be told.
     """
 
-    def __init__(self, base: nn.Module, head: Head, outputs: int, task: Task, seed: int, centre: float = 0.0) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        head: Head,
+        outputs: int,
+        task: Task,
+        seed: int,
+        centre: float = 0.0,
+        layers_attribute: str | None = None,
+    ) -> None:
         super().__init__()
         self.base = base
         self.task = task
         self.all_layers = head.all_layers
         self.config = base.config
-        self.stack = find_layers(base)
+        self.stack = find_layers(base, layers_attribute)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.head: nn.Sequential = head.build(len(self.stack), self.stack.hidden_size, outputs, self.stack.causal)

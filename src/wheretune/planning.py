@@ -54,4 +54,5 @@ def plan(
             expected_speed_up=expected_speed_up(model.layers, layers),
         ),
         confidence=how_sure(scores, selector) if selector is not None else None,
+        chosen=tuple(scores.layers[layer] for layer in layers),
     )

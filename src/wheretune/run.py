@@ -25,16 +25,16 @@ from wheretune import catalog
 from wheretune.anatomy import (
     check_plan,
     find_layers,
-    load_config,
     load_model,
     load_tokenizer,
     max_tokens,
     resolve,
+    skeleton,
 )
 from wheretune.capture import LastState
 from wheretune.data import TextData, collator, encode, load_data
 from wheretune.delta import remove_delta, save_delta
-from wheretune.errors import DataError, ModelError
+from wheretune.errors import DataError
 from wheretune.files import claim, sweep
 from wheretune.heads import HeadedModel
 from wheretune.metrics import evaluate
@@ -85,6 +85,7 @@ def score_model(
     pooling: Pooling = "token",
     last: LastState = "normed",
     settle: Settle | None = None,
+    layers_attribute: str | None = None,
 ) -> list[LayerScores]:
     """Loads a model and data by name and scores the layers with every scorer in one pass.
 
@@ -92,7 +93,7 @@ def score_model(
         WheretuneError: Of every kind, for what the user can mend.
     """
     texts = load_data(data, labels="optional")
-    stack = find_layers(load_model(name))
+    stack = find_layers(load_model(name), layers_attribute)
     revision = resolve(name).get("revision")
     return score_stack(
         stack,
@@ -107,15 +108,14 @@ def score_model(
     )
 
 
-def layer_count(name: str) -> int:
-    """How many layers a model has, read from its config alone."""
-    layers = getattr(load_config(name), "num_hidden_layers", None)
-    if not isinstance(layers, int):
-        raise ModelError(f"{name} is a model without layers", "give a Hugging Face transformer")
-    return layers
+def layer_count(name: str, layers_attribute: str | None = None) -> int:
+    """How many layers a model has, without its weights."""
+    return len(find_layers(skeleton(name), layers_attribute))
 
 
-def check_model(name: str, max_length: int | None, plan: Plan | None = None) -> None:
+def check_model(
+    name: str, max_length: int | None, plan: Plan | None = None, layers_attribute: str | None = None
+) -> None:
     """Makes sure, before anything is written, that a model can be read, and that `plan` was made for it.
 
     Raises:
@@ -124,7 +124,8 @@ def check_model(name: str, max_length: int | None, plan: Plan | None = None) -> 
         ConfigError: The plan names a tuner, head or schedule that does not exist.
     """
     revision = None if plan is None else plan.model.revision
-    stack = find_layers(load_model(name, revision))
+    attribute = layers_attribute if plan is None else plan.model.layers_attribute
+    stack = find_layers(load_model(name, revision), attribute)
     max_tokens(stack.base, load_tokenizer(name, revision), max_length)
     if plan is not None:
         check_plan(stack, plan)
@@ -210,7 +211,8 @@ def _leave_no_checkpoint(folder: Path) -> None:
 def _headed(base: nn.Module, plan: Plan, data: TextData, seed: int) -> HeadedModel:
     centre = float(np.mean(data.labels)) if data.labels and data.info.task == "regression" else 0.0
     outputs = max(len(data.info.classes), 1)
-    return HeadedModel(base, catalog.head(plan.head), outputs, data.info.task, seed, centre)
+    head, attribute = catalog.head(plan.head), plan.model.layers_attribute
+    return HeadedModel(base, head, outputs, data.info.task, seed, centre, attribute)
 
 
 def _measure(model: nn.Module, data: TextData, rows: list[dict[str, Any]], collate: Any) -> tuple[Metric, ...]:

@@ -99,7 +99,7 @@ class LayerParts:
         missing = [name for name, paths in fitting.items() if not paths]
         if missing or not names:
             raise ConfigError(
-                f"targets={wanted} names no linear map of a layer",
+                f"targets={','.join(missing)} name no linear map of a layer",
                 f"take attention, all-linear or some of {self._known}",
             )
         chosen = {path for paths in fitting.values() for path in paths}
@@ -400,6 +400,7 @@ class Plan(JupyterMixin):
 
     Attributes:
         layers: The chosen layers, counted from 0, ascending.
+        chosen: These layers as they were scored, with their paths and maps.
         selector: How they were chosen.
         tuner: How they are tuned.
         head: What sits on top.
@@ -420,6 +421,7 @@ class Plan(JupyterMixin):
     scores_digest: str
     cost: Cost
     confidence: Confidence | None = None
+    chosen: tuple[LayerScore, ...] = ()
 
     def __rich__(self) -> Group:
         share = self.cost.trainable_parameters / self.cost.total_parameters
