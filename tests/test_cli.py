@@ -100,7 +100,7 @@ def test_score_plan_tune_evaluate_predict_merge(run, files, tiny_folder, tmp_pat
     )  # fmt: skip
     assert code == 0, err
     assert {path.name for path in run_folder.iterdir()} == {
-        "tune.json", "plan.json", "run.json", "delta.safetensors", "wheretune.json", "result.json"
+        "tune.json", "plan.json", "run.json", "delta.safetensors", "README.md", "wheretune.json", "result.json"
     }  # fmt: skip
     result = json.loads((run_folder / "result.json").read_text())
     assert result["trainable_parameters"] == plan["cost"]["trainable_parameters"]

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -395,6 +396,76 @@ def test_a_delta_is_put_into_the_user_s_own_model(tmp_path):
     (tmp_path / "lora" / "adapter" / "adapter_config.json").unlink()
     with pytest.raises(DeltaError, match="changed after it was saved"):
         wt.load_delta(tiny_model("bert")[0], tmp_path / "lora")
+
+
+def test_what_is_pushed_to_a_hub_opens_from_there(run, files, tiny_folder, tmp_path, monkeypatch):  # noqa: F811
+    """The hub is a folder here: what would be uploaded is copied, and what would be downloaded is read."""
+    import shutil
+    from fnmatch import fnmatch
+
+    import huggingface_hub
+
+    class Hub:
+        def model_info(self, name, revision=None, timeout=None):
+            return type("Info", (), {"sha": "commit"})
+
+        def create_repo(self, name, private, exist_ok):
+            assert name == "somebody/tuned" and private and exist_ok
+
+        def upload_folder(self, repo_id, folder_path, allow_patterns):
+            for path in Path(folder_path).rglob("*"):
+                name = path.relative_to(folder_path)
+                if path.is_file() and any(fnmatch(str(name), pattern) for pattern in allow_patterns):
+                    (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, tmp_path / "hub" / name)
+            return "https://hub/somebody/tuned"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, revision, allow_patterns: str(tmp_path / "hub")
+    )
+    folder = tmp_path / "run"
+    run("tune", "--model", tiny_folder("bert"), "--train", files["train"], "--tuner", "lora", "--output", folder, *FAST)
+    assert wt.push_to_hub(folder, "somebody/tuned") == "https://hub/somebody/tuned"
+    uploaded = {str(p.relative_to(tmp_path / "hub")) for p in (tmp_path / "hub").rglob("*") if p.is_file()}
+    assert uploaded == {"README.md", "delta.safetensors", "wheretune.json", "adapter/adapter_config.json",
+                        "adapter/adapter_model.safetensors"}  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    there, here = wt.open_finetuned("somebody/tuned"), wt.open_finetuned(folder)
+    data = wt.from_texts(sentences(5))
+    assert (there.logits(data) == here.logits(data)).all()
+    with pytest.raises(DeltaError, match="no finished delta"):
+        wt.push_to_hub(tmp_path / "hub" / "adapter", "somebody/tuned")
+
+
+def test_the_same_numbers_as_peft_by_hand(tmp_path):
+    """Our LoRA run beside PEFT put on by hand: the same batches, seed and settings give the same bytes."""
+    from peft import LoraConfig, get_peft_model
+
+    from wheretune.data import collator, encode
+    from wheretune.heads import HeadedModel
+    from wheretune.types import TrainSettings
+
+    settings = TrainSettings(epochs=2, learning_rate=1e-2, batch_size=4, seed=5)
+    results = []
+    for by_hand in (False, True):
+        base, tokenizer = tiny_model("bert")
+        base.pooler = None
+        data = wt.from_texts(sentences(20), [i % 2 for i in range(20)])
+        if by_hand:
+            paths = [f"encoder.layer.{i}.attention.self.{m}" for i in (1, 3) for m in ("query", "value")]
+            torch.manual_seed(5)
+            peft_model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=paths))
+            model = HeadedModel(peft_model.get_base_model(), wt.LastToken(), 2, "classification", seed=5)
+        else:
+            model = HeadedModel(base, wt.LastToken(), 2, "classification", seed=5)
+            wt.apply(model, planned(base, tokenizer, wt.LoRA(r=4, alpha=8)), seed=5)
+        torch.manual_seed(1)
+        training.train(model, encode(data, tokenizer, 64), collator(tokenizer), settings, tmp_path / str(by_hand))
+        results.append({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
+    ours, theirs = results
+    assert ours.keys() == theirs.keys() and len(ours) == 10
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_a_model_that_cannot_be_read_takes_the_path_of_its_layers(run, files, tmp_path):  # noqa: F811

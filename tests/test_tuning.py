@@ -155,7 +155,11 @@ def test_a_delta_holds_what_changed_and_restores_it(tmp_path):
     tuned = wt.apply(model, planned(model, tokenizer, wt.Explicit((1, 3))))
     train(model, tokenizer, tmp_path / "trainer")
     wt.save_delta(tuned, tmp_path / "delta")
-    assert sorted(path.name for path in (tmp_path / "delta").iterdir()) == ["delta.safetensors", "wheretune.json"]
+    assert sorted(path.name for path in (tmp_path / "delta").iterdir()) == [
+        "README.md",
+        "delta.safetensors",
+        "wheretune.json",
+    ]
     with safe_open(tmp_path / "delta" / "delta.safetensors", "pt") as saved:
         assert set(saved.keys()) == set(tuned.trainable)
     fresh, _ = own_model()

@@ -3,7 +3,8 @@
 from .data import TextData, from_texts, load_data
 from .delta import save_delta
 from .errors import WheretuneError
-from .finetuned import load_delta, merge, open_finetuned
+from .exports import export
+from .finetuned import load_delta, merge, open_finetuned, push_to_hub
 from .heads import Concat, LastToken
 from .planning import plan
 from .run import apply
@@ -83,6 +84,7 @@ __all__ = [
     "WheretuneError",
     "WholeLayers",
     "apply",
+    "export",
     "from_texts",
     "load",
     "load_data",
@@ -90,6 +92,7 @@ __all__ = [
     "merge",
     "open_finetuned",
     "plan",
+    "push_to_hub",
     "save",
     "save_delta",
     "score",

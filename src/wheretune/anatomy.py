@@ -511,6 +511,7 @@ def describe(stack: LayerStack, revision: str | None = None) -> ModelInfo:
         parameters=sum(p.numel() for p in stack.base.parameters()) - left_out,
         causal=stack.causal,
         layers_attribute=stack.attribute,
+        prefix="" if is_encoder_decoder(stack.base) else str(getattr(stack.base, "base_model_prefix", "")),
     )
 
 

@@ -40,7 +40,7 @@ app = typer.Typer(
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 TUNE_OWNED = (
     "tune.json", "scores.json", "plan.json", "run.json", "checkpoint-*", "delta.safetensors", "adapter",
-    "wheretune.json", "result.json",
+    "README.md", "wheretune.json", "result.json",
 )  # fmt: skip
 STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
 PIPE_WIDTH = 120  # where there is no terminal to ask, a line may be this long
@@ -874,6 +874,59 @@ def compare(
     _note(f"tables in {folder / 'table.md'} and {folder / 'results.csv'}")
     if any(row.failures for row in rows):
         raise typer.Exit(1)
+
+
+@app.command("inspect")
+def inspect_command(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Local folder or hub name.")] = None,
+    layers_attribute: LayersAttribute = None,
+    json_: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Show the layers of a model, and how many parameters each tuner would train in each. Loads no weights.
+
+    For example:
+
+    wheretune inspect bert-base-cased
+    """
+    from wheretune.run import inspect_model
+    from wheretune.show.tables import count, table
+
+    found = inspect_model(_needed(model, "MODEL"), layers_attribute)
+    tuners = list(found["layers"][0]["tuners"])
+    rows = [
+        (str(one["index"]), one["path"], count(one["parameters"]),
+         *("–" if n is None else count(n) for n in one["tuners"].values()))
+        for one in found["layers"]
+    ]  # fmt: skip
+    kind = "decoder" if found["causal"] else "encoder"
+    title = f"{found['model']}: {kind}, width {found['hidden_size']}, {count(found['parameters'])} parameters"
+    _show(table(title, ("layer", "path", "parameters", *tuners), rows, left=("path",)), json_, found)
+
+
+@app.command()
+def export(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="What `wheretune plan` wrote.", show_default=False)],
+    to: Annotated[str, _option("--to", text="peft, trl, axolotl or llama-factory.")] = "peft",
+    output: Annotated[Path | None, _option("--output", text="Where it goes.", show_default="standard output")] = None,
+    config: Config = None,
+) -> None:
+    """Write a plan as a piece of another tool's config, to choose with wheretune and train with that tool.
+
+    For example:
+
+    wheretune export plan.json --to axolotl --output unfrozen.yaml
+    """
+    from wheretune import exports
+    from wheretune.files import write_text
+    from wheretune.types import Plan, load
+
+    text = exports.export(load(Plan, plan_file), to)
+    if output is None:
+        _write_out(text)
+    else:
+        write_text(output, text)
+        _note(f"the plan for {to} is in {output}")
 
 
 @app.command()

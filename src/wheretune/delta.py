@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from wheretune.anatomy import base_hash, find_layers
 from wheretune.errors import DeltaError, OutputError, TrainingError
-from wheretune.files import write
+from wheretune.exports import model_card
+from wheretune.files import write, write_text
 from wheretune.tuners.base import Attached, Tuned, Tuner
 from wheretune.tuners.low_rank import attach_saved
 from wheretune.types import DataInfo, Manifest, from_json, save
 
-TENSORS, ADAPTER, MANIFEST = "delta.safetensors", "adapter", "wheretune.json"
+TENSORS, ADAPTER, CARD, MANIFEST = "delta.safetensors", "adapter", "README.md", "wheretune.json"
+PARTS = (TENSORS, f"{ADAPTER}/*", CARD, MANIFEST)
 FORMAT = 1
 
 
@@ -52,6 +54,7 @@ def save_delta(
     if save_adapter is not None:
         elsewhere = {id(parameter) for parameter in tuned.attached.parameters}
         write(folder / ADAPTER, lambda draft: save_adapter(draft, tuned.plan.model))
+    write_text(folder / CARD, model_card(tuned.plan, data))
     here = {name: value for name, value in tuned.trainable.items() if id(value) not in elsewhere}
     tensors = {name: value.detach().cpu().contiguous() for name, value in here.items()}
     write(folder / TENSORS, lambda draft: save_file(tensors, draft, {"format": "pt"}))
@@ -63,6 +66,7 @@ def remove_delta(folder: Path) -> None:
     """Takes a delta out of a folder, the manifest first."""
     (folder / MANIFEST).unlink(missing_ok=True)
     (folder / TENSORS).unlink(missing_ok=True)
+    (folder / CARD).unlink(missing_ok=True)
     if (folder / ADAPTER).is_dir():
         shutil.rmtree(folder / ADAPTER)
 

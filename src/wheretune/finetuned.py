@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wheretune import catalog
-from wheretune.anatomy import load_model, load_tokenizer, plain_classifier
+from wheretune.anatomy import load_model, load_tokenizer, plain_classifier, resolve
 from wheretune.data import LabelUse, TextData, collator, encode, load_data
-from wheretune.delta import MANIFEST, put_delta, read_delta
+from wheretune.delta import MANIFEST, PARTS, put_delta, read_delta
 from wheretune.errors import DeltaError, MergeError, OutputError
 from wheretune.files import sweep, write
 from wheretune.heads import HeadedModel
@@ -59,13 +59,14 @@ def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
     """Opens the folder that `wheretune tune` wrote.
 
     Args:
-        folder: The folder.
+        folder: The folder, or the name under which `push_to_hub` uploaded it.
         model: Where the base model is now, if it is not where it was; its weights must be the same.
 
     Raises:
         DeltaError: The folder holds no finished run, or the base weights are others.
     """
-    manifest, tensors = read_delta(folder)
+    here = _local(folder)
+    manifest, tensors = read_delta(here)
     if manifest.data is None or manifest.max_length is None:
         raise DeltaError(
             f"{folder} was saved from a model of your own, whose class {MANIFEST} does not know",
@@ -83,8 +84,45 @@ def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
         seed=0,
         layers_attribute=manifest.plan.model.layers_attribute,
     )
-    attached = put_delta(headed, manifest, tensors, Path(folder), catalog.tuner(manifest.plan.tuner))
+    attached = put_delta(headed, manifest, tensors, here, catalog.tuner(manifest.plan.tuner))
     return Finetuned(headed.eval(), load_tokenizer(name, revision), manifest, attached)
+
+
+def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) -> str:
+    """Uploads a delta and its card to the hub, where `open_finetuned` and `load_delta` find it by its name.
+
+    Args:
+        folder: From `save_delta` or `wheretune tune`; only what belongs to the delta is uploaded.
+        repository: `owner/name`; made if it is not there.
+        private: Whether a repository that is made can be seen by its owner alone.
+
+    Returns:
+        The address of the upload.
+
+    Raises:
+        DeltaError: The folder holds no finished delta.
+    """
+    from huggingface_hub import HfApi
+
+    read_delta(folder)
+    hub = HfApi()
+    hub.create_repo(repository, private=private, exist_ok=True)
+    return str(hub.upload_folder(repo_id=repository, folder_path=str(folder), allow_patterns=list(PARTS)))
+
+
+def _local(folder: str | Path) -> Path:
+    """The folder itself, or what the hub has under that name.
+
+    Raises:
+        ModelError: Neither is there.
+    """
+    path = Path(folder)
+    if path.exists() or str(folder).count("/") != 1 or str(folder).startswith((".", "/", "~")):
+        return path
+    from huggingface_hub import snapshot_download
+
+    commit = resolve(str(folder)).get("revision")  # says in a few seconds whether the hub has it
+    return Path(snapshot_download(str(folder), revision=commit, allow_patterns=list(PARTS)))
 
 
 def load_delta(model: nn.Module, folder: str | Path) -> Manifest:
@@ -92,13 +130,14 @@ def load_delta(model: nn.Module, folder: str | Path) -> Manifest:
 
     Args:
         model: The user's own model, of the same class as the one that was tuned.
-        folder: From `save_delta`.
+        folder: From `save_delta`, or the name under which `push_to_hub` uploaded it.
 
     Raises:
         DeltaError: The base weights are others than those the delta was made from, or a tensor does not fit.
     """
-    manifest, tensors = read_delta(folder)
-    put_delta(model, manifest, tensors, Path(folder), catalog.tuner(manifest.plan.tuner))
+    here = _local(folder)
+    manifest, tensors = read_delta(here)
+    put_delta(model, manifest, tensors, here, catalog.tuner(manifest.plan.tuner))
     return manifest
 
 

@@ -55,4 +55,5 @@ def plan(
         ),
         confidence=how_sure(scores, selector) if selector is not None else None,
         chosen=tuple(scores.layers[layer] for layer in layers),
+        scorer=scores.scorer,
     )

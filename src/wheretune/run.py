@@ -34,18 +34,20 @@ from wheretune.anatomy import (
 from wheretune.capture import LastState
 from wheretune.data import TextData, collator, encode, load_data
 from wheretune.delta import remove_delta, save_delta
-from wheretune.errors import DataError
+from wheretune.errors import DataError, WheretuneError
 from wheretune.files import claim, sweep
 from wheretune.heads import HeadedModel
 from wheretune.metrics import evaluate
 from wheretune.scorers.base import Scorer, Settle, score_stack, versions
 from wheretune.training import check_settings, checkpoints, predict, train
-from wheretune.tuners.base import Tuned
+from wheretune.tuners.base import Tuned, Tuner
 from wheretune.types import (
     DataInfo,
     DataSpec,
+    LayerScore,
     LayerScores,
     Metric,
+    ModelInfo,
     Plan,
     Pooling,
     RunResult,
@@ -111,6 +113,44 @@ def score_model(
 def layer_count(name: str, layers_attribute: str | None = None) -> int:
     """How many layers a model has, without its weights."""
     return len(find_layers(skeleton(name), layers_attribute))
+
+
+def inspect_model(name: str, layers_attribute: str | None = None) -> dict[str, Any]:
+    """The layers of a model, without its weights: index, path, parameters, and what each tuner would train there.
+
+    Returns:
+        Plain data: `model`, `hidden_size`, `causal`, `parameters` and `layers`, whose `tuners` have the count of every
+        tuner with its default settings, or None where it has nothing to attach to.
+
+    Raises:
+        ModelError: The model cannot be opened, or its layers are not found.
+    """
+    stack = find_layers(skeleton(name), layers_attribute)
+    total = sum(parameter.numel() for parameter in stack.base.parameters())
+    info = ModelInfo(name, None, "", len(stack), stack.hidden_size, total, stack.causal, layers_attribute)
+    sizes = [sum(parameter.numel() for parameter in layer.module.parameters()) for layer in stack.layers]
+    layers = [
+        LayerScore(layer.index, None, None, layer.path, size, None, layer.parts)
+        for layer, size in zip(stack.layers, sizes, strict=True)
+    ]
+
+    def trained(tuner: Tuner, layer: int) -> int | None:
+        try:
+            return tuner.count(info, layers, (layer,))
+        except WheretuneError:
+            return None
+
+    tuners = {name: made() for name, made in catalog.TUNERS.items() if made.needs_layers}
+    each = [to_json(one) | {"tuners": {n: trained(t, one.index) for n, t in tuners.items()}} for one in layers]
+    for one in each:
+        del one["score"], one["std"], one["excluded"]
+    return {
+        "model": name,
+        "hidden_size": stack.hidden_size,
+        "causal": stack.causal,
+        "parameters": total,
+        "layers": each,
+    }
 
 
 def check_model(

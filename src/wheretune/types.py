@@ -168,7 +168,12 @@ class States:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Which model: what it was called, which revision, the SHA-256 over its base weights, and where its layers are."""
+    """Which model: what it was called, which revision, and the SHA-256 over its base weights.
+
+    Attributes:
+        layers_attribute: Where the user said the layers are, if they had to.
+        prefix: What stands before the names of the headless model's parameters in a model with a head.
+    """
 
     name: str
     revision: str | None
@@ -178,6 +183,7 @@ class ModelInfo:
     parameters: int
     causal: bool
     layers_attribute: str | None = None
+    prefix: str = ""
 
     def __str__(self) -> str:
         return f"{short_name(self.name)} ({self.layers} layers, {count(self.parameters)} parameters)"
@@ -400,7 +406,6 @@ class Plan(JupyterMixin):
 
     Attributes:
         layers: The chosen layers, counted from 0, ascending.
-        chosen: These layers as they were scored, with their paths and maps.
         selector: How they were chosen.
         tuner: How they are tuned.
         head: What sits on top.
@@ -410,6 +415,8 @@ class Plan(JupyterMixin):
         cost: The estimate.
         confidence: How sure the choice is; None where the scorer's scores are no means over samples, or the selector
             reads none.
+        chosen: The layers as they were scored, with their paths and maps.
+        scorer: What scored them.
     """
 
     layers: tuple[int, ...]
@@ -422,6 +429,47 @@ class Plan(JupyterMixin):
     cost: Cost
     confidence: Confidence | None = None
     chosen: tuple[LayerScore, ...] = ()
+    scorer: Spec | None = None
+
+    def targets(self, wanted: str = "attention") -> list[str]:
+        """Full names, below the headless model, of the linear maps of the chosen layers that `wanted` means.
+
+        Raises:
+            ConfigError: A name fits no map; see `LayerParts.targets`.
+        """
+        return [f"{layer.path}.{path}" for layer in self.chosen for path in layer.parts.targets(wanted)]
+
+    def to_peft(self, method: str = "lora", targets: str = "attention", **options: Any) -> Any:
+        """A PEFT config for the chosen layers, which it names module by module; layers it does not name stay alone.
+
+        Args:
+            method: Any PEFT method that is put on named modules: `lora`, `ia3`, `loha`, `oft`, `vera` ...
+            targets: `attention`, `all-linear` or names of maps; IA3 has its own.
+            options: The config's other fields, such as `r=8` or `task_type="SEQ_CLS"`.
+
+        Raises:
+            ConfigError: PEFT has no such method, it is not put on modules, or it does not know an option.
+        """
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        configs = {kind.value.lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        known: dict[str, Any] = {
+            name: config for name, config in configs.items() if "target_modules" in _fields(config)
+        }
+        if method not in known:
+            raise ConfigError(f"PEFT puts no {method!r} on modules", f"known are {', '.join(sorted(known))}")
+        unknown = sorted(set(options) - _fields(known[method]))
+        if unknown:
+            raise ConfigError(f"PEFT's {method} has no option {unknown[0]!r}", "see PEFT's reference")
+        if not self.chosen:
+            raise ConfigError("the plan names no layers", "make it with this version of wheretune")
+        if method != "ia3":
+            return known[method](target_modules=self.targets(targets), **options)
+        down = [f"{layer.path}.{layer.parts.mlp_output}" for layer in self.chosen]
+        scaled = [
+            f"{one.path}.{path}" for one in self.chosen for path in dict.fromkeys((one.parts.key, one.parts.value))
+        ]
+        return known[method](target_modules=scaled + down, feedforward_modules=down, **options)
 
     def __rich__(self) -> Group:
         share = self.cost.trainable_parameters / self.cost.total_parameters
@@ -440,6 +488,10 @@ class Plan(JupyterMixin):
 
     def __repr__(self) -> str:
         return f"Plan(layers={list(self.layers)}, tuner={self.tuner}, head={self.head})"
+
+
+def _fields(config: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(config)}
 
 
 @dataclass(frozen=True)
