@@ -10,7 +10,9 @@ from torch import nn
 
 import wheretune as wt
 from wheretune.anatomy import describe, find_layers, tensor_hashes
+from wheretune.capture import forward_states
 from wheretune.errors import MergeError, ModelError, PlanError
+from wheretune.heads import HeadedModel
 from wheretune.types import DataInfo, DataSpec, LayerScore, LayerScores, Spec
 
 SIZES = dict(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=48, vocab_size=50)
@@ -176,6 +178,29 @@ def test_layers_are_found_in_the_order_in_which_they_run(family):
     assert ran == [0, 1, 2, 3]
     assert all(model.get_submodule(layer.path) is layer.module for layer in stack.layers)
     assert not any("vision" in layer.path for layer in stack.layers) and stack.hidden_size == 32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_and_heads_read_what_transformers_gives(family):
+    model = tiny(family)
+    stack = find_layers(model)
+    ids = torch.arange(24).reshape(2, 12) % 40 + 5
+    mask = torch.ones_like(ids)
+    mask[1, 8:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if family in ("t5", "bart"):
+        with pytest.raises(ModelError, match="is an encoder-decoder"):
+            forward_states(stack, inputs)
+        return
+    with torch.no_grad():
+        found, _ = forward_states(stack, inputs)
+        states = model(**inputs, output_hidden_states=True).hidden_states
+        rows, token = torch.arange(2), mask.sum(1) - 1 if stack.causal else torch.zeros(2, dtype=torch.long)
+        torch.testing.assert_close(found, torch.stack([state[rows, token] for state in states], dim=1))
+        for head in (wt.LastToken(), wt.Concat()):
+            headed = HeadedModel(model, head, 2, "classification", 0).eval()
+            alone = headed(ids[1:, :8], mask[1:, :8]).logits
+            torch.testing.assert_close(headed(ids, mask).logits[1:], alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tuner", TUNERS)

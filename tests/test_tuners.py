@@ -468,6 +468,36 @@ def test_the_same_numbers_as_peft_by_hand(tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_an_encoder_decoder_is_scored_by_its_weights_and_tuned_in_the_user_s_own_model(run, files, tmp_path):  # noqa: F811
+    import transformers
+
+    _, tokenizer = tiny_model("bert")
+    config = transformers.T5Config(
+        d_model=32, d_ff=48, num_layers=2, num_decoder_layers=3, num_heads=4, d_kv=8, vocab_size=len(tokenizer)
+    )
+    torch.manual_seed(0)
+    whole = transformers.T5ForConditionalGeneration(config)
+    whole.save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    common = ("--model", tmp_path / "t5", "--train", files["train"])
+    code, _, err = run("score", *common, "--scorer", "weight-snr", "--output", tmp_path / "s.json")
+    assert code == 0, err
+    one_line(*run("score", *common, "--output", tmp_path / "n.json")[::2], "encoder-decoder", "weight-snr")
+    code, _, err = run(
+        "plan", tmp_path / "s.json", "--layers", "1,4", "--tuner", "lora", "--output", tmp_path / "p.json"
+    )
+    assert code == 0, err
+    one_line(
+        *run("tune", "--plan", tmp_path / "p.json", *common[2:], "--output", tmp_path / "r")[::2], "encoder-decoder"
+    )
+    assert not (tmp_path / "r").exists()
+    plan = wt.load(wt.Plan, tmp_path / "p.json")
+    opened = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "t5")
+    names = {name.rsplit(".lora_", 1)[0] for name in wt.apply(opened, plan).trainable}
+    assert names == {f"{layer}.layer.0.SelfAttention.{map_}" for layer in ("encoder.block.1", "decoder.block.2")
+                     for map_ in ("q", "v")}  # fmt: skip
+
+
 def test_a_model_that_cannot_be_read_takes_the_path_of_its_layers(run, files, tmp_path):  # noqa: F811
     import transformers
 

@@ -395,6 +395,19 @@ def _is_causal(config: Any) -> bool:
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
 
 
+def check_one_sequence(base: nn.Module) -> None:
+    """Makes sure that a model reads one sequence, whose states can be scored and topped with a head.
+
+    Raises:
+        ModelError: It is an encoder-decoder.
+    """
+    if is_encoder_decoder(base):
+        raise ModelError(
+            f"{type(base).__name__} is an encoder-decoder: it has no one sequence of states to score or to top",
+            "score it by its weights (--scorer weight-snr) and apply the plan to your own model in Python",
+        )
+
+
 # --- what goes in -------------------------------------------------------------------------------
 
 
@@ -405,13 +418,9 @@ def accepted(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     counted from the first unmasked token. No key-value cache is built.
 
     Raises:
-        ModelError: The base is an encoder-decoder, which reads two sequences.
+        ModelError: As for `check_one_sequence`.
     """
-    if is_encoder_decoder(base):
-        raise ModelError(
-            f"{type(base).__name__} is an encoder-decoder: it has no one sequence of states to score or to top",
-            "score it by its weights or by depth (--scorer weight-snr) and apply the plan to your own model",
-        )
+    check_one_sequence(base)
     takes = inspect.signature(base.forward).parameters
     given: dict[str, Any] = {name: value for name, value in inputs.items() if name in takes}
     if "use_cache" in takes:

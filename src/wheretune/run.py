@@ -23,6 +23,7 @@ from torch import nn
 
 from wheretune import catalog
 from wheretune.anatomy import (
+    check_one_sequence,
     check_plan,
     find_layers,
     load_model,
@@ -159,13 +160,15 @@ def check_model(
     """Makes sure, before anything is written, that a model can be read, and that `plan` was made for it.
 
     Raises:
-        ModelError: Its layers or its tokenizer cannot be found, or it cannot read texts of `max_length`.
+        ModelError: Its layers or its tokenizer cannot be found, it is an encoder-decoder, or it cannot read texts of
+            `max_length`.
         PlanError: The plan was made for another one.
         ConfigError: The plan names a tuner, head or schedule that does not exist.
     """
     revision = None if plan is None else plan.model.revision
     attribute = layers_attribute if plan is None else plan.model.layers_attribute
     stack = find_layers(load_model(name, revision), attribute)
+    check_one_sequence(stack.base)
     max_tokens(stack.base, load_tokenizer(name, revision), max_length)
     if plan is not None:
         check_plan(stack, plan)
