@@ -5,7 +5,8 @@ from .delta import load_delta, save_delta
 from .errors import WheretuneError
 from .finetuned import merge, open_finetuned
 from .heads import Concat, LastToken
-from .planning import plan
+from .planning import agreement, choose, plan
+from .probing import LayerProbe
 from .run import apply
 from .scorers.base import score
 from .scorers.cka import CKA
@@ -13,22 +14,29 @@ from .scorers.controls import Depth, RandomScores
 from .scorers.cosine_centrality import CosineCentrality
 from .scorers.euclidean_centrality import EuclideanCentrality
 from .scorers.feature_variance import FeatureVariance
+from .scorers.fisher import Fisher
+from .scorers.gradient_norm import GradientNorm
 from .scorers.io_cosine import IOCosine
+from .scorers.semantic_deviation import SemanticDeviation
 from .scorers.weight_snr import WeightSNR
 from .selectors import (
+    Auto,
     BlockHighest,
     BlockLowest,
     BlockMedian,
     BlockRandom,
     Bottom,
+    Budget,
     Explicit,
     Highest,
     Lowest,
     MiddleBest,
+    Near,
     Random,
     Suffix,
     Top,
 )
+from .shards import merge_scores
 from .tuners.base import Tuned
 from .tuners.head_only import HeadOnly
 from .tuners.whole_layers import WholeLayers
@@ -37,11 +45,13 @@ from .types import DataSpec, LayerScores, Plan, RunResult, RunSpec, Spec, TrainS
 __version__: str
 __all__ = [
     "CKA",
+    "Auto",
     "BlockHighest",
     "BlockLowest",
     "BlockMedian",
     "BlockRandom",
     "Bottom",
+    "Budget",
     "Concat",
     "CosineCentrality",
     "DataSpec",
@@ -49,18 +59,23 @@ __all__ = [
     "EuclideanCentrality",
     "Explicit",
     "FeatureVariance",
+    "Fisher",
+    "GradientNorm",
     "HeadOnly",
     "Highest",
     "IOCosine",
     "LastToken",
+    "LayerProbe",
     "LayerScores",
     "Lowest",
     "MiddleBest",
+    "Near",
     "Plan",
     "Random",
     "RandomScores",
     "RunResult",
     "RunSpec",
+    "SemanticDeviation",
     "Spec",
     "Suffix",
     "TextData",
@@ -70,12 +85,15 @@ __all__ = [
     "WeightSNR",
     "WheretuneError",
     "WholeLayers",
+    "agreement",
     "apply",
+    "choose",
     "from_texts",
     "load",
     "load_data",
     "load_delta",
     "merge",
+    "merge_scores",
     "open_finetuned",
     "plan",
     "save",

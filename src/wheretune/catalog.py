@@ -1,5 +1,6 @@
 """The only table from names to classes; everything else passes objects."""
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 from wheretune.data import log
 from wheretune.errors import ConfigError
 from wheretune.heads import Concat, Head, LastToken
+from wheretune.probing import LayerProbe
 from wheretune.schedules.static import Static
 from wheretune.scorers.base import Scorer
 from wheretune.scorers.cka import CKA
@@ -16,18 +18,25 @@ from wheretune.scorers.controls import Depth, RandomScores
 from wheretune.scorers.cosine_centrality import CosineCentrality
 from wheretune.scorers.euclidean_centrality import EuclideanCentrality
 from wheretune.scorers.feature_variance import FeatureVariance
+from wheretune.scorers.fisher import Fisher
+from wheretune.scorers.gradient_norm import GradientNorm
 from wheretune.scorers.io_cosine import IOCosine
+from wheretune.scorers.semantic_deviation import SemanticDeviation
 from wheretune.scorers.weight_snr import WeightSNR
 from wheretune.selectors import (
+    AdaptiveSelector,
+    Auto,
     BlockHighest,
     BlockLowest,
     BlockMedian,
     BlockRandom,
     Bottom,
+    Budget,
     Explicit,
     Highest,
     Lowest,
     MiddleBest,
+    Near,
     Random,
     Selector,
     Suffix,
@@ -57,7 +66,20 @@ def _with_plugins(own: Table, group: str) -> Table:
 
 
 SCORERS = _with_plugins(
-    _table(CosineCentrality, EuclideanCentrality, IOCosine, CKA, FeatureVariance, WeightSNR, RandomScores, Depth),
+    _table(
+        CosineCentrality,
+        EuclideanCentrality,
+        IOCosine,
+        CKA,
+        SemanticDeviation,
+        GradientNorm,
+        Fisher,
+        LayerProbe,
+        FeatureVariance,
+        WeightSNR,
+        RandomScores,
+        Depth,
+    ),
     "wheretune.scorers",
 )
 SELECTORS = _table(
@@ -73,9 +95,12 @@ SELECTORS = _table(
     Bottom,
     Random,
     Explicit,
+    Budget,
+    Auto,
 )
 TUNERS = _table(WholeLayers, HeadOnly)
 HEADS = _table(LastToken, Concat)
+_AXES: Mapping[str, Table] = {"tuner": TUNERS, "head": HEADS}
 SCHEDULES = _table(Static)
 
 
@@ -105,7 +130,19 @@ def build(axis: str, table: Table, spec: Spec) -> Any:
         raise ConfigError(f"the {axis} {spec.name} does not take these parameters ({error})", "see --help") from error
 
 
-def scorer(text: str) -> Scorer:
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # By option what a paper's authors took; `causal` is the kind of model it is meant for. CKA: biased, on [CLS] or on
+    # the last token, the floor(ratio L) layers with the lowest, an encoder's first layer being no candidate (C 3 and
+    # appendix).
+    "prism": {"scorer": "cosine-centrality", "select": "block-highest", "k": 3},
+    "cka-encoder": {"scorer": "cka:estimator=biased", "select": "lowest", "ratio": 0.5, "causal": False},
+    "cka-decoder": {"scorer": "cka:estimator=biased", "select": "lowest", "ratio": 0.5, "causal": True},
+    "salf": {"scorer": "semantic-deviation:variant=cosine", "select": "suffix", "causal": True},
+    "olft": {"scorer": "layer-probe", "select": "middle-best", "k": 1},
+}
+
+
+def scorer(text: str) -> Scorer | LayerProbe:
     """The scorer that `text` names: a name, and options after colons, as in `cka:estimator=debiased`.
 
     Raises:
@@ -115,22 +152,40 @@ def scorer(text: str) -> Scorer:
     if not all("=" in option for option in options):
         raise ConfigError(f"the scorer {text!r} has an option without a value", "write name:option=value")
     params = {key: _value(value) for key, value in (option.split("=", 1) for option in options)}
-    made: Scorer = build("scorer", SCORERS, Spec(name, params))
+    params |= {key: build(key, table, Spec(str(params[key]))) for key, table in _AXES.items() if key in params}
+    made: Scorer | LayerProbe = build("scorer", SCORERS, Spec(name, params))
     return made
 
 
-def _value(text: str) -> int | str:
-    return int(text) if text.removeprefix("-").isdecimal() else text
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
-def selector(name: str, *, k: int, seed: int, layers: tuple[int, ...] = ()) -> Selector:
-    """The selector of that name; each takes what it needs of k, seed and layers."""
+def selector(
+    name: str, *, k: int, seed: int, layers: tuple[int, ...] = (), near: float | None = None, **budget: Any
+) -> Selector | AdaptiveSelector:
+    """The selector of that name; each takes what it needs of k, seed, layers, `share`, `of` and `prefer`.
+
+    Args:
+        name: In `SELECTORS`.
+        k: Layers to choose.
+        seed: Of random draws.
+        layers: For `explicit`.
+        near: Let near-equal scores prefer the higher layer, within this share of the profile's range.
+        budget: For `budget`.
+
+    Raises:
+        ConfigError: The name is unknown, or `budget` lacks its share.
+        PlanError: The selector does not go with `near`.
+    """
     fields = getattr(SELECTORS.get(name), "__dataclass_fields__", {})
-    offered = {"k": k, "seed": seed, "layers": layers}
-    made: Selector = build(
-        "selector", SELECTORS, Spec(name, {key: value for key, value in offered.items() if key in fields})
-    )
-    return made
+    offered = {"k": k, "seed": seed, "layers": layers, **budget}
+    chosen = Spec(name, {key: value for key, value in offered.items() if key in fields})
+    made: Selector | AdaptiveSelector = build("selector", SELECTORS, chosen)
+    return made if near is None else Near(made, near)
 
 
 def tuner(spec: Spec) -> Tuner:

@@ -6,6 +6,7 @@ Both heads read representative tokens. `LastToken` reads the last layer's, `Conc
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from wheretune.anatomy import accepted, find_layers
 from wheretune.capture import forward_states, represent
+from wheretune.data import TextData
 from wheretune.types import Task
 
 
@@ -131,3 +133,9 @@ class HeadedModel(nn.Module):
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def headed(base: nn.Module, head: Head, data: TextData, seed: int) -> HeadedModel:
+    """A headless transformer with a fresh head for the task of `data`; a regression starts at its mean label."""
+    centre = float(np.mean(data.labels)) if data.labels and data.info.task == "regression" else 0.0
+    return HeadedModel(base, head, max(len(data.info.classes), 1), data.info.task, seed, centre)
