@@ -64,11 +64,11 @@ def per_text(data: wt.TextData) -> np.ndarray:
 def replay(scores: np.ndarray, selector: wt.BlockHighest, seed: int):
     """What would have been said, and when, reading the texts in this order."""
     ordered = scores[np.random.default_rng(seed).permutation(len(scores))]
-    settler = Settler(selector)
+    watch = Settler(selector).watch(wt.CosineCentrality(), len(scores))
     looks = [*range(LOOK_EVERY * BATCH, len(ordered), LOOK_EVERY * BATCH), len(ordered)]
     for n in looks:
         part = ordered[:n]
-        said = settler(Finished(part.mean(0), part.std(0), covariance=np.cov(part.T, bias=True)), n)
+        said = watch.look(Finished(part.mean(0), part.std(0), covariance=np.cov(part.T, bias=True)), n)
         if said.settled:
             break
     return said

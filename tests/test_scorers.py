@@ -156,8 +156,8 @@ def test_semantic_deviation_equals_its_twin(family, dtype, tied):
         np.testing.assert_allclose(kept.means, deviations.mean(0), atol=1e-5)
         assert kept.eof_layers == tuple(np.bincount(gains.argmax(1), minlength=4))
         assert [sum(row) for row in kept.counts] == [21] * 5 and [sum(row) for row in kept.gains] == [21] * 4
-        middles = (np.arange(100) + 0.5) * kept.highest / 100
-        np.testing.assert_allclose(np.array(kept.counts) @ middles / 21, kept.means, atol=kept.highest / 200 + 1e-6)
+        middles = (np.arange(200) + 0.5) * kept.highest / 200
+        np.testing.assert_allclose(np.array(kept.counts) @ middles / 21, kept.means, atol=kept.highest / 400 + 1e-6)
         assert wt.plan(scores, wt.Suffix()).layers[0] == int(scores.values.argmax())
         scores.plot_deviations()
         scores.plot_deviations(scores)

@@ -563,12 +563,13 @@ def _draw(every: "list[LayerScores]", figures: Path, before: "LayerScores | None
 def _show_agreement(found: Any) -> None:
     from wheretune.show.tables import table
 
+    numbers = [str(number) for number in range(1, len(found.names) + 1)]
     rows = [
-        (name, *("–" if value is None else f"{value:.2f}" for value in row))
-        for name, row in zip(found.names, found.correlations, strict=True)
+        (f"{number} {name}", *("–" if value is None else f"{value:.2f}" for value in row))
+        for number, name, row in zip(numbers, found.names, found.correlations, strict=True)
     ]
     title = "how alike they rank the layers (Spearman; scores that are tuned from the lowest are turned round)"
-    out.print(table(title, ("scorer", *found.names), rows, left=("scorer",)))
+    out.print(table(title, ("scorer", *numbers), rows, left=("scorer",)))
     chosen = [
         (name, str(choice.selector), _comma(choice.layers),
          "–" if choice.confidence is None else f"{choice.confidence.selection:.0%}")

@@ -27,7 +27,7 @@ from wheretune.errors import ConfigError
 from wheretune.scorers.base import Card, Finished, MeanSums
 from wheretune.types import Deviations, LayerStack, States
 
-BINS = 100
+BINS = 200
 
 
 @dataclass(frozen=True, eq=False)

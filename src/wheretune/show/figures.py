@@ -150,7 +150,7 @@ def violin_figure(
     room = 0.06 * ((max(shown) - min(shown)) or 1.0)
     axes.set_ylim(min(shown) - room, max(shown) + room)
     if spaces <= MANY_LAYERS:
-        axes.set_xticks(range(spaces), ["embeddings", *map(str, range(spaces - 1))])
+        axes.set_xticks(range(spaces), ["emb.", *map(str, range(spaces - 1))])
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.xaxis.set_major_formatter(lambda x, _: str(round(x) - 1) if x >= 1 else "emb." if x == 0 else "")
@@ -190,7 +190,7 @@ def agreement_figure(
             value = cells[row, column]
             text = "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
             left.text(
-                column, row, text, ha="center", va="center", fontsize=8, color="white" if abs(value) > 0.7 else "black"
+                column, row, text, ha="center", va="center", fontsize=8, color="white" if abs(value) > 0.6 else "black"
             )
     left.set_xticks(range(count), names, rotation=40, ha="right", fontsize=8)
     left.set_yticks(range(count), names, fontsize=8)
