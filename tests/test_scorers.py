@@ -363,6 +363,24 @@ def test_mean_pooling_reads_unmasked_tokens_only(side):
     compare(found, *twin.centrality(every, False, twin.cosine))
 
 
+def test_standardised_dimensions_have_mean_0_and_deviation_1():
+    model, tokenizer = tiny_model("bert")
+    with torch.no_grad():
+        model.encoder.layer[1].output.LayerNorm.bias[3] += 40  # a rogue dimension
+    texts = sentences(25)
+    found = score_all(model, tokenizer, wt.from_texts(texts), [wt.CosineCentrality()], batch_size=4, standardise=True)[
+        0
+    ]
+    h = np.stack([twin.hidden_states(model, tokenizer, (text,), 64)[:, 0] for text in texts])
+    with np.errstate(invalid="ignore"):
+        h = (h - h.mean(0)) / h.std(0)
+    every = [states[:, None] for states in h]
+    compare(found, *twin.centrality(every, False, twin.cosine), atol=1e-4)
+    assert found.scorer.params["standardised"] is True
+    plain = score_all(model, tokenizer, wt.from_texts(texts), [wt.CosineCentrality()])[0]
+    assert np.abs(plain.values - found.values).max() > 0.1
+
+
 def test_the_raw_last_state_is_before_the_final_norm():
     model, tokenizer = tiny_model("llama")
     text = "the good movie"

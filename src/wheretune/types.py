@@ -295,7 +295,7 @@ class Choice:
     reason: str | None
 
     def __str__(self) -> str:
-        words = f"{self.selector} chooses layers {', '.join(map(str, self.layers))}"
+        words = f"{self.selector} chooses layer{'s' * (len(self.layers) > 1)} {', '.join(map(str, self.layers))}"
         if self.reason is not None:
             words += f" ({self.reason})"
         return words if self.confidence is None else f"{words}: {self.confidence}"

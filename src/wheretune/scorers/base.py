@@ -309,7 +309,11 @@ class Sketch:
 
     def add(self, sample_ids: Sequence[int], rows: Float[Tensor, "row state hidden"]) -> "Sketch":
         """This sketch and a batch."""
-        return self.merge(Sketch(_hashed(sample_ids), rows.float().cpu()))
+        keys = _hashed(sample_ids)
+        if len(self.keys) >= SKETCH:  # most of a later batch need not be copied
+            smaller = keys < self.keys[-1]
+            keys, rows = keys[smaller], rows[smaller.to(rows.device)]
+        return self.merge(Sketch(keys, rows.float().cpu())) if len(keys) else self
 
     def merge(self, other: "Sketch") -> "Sketch":
         """The sketch of both."""
