@@ -1,12 +1,13 @@
 """How often `--until-settled` agrees with the full pass, and after how many samples: many orders of one data set.
 
-    python benchmarks/until_settled.py FILE [--orders 100] [--max-samples N]
+    python benchmarks/until_settled.py FILE [--orders 100] [--max-samples N] [--bound asymptotic|betting]
 
 Scores every text once with MiniLM, then replays the looks of `score --until-settled` in each random order.
 """
 
 import argparse
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from wheretune.confidence import Settler
 from wheretune.data import collator, encode, length_batches
 from wheretune.demo import model_folder
 from wheretune.scorers.base import LOOK_EVERY, Finished, mean_of_others
+from wheretune.types import States
 
 BATCH = 32
 
@@ -28,13 +30,14 @@ def main() -> None:
     options.add_argument("file")
     options.add_argument("--orders", type=int, default=100)
     options.add_argument("--max-samples", type=int)
+    options.add_argument("--bound", choices=("asymptotic", "betting"), default="asymptotic")
     chosen = options.parse_args()
     torch.set_num_threads(2)
     scores = per_text(wt.load_data(wt.DataSpec(chosen.file, max_samples=chosen.max_samples), labels="optional"))
     print(f"{chosen.file}: {len(scores)} texts, means {np.round(scores.mean(0), 4)}")
     for selector in (wt.BlockHighest(2), wt.Highest(2), wt.Lowest(2)):
         whole = selector.select(scores.mean(0))
-        said = [replay(scores, selector, seed) for seed in range(chosen.orders)]
+        said = [replay(scores, selector, seed, chosen.bound) for seed in range(chosen.orders)]
         settled = [settlement for settlement in said if settlement.settled]
         agree = sum(settlement.layers == whole for settlement in settled)
         samples = sorted(settlement.n_samples for settlement in settled)
@@ -61,14 +64,16 @@ def per_text(data: wt.TextData) -> np.ndarray:
     return np.array(rows)
 
 
-def replay(scores: np.ndarray, selector: wt.BlockHighest, seed: int):
+def replay(scores: np.ndarray, selector: wt.BlockHighest, seed: int, bound: str):
     """What would have been said, and when, reading the texts in this order."""
     ordered = scores[np.random.default_rng(seed).permutation(len(scores))]
-    settler = Settler(selector)
+    known = SimpleNamespace(bounds=wt.CosineCentrality.bounds, per_text=lambda states: states.tokens[:, :, 0])
+    watch = Settler(selector, bound=bound).watch(known, len(scores))
     looks = [*range(LOOK_EVERY * BATCH, len(ordered), LOOK_EVERY * BATCH), len(ordered)]
     for n in looks:
-        part = ordered[:n]
-        said = settler(Finished(part.mean(0), part.std(0), covariance=np.cov(part.T, bias=True)), n)
+        part, new = ordered[:n], torch.tensor(ordered[(n - 1) // (LOOK_EVERY * BATCH) * LOOK_EVERY * BATCH : n])
+        watch.see(States(new.unsqueeze(2), tuple(range(len(new))), None, {}))
+        said = watch.look(Finished(part.mean(0), part.std(0), covariance=np.cov(part.T, bias=True)), n)
         if said.settled:
             break
     return said

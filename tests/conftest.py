@@ -59,12 +59,14 @@ def tiny_tokenizer(family: str, side: str = "right"):
     )
 
 
-def tiny_model(family: str, side: str = "right", seed: int = 0):
+def tiny_model(family: str, side: str = "right", seed: int = 0, kind=AutoModel, **changes):
     """A random model whose states differ enough between layers for orders to be told apart."""
     tokenizer = tiny_tokenizer(family, side)
     config = FAMILIES[family](len(tokenizer))
+    for key, value in changes.items():
+        setattr(config, key, value)
     torch.manual_seed(seed)
-    model = AutoModel.from_config(config)
+    model = kind.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
@@ -82,11 +84,11 @@ def tiny_folder(tmp_path_factory):
     """Folders of saved tiny models, made once each."""
     made: dict[str, Path] = {}
 
-    def folder(family: str = "bert", seed: int = 0) -> str:
-        key = f"{family}-{seed}"
+    def folder(family: str = "bert", seed: int = 0, kind=AutoModel, **changes) -> str:
+        key = "-".join(map(str, [family, seed, kind.__name__, *changes.values()]))
         if key not in made:
             made[key] = tmp_path_factory.mktemp(key)
-            model, tokenizer = tiny_model(family, seed=seed)
+            model, tokenizer = tiny_model(family, seed=seed, kind=kind, **changes)
             model.save_pretrained(made[key])
             tokenizer.save_pretrained(made[key])
         return str(made[key])
@@ -101,3 +103,18 @@ def sentences(n: int, seed: int = 0, longest: int = 20) -> list[str]:
         return int(torch.randint(high, (1,), generator=generator))
 
     return [" ".join(WORDS[draw(len(WORDS))] for _ in range(1 + draw(longest))) for _ in range(n)]
+
+
+def classes_of(n: int) -> list[str]:
+    """A label for each of `sentences(n)`, both words that the tiny tokenizers know."""
+    return [("good", "bad")[i % 2] for i in range(n)]
+
+
+def score_all(model_or_stack, tokenizer, data, scorers, **settings):
+    """`gather` and `finish` in one."""
+    from wheretune.anatomy import find_layers
+    from wheretune.scorers.base import finish, gather
+    from wheretune.types import LayerStack
+
+    stack = model_or_stack if isinstance(model_or_stack, LayerStack) else find_layers(model_or_stack)
+    return finish(gather(stack, tokenizer, data, scorers, **settings))

@@ -12,10 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AlbertConfig, AlbertModel, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from scipy.stats import spearmanr
+from transformers import (
+    AlbertConfig,
+    AlbertModel,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from conftest import FAMILIES, WORDS, sentences, tiny_model
 from reference.scorers import centrality, cosine, hidden_states
+from wheretune import catalog
 from wheretune.cli import main
 
 
@@ -62,7 +71,19 @@ FAST = ("--epochs", 1, "--learning-rate", "1e-3", "--batch-size", 8)
 
 def test_version_and_help(run):
     assert run("--version")[1].startswith("wheretune ")
-    for command in ("score", "scorers", "selectors", "plan", "tune", "evaluate", "predict", "merge", "compare", "demo"):
+    for command in (
+        "score",
+        "merge-scores",
+        "scorers",
+        "selectors",
+        "plan",
+        "tune",
+        "evaluate",
+        "predict",
+        "merge",
+        "compare",
+        "demo",
+    ):
         code, out, _ = run(command, "--help")
         assert code == 0 and "For example" in out and f"wheretune {command}" in out
 
@@ -193,6 +214,129 @@ def test_several_scorers_in_one_pass_and_one_of_them_in_a_plan(run, files, tiny_
     one_line(*run("plan", path, "--scorer", "depth")[::2], "depth", "cosine-centrality, cka, weight-snr")
 
 
+@pytest.fixture
+def decoder(tiny_folder):
+    return tiny_folder("gpt2", kind=AutoModelForCausalLM)
+
+
+def test_shards_merge_into_what_one_pass_gives(run, decoder, tmp_path):
+    train = jsonl(tmp_path / "train.jsonl", rows_of(60))
+    names = ",".join(name for name in catalog.SCORERS if name != "layer-probe")
+    common = ("score", "--model", decoder, "--train", train, "--scorer", names, "--batch-size", 8)
+    assert run(*common, "--output", tmp_path / "whole.json")[0] == 0
+    parts = []
+    for number in (3, 1, 2):
+        parts.append(tmp_path / f"part-{number}")
+        code, out, err = run(*common, "--shard", f"{number}/3", "--output", parts[-1])
+        assert code == 0 and f"shard {number} of 3" in out, err
+    code, out, err = run("merge-scores", *parts, "--output", tmp_path / "merged.json", "--compare")
+    assert code == 0 and "who would choose what" in out, err
+    every = [json.loads((tmp_path / name).read_text())["scores"] for name in ("whole.json", "merged.json")]
+    for whole, merged in zip(*every, strict=True):
+        assert whole["n_samples"] == merged["n_samples"] and whole["scorer"] == merged["scorer"]
+        values = [[layer["score"] for layer in one["layers"]] for one in (whole, merged)]
+        assert [value is None for value in values[0]] == [value is None for value in values[1]]
+        numbers = [[value for value in row if value is not None] for row in values]
+        np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-6, err_msg=whole["scorer"]["name"])
+        assert whole["choice"]["layers"] == merged["choice"]["layers"]
+        assert whole["deviations"] is None or whole["deviations"]["counts"] == merged["deviations"]["counts"]
+    one_line(*run("merge-scores", *parts[:2])[::2], "shard 2 of 3 is missing", "--shard 2/3")
+    one_line(*run("merge-scores", *parts, parts[0])[::2], "given twice")
+    run("score", "--model", decoder, "--train", train, "--shard", "2/3", "--output", tmp_path / "other")
+    one_line(*run("merge-scores", *parts[:2], tmp_path / "other")[::2], "different passes (specs)")
+
+
+def test_semantic_deviation_before_and_after_tuning(run, files, decoder, tiny_folder, tmp_path):
+    common = ("score", "--train", files["train"], "--scorer", "semantic-deviation", "--figures", tmp_path)
+    code, out, err = run(*common, "--model", decoder, "--output", tmp_path / "before.json")
+    assert code == 0 and "most of the deviation goes at layers" in out and "suffix chooses layers" in out, err
+    after = tiny_folder("gpt2", seed=3, kind=AutoModelForCausalLM)
+    code, _, err = run(
+        *common, "--model", after, "--output", tmp_path / "after.json", "--before", tmp_path / "before.json",
+        "--verbalizer", "good=movie,bad=plot",
+    )  # fmt: skip
+    assert code == 0 and (tmp_path / "deviations.png").stat().st_size > 10_000, err
+    written = json.loads((tmp_path / "after.json").read_text())
+    assert written["data"]["spec"]["verbalizer"] == {"good": "movie", "bad": "plot"}
+    assert sum(written["deviations"]["eof_layers"]) == 40
+    code, _, err = run(*common, "--model", decoder, "--verbalizer", "good=a movie,bad=a plot")
+    one_line(code, err, "'bad' and 'good' begin with the same token", "--verbalizer")
+    one_line(*run(*common, "--model", decoder, "--verbalizer", "good")[::2], "class=word")
+    headless = tiny_folder("llama")
+    one_line(*run(*common, "--model", headless)[::2], "lacks lm_head.weight", "language model")
+    target = jsonl(tmp_path / "t.jsonl", [{"text": "the bad", "next": w} for w in ("movie", "plot", "movie")])
+    code, _, err = run("score", "--model", decoder, "--train", target, "--scorer", "semantic-deviation:variant=ce",
+                       "--target-column", "next", "--output", tmp_path / "t.json")  # fmt: skip
+    assert code == 0, err
+    both = ("--target-column", "next", "--verbalizer", "a=b")
+    one_line(*run("score", "--model", decoder, "--train", target, *both)[::2], "--verbalizer and --target-column")
+
+
+def test_scorers_side_by_side(run, files, tiny_folder, tmp_path):
+    common = ("score", "--model", tiny_folder("bert"), "--train", files["train"], "--figures", tmp_path, "--compare")
+    common += ("--scorer", "depth,cosine-centrality,io-cosine,fisher", "--output", tmp_path / "s.json", "--k", 2)
+    code, out, err = run(*common)
+    assert code == 0 and "who would choose what" in out and (tmp_path / "scorers.png").is_file(), err
+    found = json.loads(run(*common, "--json")[1])
+    table = found["agreement"]["correlations"]
+    depth, io = ([layer["score"] for layer in one["layers"]] for one in (found["scores"][0], found["scores"][2]))
+    assert table[0][2] == pytest.approx(spearmanr(depth, [-value for value in io]).statistic)
+    assert [row[i] for i, row in enumerate(table)] == pytest.approx([1] * 4)
+    assert found["agreement"]["choices"][0]["layers"] == [2, 3]
+    lowest = sorted(range(4), key=lambda layer: io[layer])[:2]
+    assert found["agreement"]["choices"][2]["layers"] == sorted(lowest)
+
+
+def test_ratio_preset_near_budget_and_auto(run, files, tiny_folder, tmp_path):
+    common = ("score", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "s.json")
+    assert run(*common, "--preset", "cka-encoder")[0] == 0
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert scores["scorer"]["params"]["estimator"] == "biased" and scores["choice"]["selector"]["name"] == "lowest"
+    assert len(scores["choice"]["layers"]) == 2 and 0 not in scores["choice"]["layers"]  # floor(4 / 2), not the first
+    assert scores["choice"]["confidence"]["layers"][0] == 0
+    assert run(*common, "--preset", "cka-encoder", "--scorer", "cka:estimator=debiased", "--ratio", 0.25)[0] == 0
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert scores["scorer"]["params"]["estimator"] == "debiased" and len(scores["choice"]["layers"]) == 1
+    assert run(*common)[0] == 0
+    plan = ("plan", tmp_path / "s.json", "--output", tmp_path / "p.json")
+    code, out, _ = run(*plan, "--select", "budget", "--budget", 0.6)
+    made = json.loads((tmp_path / "p.json").read_text())
+    assert code == 0 and "of full fine-tuning's compute spent" in " ".join(out.replace("│", " ").split())
+    assert (4 + 4 - min(made["layers"]) + len(made["layers"])) / 12 <= 0.6
+    code, out, _ = run(*plan, "--select", "auto")
+    assert code == 0 and "-> " in out and "because" in out
+    values = [layer["score"] for layer in json.loads((tmp_path / "s.json").read_text())["layers"]]
+    select = "lowest" if values[3] == max(values) else "highest"  # so that layer 3 is not the choice in any case
+    code, out, _ = run(*plan, "--select", select, "--k", 1, "--near", 0.99)
+    far = min if select == "highest" else max
+    assert json.loads((tmp_path / "p.json").read_text())["layers"] == [3 if values[3] != far(values) else 2]
+    assert "near-equal scores prefer the higher layer" in " ".join(out.replace("│", " ").split())
+
+
+def test_layer_probe_is_resumed_and_sees_the_training_data_only(run, tiny_folder, tmp_path):
+    model = tiny_folder("bert", num_hidden_layers=6)
+    train = jsonl(tmp_path / "train.jsonl", rows_of(60))
+    scorer = "layer-probe:samples=48:epochs=2:learning_rate=1e-3:batch_size=8"
+    common = ("score", "--model", model, "--train", train, "--scorer", scorer, "--output", tmp_path / "s.json")
+    code, out, err = run(*common)
+    assert code == 0 and "tuned alone" in out and "chooses layers" in out, err
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert [layer["score"] is None for layer in scores["layers"]] == [True, True, False, False, True, True]
+    assert scores["layers"][0]["excluded"] == "outside the middle third" and scores["n_samples"] == 24
+    found = [json.loads((tmp_path / "s-probe" / f"layer-{i}.json").read_text()) for i in (2, 3)]
+    assert [one["value"] for one in found] == [scores["layers"][i]["score"] for i in (2, 3)]
+    assert found[0]["value"] == sum(found[0]["right"]) / 24 and found[0]["n"] == 24
+    (tmp_path / "s-probe" / "layer-3.json").unlink()
+    marked = found[0] | {"value": 2.0}  # so that it can be told whether it was read or made again
+    (tmp_path / "s-probe" / "layer-2.json").write_text(json.dumps(marked))
+    assert run(*common)[0] == 0
+    again = json.loads((tmp_path / "s.json").read_text())
+    assert again["layers"][2]["score"] == 2.0 and again["layers"][3]["score"] == scores["layers"][3]["score"]
+    one_line(*run(*common[:-3], scorer.replace("48", "40"), *common[-2:])[::2], "other settings (how)")
+    few = scorer.replace("48", "3")
+    one_line(*run(*common[:-3], few, "--output", tmp_path / "few.json")[::2], "cannot be split")
+
+
 def test_until_settled(run, tiny_folder, tmp_path):
     train = jsonl(tmp_path / "train.jsonl", rows_of(700))
     common = ("score", "--model", tiny_folder("bert"), "--train", train, "--output", tmp_path / "s.json")
@@ -200,10 +344,15 @@ def test_until_settled(run, tiny_folder, tmp_path):
     assert code == 0, err
     settlement = json.loads((tmp_path / "s.json").read_text())["settlement"]
     assert str(settlement["n_samples"]) in out and ("settled after" in out) == settlement["settled"]
-    one_line(*run(*common, "--k", 1)[::2], "--k has no effect", "--until-settled")
+    one_line(*run(*common, "--confidence", 0.9)[::2], "--confidence has no effect", "--until-settled")
+    one_line(*run(*common, "--until-settled", "--select", "auto")[::2], "auto", "more than pairs")
+    one_line(*run(*common, "--until-settled", "--bound", "betting", "--scorer", "cka")[::2], "bounded numbers, and cka")
+    one_line(*run(*common, "--until-settled", "--standardise")[::2], "--standardise reads all data first")
+    code, out, err = run(*common, "--until-settled", "--bound", "betting", "--batch-size", 16)
+    assert code == 0 and ("betting, rigorous" in out or "do not settle it" in out)
     one_line(*run(*common, "--until-settled", "--scorer", "cka")[::2], "means over samples")
     one_line(*run(*common, "--until-settled", "--select", "block-median")[::2], "median")
-    one_line(*run(*common, "--until-settled", "--scorer", "cka,depth")[::2], "'cka,depth'")
+    one_line(*run(*common, "--until-settled", "--scorer", "cka,depth")[::2], "goes with one scorer")
     code, out, _ = run("plan", tmp_path / "s.json", "--k", 1, "--output", tmp_path / "p.json")
     assert code == 0 and "of resamples choose the same layers" in " ".join(out.split())
     assert 0 < json.loads((tmp_path / "p.json").read_text())["confidence"]["selection"] <= 1
@@ -409,6 +558,27 @@ def test_k_out_of_range(run, scored, tmp_path, k):
         (["score", "--model", "{model}", "--train", "{train}", "--scorer", "cka,cka"], ["each once"]),
         (["score", "--model", "{model}", "--train", "{half}"], ["half a character", "row 2"]),
         (["score", "--model", "my model", "--train", "{train}"], ["my model"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "semantic-deviation"], ["is an encoder"]),
+        (["score", "--model", "{model}", "--train", "{bare}", "--scorer", "gradient-norm"], ["no column 'label'"]),
+        (["score", "--model", "{model}", "--train", "{bare}", "--scorer", "layer-probe"], ["no column 'label'"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "fisher:per=text"], ["fisher"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--shard", "0/2"], ["--shard is '0/2'", "I/N"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--shard", "30/30"], ["has no batch"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--shard", "1/2", "--figures", "f"], ["--figures"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--compare"], ["several scorers"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--preset", "cka-decoder"], ["take cka-encoder"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--preset", "ckaencoder"], ["cka-encoder"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--ratio", "0.1"], ["--ratio 0.1 of 4 layers"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--ratio", "0.5", "--k", "2"], ["--k and --ratio"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--near", "2"], ["--near is 2"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--select", "top", "--near", "0.1"], ["top"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--select", "budget", "--budget", "0.1"], ["no layer"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "cka", "--select", "auto"], ["centrality"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--before", "x.json"], ["--figures"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "io-cosine", "--standardise"], ["io-"]),
+        (["merge-scores"], ["a shard is missing"]),
+        (["merge-scores", "{train}"], ["is no shard"]),
+        (["merge-scores", "/no/shard"], ["/no/shard"]),
         (["tune", "--output", "{new}", "--model", "{model}", "--train", "{train}", "--max-length", "99"], ["99"]),
         (["tune", "--output", "{new}", "--model", "{albert}", "--train", "{train}"], ["albert_layer_groups"]),
         (["tune", "--output", "{new}", "--model", "{broken}", "--train", "{train}"], ["layer 2 is not finite"]),
@@ -431,6 +601,7 @@ def test_mistakes(run, files, scored, tiny_folder, odd_models, tmp_path, argumen
         "empty": jsonl(tmp_path / "empty.jsonl", [{"text": t, "label": i} for i, t in enumerate(["a", "", " \n"])]),
         "other": jsonl(tmp_path / "other.jsonl", [{"text": "a", "label": "never seen"}]),
         "half": jsonl(tmp_path / "half.jsonl", [{"text": "a", "label": 0}, {"text": "\ud83d", "label": 1}]),
+        "bare": jsonl(tmp_path / "bare.jsonl", [{"text": text} for text in sentences(9)]),
         "albert": odd_models[0],
         "broken": odd_models[1],
         "bent": tmp_path / "bent.json",

@@ -1,23 +1,30 @@
 """How sure a choice is, against a bootstrap of the texts themselves; and what `--until-settled` may say."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import wheretune as wt
-from conftest import sentences, tiny_model
+from conftest import score_all, sentences, tiny_model
 from reference import scorers as twin
 from wheretune.anatomy import find_layers
-from wheretune.confidence import Settler, how_sure
+from wheretune.confidence import Bets, Settler, how_sure
 from wheretune.errors import ConfigError
-from wheretune.scorers.base import Finished, score_stack
-from wheretune.types import LayerScore
+from wheretune.scorers import base
+from wheretune.scorers.base import Finished
+from wheretune.types import Layer, LayerScore, LayerStack, States
 
 
 def finished(rows):
     rows = np.asarray(rows)
     return Finished(rows.mean(0), rows.std(0), covariance=np.cov(rows.T, bias=True))
+
+
+def look(settler, found, n):
+    return settler.watch(wt.CosineCentrality(), 10**6).look(found, n)
 
 
 def per_text_scores(model, tokenizer, texts):
@@ -49,7 +56,8 @@ def test_how_sure_is_what_a_bootstrap_of_the_texts_says(selector):
 def test_nothing_is_said_where_nothing_is_known():
     model, tokenizer = tiny_model("bert")
     data = wt.from_texts(sentences(10))
-    assert how_sure(wt.score(model, tokenizer, data, wt.CKA()), wt.Lowest(1)) is None
+    assert how_sure(wt.score(model, tokenizer, data, wt.CKA()), wt.Lowest(1)) is None  # too few to be resampled
+    assert how_sure(wt.score(model, tokenizer, data, wt.WeightSNR()), wt.Highest(1)) is None
     scores = wt.score(model, tokenizer, data, wt.CosineCentrality())
     assert how_sure(scores, wt.Top(1)) is None and wt.plan(scores, wt.Top(1)).confidence is None
     one = wt.score(model, tokenizer, wt.from_texts(["good"]), wt.CosineCentrality())
@@ -80,7 +88,7 @@ def test_a_contest_is_closed_just_when_its_bound_says_so():
         difference = moved[:, 0] - moved[:, 1]
         winner = int(difference.mean() < 0)
         closed = abs(difference.mean()) - width(difference.var(), 400, 0.05 / 2, 256) >= 0
-        said = Settler(wt.Highest(1))(finished(moved), 400)
+        said = look(Settler(wt.Highest(1)), finished(moved), 400)
         assert said.settled is bool(closed) and said.layers == (winner,)
         assert said.open == (() if closed else ((winner, 1 - winner),))
 
@@ -91,7 +99,7 @@ def test_it_is_seldom_wrong_however_often_one_looks():
         generator = np.random.default_rng(seed)
         rows = generator.normal(loc=[0.02, 0.0], size=(1500, 2))  # layer 0 is the better one, by very little
         for n in range(64, 1501, 64):
-            said = Settler(wt.Highest(1))(finished(rows[:n]), n)
+            said = look(Settler(wt.Highest(1)), finished(rows[:n]), n)
             if said.settled:
                 wrong += said.layers != (0,)
                 break
@@ -102,12 +110,12 @@ def test_a_clear_choice_is_settled_early_and_a_tie_never_but_within_a_tolerance(
     generator = np.random.default_rng(0)
     common = generator.normal(size=(3000, 1))  # what all layers share is no obstacle: differences are paired
     rows = 5 * common + generator.normal(loc=[0.9, 0.5, 0.5, 0.9], scale=0.1, size=(3000, 4))
-    assert Settler(wt.BlockHighest(2))(finished(rows[:64]), 64).settled
-    tie = Settler(wt.Highest(1))(finished(rows), 3000)
+    assert look(Settler(wt.BlockHighest(2)), finished(rows[:64]), 64).settled
+    tie = look(Settler(wt.Highest(1)), finished(rows), 3000)
     assert not tie.settled and {frozenset(pair) for pair in tie.open} == {frozenset((0, 3))}
     assert "too close to tell are layers" in str(tie)
-    assert Settler(wt.Highest(1), tolerance=0.02)(finished(rows), 3000).settled
-    assert not Settler(wt.BlockHighest(2))(finished(rows[:63]), 63).settled  # too few to trust
+    assert look(Settler(wt.Highest(1), tolerance=0.02), finished(rows), 3000).settled
+    assert not look(Settler(wt.BlockHighest(2)), finished(rows[:63]), 63).settled  # too few to trust
 
 
 def test_contests_of_every_selector():
@@ -127,9 +135,9 @@ def test_the_pass_stops_when_settled_and_says_what_the_whole_would():
     model, tokenizer = tiny_model("bert", seed=2)
     data = wt.from_texts(sentences(900))
     stack, scorer = find_layers(model), wt.CosineCentrality()
-    whole = score_stack(stack, tokenizer, data, [scorer], batch_size=16)[0]
-    early = score_stack(
-        stack, tokenizer, data, [scorer], batch_size=16, settle=Settler(wt.Highest(1), tolerance=0.001)
+    whole = score_all(stack, tokenizer, data, [scorer], batch_size=16)[0]
+    early = score_all(
+        stack, tokenizer, data, [scorer], batch_size=16, settle=Settler(wt.Highest(1), tolerance=0.001).watch
     )[0]
     assert early.settlement.settled and early.n_samples == early.settlement.n_samples < 450
     assert early.settlement.layers == wt.Highest(1).select(whole.values)
@@ -143,6 +151,79 @@ def test_bad_settings():
         Settler(wt.Highest(1), tolerance=-1.0)
     model, tokenizer = tiny_model("bert")
     with pytest.raises(ConfigError, match="means over samples"):
-        score_stack(
-            find_layers(model), tokenizer, wt.from_texts(sentences(9)), [wt.CKA()], settle=Settler(wt.Lowest(1))
+        score_all(
+            find_layers(model), tokenizer, wt.from_texts(sentences(9)), [wt.CKA()], settle=Settler(wt.Lowest(1)).watch
         )
+
+
+# --- scores that are no means over samples ----------------------------------------------------------
+
+
+class Population:
+    """States whose layers differ by a known amount of noise: fresh samples of any size."""
+
+    def __init__(self, layers, hidden):
+        generator = np.random.default_rng(5)
+        self.mixes = generator.normal(size=(layers, hidden, hidden)) * np.linspace(0.2, 1.2, layers)[:, None, None]
+
+    def draw(self, n, seed):
+        generator = np.random.default_rng(seed)
+        rows = [generator.normal(size=(n, self.mixes.shape[1]))]
+        for mix in self.mixes:
+            rows.append(rows[-1] + generator.normal(size=rows[0].shape) @ mix)
+        return torch.tensor(np.stack(rows, axis=1), dtype=torch.float32)
+
+
+def scored(scorer, states):
+    layers = tuple(Layer(i, str(i), torch.nn.Identity()) for i in range(states.shape[1] - 1))
+    state = scorer.init(LayerStack(torch.nn.Identity(), torch.nn.Identity(), "", layers, states.shape[2], False))
+    for start in range(0, len(states), 32):
+        part = states[start : start + 32]
+        state = scorer.update(state, States(part, tuple(range(start, start + len(part))), None, {}))
+    return scorer.finish(state)
+
+
+@pytest.mark.parametrize("n", [60, 400], ids=["all rows kept", "a sketch of them"])
+@pytest.mark.parametrize("scorer", [wt.CKA("debiased"), wt.CKA("biased"), wt.FeatureVariance()], ids=str)
+def test_subsampling_says_how_much_fresh_samples_vary(scorer, n, monkeypatch):
+    population = Population(3, 8)
+    monkeypatch.setattr(base, "SKETCH", 128)
+    said = np.mean([scored(scorer, population.draw(n, seed)).covariance / n for seed in range(10)], axis=0)
+    monkeypatch.setattr(base, "RESAMPLES", 2)  # the scores alone
+    values = np.array([scored(scorer, population.draw(n, seed)).values for seed in range(100)])
+    np.testing.assert_allclose(np.sqrt(np.diag(said)), values.std(0), rtol=0.3)
+
+
+# --- betting ----------------------------------------------------------------------------------------
+
+
+def bet(numbers, settler, every=64):
+    """What is said, and after how many texts, reading them in this order."""
+    scorer = SimpleNamespace(bounds=(-1.0, 1.0), per_text=lambda states: states.tokens[:, :, 0])
+    watch = Bets(settler, scorer, len(numbers))
+    for start in range(0, len(numbers), every):
+        part = torch.tensor(numbers[start : start + every], dtype=torch.float32)
+        watch.see(States(part.unsqueeze(2), tuple(range(len(part))), None, {}))
+        seen = numbers[: start + every]
+        said = watch.look(Finished(seen.mean(0)), len(seen))
+        if said.settled:
+            break
+    return said
+
+
+def test_betting_settles_a_clear_choice_and_is_seldom_wrong():
+    generator = np.random.default_rng(0)
+    clear = generator.uniform(-0.5, 0.3, size=(2000, 3)) + np.array([0.3, 0.0, 0.0])
+    said = bet(clear, Settler(wt.Highest(1)))
+    assert said.settled and said.layers == (0,) and said.n_samples < 1000 and "rigorous" in said.method
+    wrong = settled = 0
+    for seed in range(200):  # a near tie over all the data, which a part of it may deny
+        order = np.random.default_rng(seed)
+        numbers = order.uniform(-1, 1, size=(600, 2))
+        best = (int(numbers.mean(0).argmax()),)
+        said = bet(order.permutation(numbers), Settler(wt.Highest(1), confidence=0.8))
+        settled += said.settled and said.n_samples < 600
+        wrong += said.settled and said.layers != best
+    assert wrong <= 40  # 20 % of 200
+    tie = np.repeat(generator.uniform(-1, 1, size=(500, 1)), 2, axis=1)
+    assert not bet(tie, Settler(wt.Highest(1))).settled and bet(tie, Settler(wt.Highest(1), tolerance=0.5)).settled

@@ -1,33 +1,40 @@
 """Every scorer against its slow twin, and the battery that every scorer must pass."""
 
+import json
 import logging
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, BertConfig
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig
 
 import wheretune as wt
-from conftest import ENCODERS, FAMILIES, sentences, tiny_model
+from conftest import ENCODERS, FAMILIES, classes_of, score_all, sentences, tiny_model
 from reference import scorers as twin
-from wheretune import catalog
-from wheretune.anatomy import find_layers, tensor_hashes
+from wheretune import catalog, shards
+from wheretune.anatomy import find_layers, semantic_bases, tensor_hashes
 from wheretune.capture import stream_states
-from wheretune.data import collator, encode, length_batches
-from wheretune.errors import ConfigError, ScoreError
+from wheretune.data import collator, encode, length_batches, next_tokens
+from wheretune.errors import ConfigError, DataError, ModelError, ScoreError
+from wheretune.gradients import stream_gradients
+from wheretune.scorers import base
 from wheretune.scorers import cka as cka_room
-from wheretune.scorers.base import StreamScorer, score_stack
+from wheretune.scorers.base import GradientScorer, StackScorer, StreamScorer
 from wheretune.types import States
 
 SIDES = pytest.mark.parametrize("side", ["left", "right"])
 SIZES = pytest.mark.parametrize("batch_size", [1, 5, 64])
-ALL = [*(made() for made in catalog.SCORERS.values()), wt.CKA("debiased")]
-every_scorer = pytest.mark.parametrize("scorer", ALL, ids=str)
+EVERY = [*(made() for name, made in catalog.SCORERS.items() if name != "layer-probe"), wt.CKA("debiased")]
+EVERY += [wt.Fisher("batch"), wt.SemanticDeviation("ce"), wt.SemanticDeviation("rank")]
+ALL = [scorer for scorer in EVERY if scorer.card.reads != "meanings"]  # those that any model can be scored by
+every_scorer = pytest.mark.parametrize("scorer", EVERY, ids=str)
 STREAMING = [scorer for scorer in ALL if isinstance(scorer, StreamScorer)]
+MERGING = [scorer for scorer in EVERY if not isinstance(scorer, StackScorer)]
+every_merging = pytest.mark.parametrize("scorer", MERGING, ids=str)
 every_stream = pytest.mark.parametrize("scorer", STREAMING, ids=str)
 
 
-def expected(scorer, model, every, causal):
+def expected(scorer, model, every, causal, batches=None):
     """(values, deviations or None, matrix or None) by the twin; not a number where the layer is no candidate."""
     if scorer.name.endswith("centrality"):
         return twin.centrality(every, causal, twin.cosine if "cosine" in scorer.name else twin.negative_distance)
@@ -35,6 +42,15 @@ def expected(scorer, model, every, causal):
         return *twin.io_cosine(every), None
     if scorer.name == "feature-variance":
         return twin.feature_variance(every, causal), None, None
+    if scorer.name in ("gradient-norm", "fisher"):
+        alone = scorer.name == "fisher" and scorer.per == "sample"
+        groups = [[one] for batch in batches for one in batch] if alone else batches
+        labels = [label for batch in batches for _, label in batch]
+        found = twin.gradients(model, groups, labels, "classification", 0, causal)
+        if scorer.name == "gradient-norm":
+            return twin.gradient_norm(found), None, None
+        per_sample = np.array([[np.mean(g**2) for g in batch] for batch in found])
+        return twin.fisher(found), per_sample.std(0) if alone else None, None
     if scorer.name == "cka":
         hsic = twin.hsic_biased if scorer.estimator == "biased" else twin.hsic_unbiased
         with np.errstate(all="ignore"):
@@ -49,6 +65,14 @@ def expected(scorer, model, every, causal):
     if scorer.name == "depth":
         return np.arange(len(every[0]) - 1.0), None, None
     return np.random.default_rng(scorer.seed).random(len(every[0]) - 1), None, None
+
+
+def batches_alone(tokenizer, texts, labels, batch_size):
+    """The batches that a pass makes, each text encoded alone."""
+    encoded = [tokenizer(*text, truncation=True, return_tensors="pt") for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: -encoded[i]["input_ids"].shape[1])
+    groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [[(encoded[i], labels[i]) for i in group] for group in groups]
 
 
 def compare(found, values, stds, matrix, atol=1e-5):
@@ -69,13 +93,18 @@ def compare(found, values, stds, matrix, atol=1e-5):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_scorers_in_one_pass_equal_their_twins(family, side, batch_size, n):
     model, tokenizer = tiny_model(family, side)
-    texts = sentences(n)
-    found = score_stack(find_layers(model), tokenizer, wt.from_texts(texts), ALL, batch_size=batch_size)
+    texts, labels = sentences(n), classes_of(n)
+    cheap = [scorer for scorer in ALL if scorer.card.reads != "gradients"]
+    scorers = ALL if (n, batch_size) == (23, 5) else cheap  # gradients take the longest, here and in the twin
+    found = score_all(model, tokenizer, wt.from_texts(texts, labels), scorers, batch_size=batch_size)
     every = [twin.hidden_states(model, tokenizer, (text,), 64) for text in texts]
-    for scorer, scores in zip(ALL, found, strict=True):
-        values, stds, matrix = expected(scorer, model, every, family not in ENCODERS)
+    batches = batches_alone(tokenizer, [(text,) for text in texts], [label == "good" for label in labels], batch_size)
+    for scorer, scores in zip(scorers, found, strict=True):
+        values, stds, matrix = expected(scorer, model, every, family not in ENCODERS, batches)
         compare(scores, values, stds, matrix)
-        assert np.nanmax(values) - np.nanmin(values) > 1e-4  # layers differ, so a permutation would not pass
+        assert (np.nanmax(values) - np.nanmin(values)) > 1e-4 * np.nanmax(
+            np.abs(values)
+        )  # a permutation would not pass
         assert scores.scorer.name == scorer.name
 
 
@@ -83,19 +112,112 @@ def test_all_scorers_equal_their_twins_on_a_real_model_and_pairs(minilm):
     model, tokenizer = AutoModel.from_pretrained(minilm).eval(), AutoTokenizer.from_pretrained(minilm)
     pairs = [(a, b) for a, b in zip(sentences(20), sentences(20, seed=1), strict=True)]
     every = [twin.hidden_states(model, tokenizer, pair, 512) for pair in pairs]
+    batches = batches_alone(tokenizer, pairs, [label == "good" for label in classes_of(20)], 1)
     # A batch of one: in the first layers these [CLS] states differ so little between texts that CKA would show the
     # rounding of a padded batch in its third digit.
-    found = score_stack(find_layers(model), tokenizer, wt.from_texts(pairs), ALL, batch_size=1)
+    found = score_all(model, tokenizer, wt.from_texts(pairs, classes_of(20)), ALL, batch_size=1)
     for scorer, scores in zip(ALL, found, strict=True):
-        compare(scores, *expected(scorer, model, every, causal=False))
+        compare(scores, *expected(scorer, model, every, False, batches))
 
 
-def batches_of(model, tokenizer, texts, batch_size=4):
-    stack = find_layers(model)
-    rows = encode(wt.from_texts(texts), tokenizer, 64)
-    reductions = {scorer.name: scorer.reduction for scorer in STREAMING if scorer.reduction is not None}
-    batches = length_batches(rows, batch_size)
-    return stack, list(stream_states(stack, batches, collator(tokenizer), reductions=reductions))
+def test_gradients_of_a_regression_start_at_the_mean_label():
+    model, tokenizer = tiny_model("bert")
+    texts, labels = sentences(9), [0.5 + i / 4 for i in range(9)]
+    found = wt.score(model, tokenizer, wt.from_texts(texts, labels), wt.GradientNorm(), batch_size=4)
+    batches = batches_alone(tokenizer, [(text,) for text in texts], labels, 4)
+    expect = twin.gradient_norm(twin.gradients(model, batches, labels, "regression", 0, False))
+    np.testing.assert_allclose(found.values, expect, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_semantic_deviation_equals_its_twin(family, dtype, tied):
+    model, tokenizer = tiny_model(family, kind=AutoModelForCausalLM, tie_word_embeddings=tied)
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) is tied
+    model = model.to(dtype)
+    texts, labels = sentences(21), classes_of(21)
+    scorers = [wt.SemanticDeviation(), wt.SemanticDeviation("ce"), wt.SemanticDeviation("rank")]
+    found = score_all(model, tokenizer, wt.from_texts(texts, labels), scorers, batch_size=4)
+    with torch.no_grad():  # in a half precision, states depend on padding: take those that were scored
+        rows = encode(wt.from_texts(texts), tokenizer, 64)
+        parts = stream_states(find_layers(model), length_batches(rows, 4), collator(tokenizer))
+        every = {i: h for part in parts for i, h in zip(part.sample_ids, part.tokens.double().numpy(), strict=True)}
+    every = [every[i][:, None] for i in range(21)]
+    words = {word: tokenizer.convert_tokens_to_ids(word) for word in ("bad", "good")}
+    weight = model.get_output_embeddings().weight.detach().double().numpy()
+    for scorer, scores in zip(scorers, found, strict=True):
+        targets = [words[label] for label in labels]
+        deviations = twin.semantic_deviations(every, weight, targets, list(words.values()), scorer.variant)
+        gains = deviations[:, :-1] - deviations[:, 1:]
+        np.testing.assert_allclose(scores.values, gains.mean(0), atol=1e-5)
+        np.testing.assert_allclose(scores.stds, gains.std(0), atol=1e-5)
+        kept = scores.deviations
+        np.testing.assert_allclose(kept.means, deviations.mean(0), atol=1e-5)
+        assert kept.eof_layers == tuple(np.bincount(gains.argmax(1), minlength=4))
+        assert [sum(row) for row in kept.counts] == [21] * 5 and [sum(row) for row in kept.gains] == [21] * 4
+        middles = (np.arange(200) + 0.5) * kept.highest / 200
+        np.testing.assert_allclose(np.array(kept.counts) @ middles / 21, kept.means, atol=kept.highest / 400 + 1e-6)
+        assert wt.plan(scores, wt.Suffix()).layers[0] == int(scores.values.argmax())
+        scores.plot_deviations()
+        scores.plot_deviations(scores)
+
+
+def test_the_label_is_the_first_token_of_a_verbaliser_or_of_the_target_column():
+    _, tokenizer = tiny_model("gpt2")
+    id_of = tokenizer.convert_tokens_to_ids
+    spec = wt.DataSpec("here", verbalizer={"0": "bad plot", "1": "good"})
+    data = wt.load_data(spec, rows=[{"text": "a", "label": 1}, {"text": "the", "label": 0}])
+    assert next_tokens(data, tokenizer) == ((id_of("bad"), id_of("good")), {0: 1, 1: 0})
+    spec = wt.DataSpec("here", target_column="next")
+    rows = [{"text": "a", "next": "plot of it"}, {"text": "the", "next": "good"}, {"text": "in", "next": "plot"}]
+    tokens, of_row = next_tokens(wt.load_data(spec, labels="optional", rows=rows), tokenizer)
+    assert [tokens[of_row[i]] for i in range(3)] == [id_of("plot"), id_of("good"), id_of("plot")] and len(tokens) == 2
+
+
+@pytest.mark.parametrize(
+    ("verbalizer", "said"),
+    [
+        ({"0": "good movie", "1": "good plot"}, "'0' and '1' begin with the same token"),
+        ({"0": "good"}, "'1' is in one only"),
+        ({"0": "good", "1": "bad", "2": "hot"}, "'2' is in one only"),
+        ({"0": "good", "1": "unheardof"}, "no token for 'unheardof'"),
+    ],
+)
+def test_a_verbaliser_that_cannot_be_used(verbalizer, said):
+    _, tokenizer = tiny_model("gpt2")
+    rows = [{"text": "a", "label": 1}, {"text": "the", "label": 0}]
+    with pytest.raises(DataError, match=said):
+        next_tokens(wt.load_data(wt.DataSpec("here", verbalizer=verbalizer), rows=rows), tokenizer)
+
+
+def test_semantic_deviation_needs_a_language_model_and_labels():
+    data = wt.from_texts(sentences(4), classes_of(4))
+    with pytest.raises(ModelError, match="has no output matrix"):
+        wt.score(*tiny_model("gpt2"), data, wt.SemanticDeviation())
+    with pytest.raises(ModelError, match="encoder"):
+        wt.score(*tiny_model("bert"), data, wt.SemanticDeviation())
+    model, tokenizer = tiny_model("gpt2", kind=AutoModelForCausalLM)
+    for labels, said in ((None, "no labels"), ([0.5, 1.0, 2.0, 0.1], "numbers for labels")):
+        with pytest.raises(DataError, match=said):
+            wt.score(model, tokenizer, wt.from_texts(sentences(4), labels), wt.SemanticDeviation())
+    with pytest.raises(DataError, match="a gradient needs a loss"):
+        wt.score(model, tokenizer, wt.from_texts(sentences(4)), wt.Fisher())
+
+
+def batches_of(scorer, n, family="gpt2"):
+    """A stack and what a scorer is handed of `n` texts."""
+    model, tokenizer = tiny_model(family, kind=AutoModelForCausalLM if family == "gpt2" else AutoModel)
+    stack, data = find_layers(model), wt.from_texts(sentences(n), classes_of(n))
+    batches = length_batches(encode(data, tokenizer, 64), 4)
+    if isinstance(scorer, GradientScorer):
+        return stack, list(stream_gradients(stack, data, batches, collator(tokenizer), scorer.per_sample))
+    reductions = {scorer.name: scorer.reduction} if scorer.reduction is not None else {}
+    meanings = {}
+    if scorer.card.reads == "meanings":
+        tokens, meanings["targets"] = next_tokens(data, tokenizer)
+        meanings["bases"] = semantic_bases(stack, tokens)
+    return stack, list(stream_states(stack, batches, collator(tokenizer), reductions=reductions, **meanings))
 
 
 def fill(scorer, stack, batches):
@@ -106,40 +228,48 @@ def fill(scorer, stack, batches):
 
 
 @pytest.mark.parametrize("n", [17, 49])
-@every_stream
+@every_merging
 def test_two_shards_merge_into_one_pass(scorer, n):
-    stack, batches = batches_of(*tiny_model("bert"), sentences(n))
+    stack, batches = batches_of(scorer, n)
     once = scorer.finish(fill(scorer, stack, batches))
     for cut in (1, 3, len(batches)):
         shards = fill(scorer, stack, batches[:cut]), fill(scorer, stack, batches[cut:])
         for one, other in (shards, shards[::-1]):
             merged = scorer.finish(scorer.merge(one, other))
-            np.testing.assert_allclose(merged.values, once.values, rtol=1e-9)
-            assert (merged.stds is None) == (once.stds is None)
-            if once.stds is not None:
-                np.testing.assert_allclose(merged.stds, once.stds, rtol=1e-6, atol=1e-9)
+            np.testing.assert_allclose(merged.values, once.values, rtol=1e-9, atol=1e-12)
+            assert merged.deviations is None or merged.deviations.counts == once.deviations.counts
+            for name in ("stds", "covariance"):
+                found, expect = getattr(merged, name), getattr(once, name)
+                assert (found is None) == (expect is None)
+                if expect is not None:
+                    np.testing.assert_allclose(found, expect, rtol=1e-6, atol=1e-9 * np.abs(expect).max())
 
 
 @every_scorer
 def test_is_deterministic_and_leaves_the_model_as_it_was(scorer):
-    model, tokenizer = tiny_model("gpt2")
+    model, tokenizer = tiny_model("gpt2", kind=AutoModelForCausalLM)
     model.train()
-    model.h[2].eval()
+    layers = model.transformer.h
+    layers[2].eval()
+    layers[1].requires_grad_(False)
     before = tensor_hashes(model.state_dict().items())
     modes = [module.training for module in model.modules()]
-    data = wt.from_texts(sentences(6))
+    drawn = torch.random.get_rng_state()
+    data = wt.from_texts(sentences(6), classes_of(6))
     first, second = (wt.score(model, tokenizer, data, scorer) for _ in range(2))
     assert first.digest == second.digest
     assert tensor_hashes(model.state_dict().items()) == before
     assert [module.training for module in model.modules()] == modes
-    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.h)
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in layers)
+    frozen = {id(parameter) for parameter in layers[1].parameters()}
+    assert all(p.requires_grad is (id(p) not in frozen) and p.grad is None for p in model.parameters())
+    assert torch.equal(torch.random.get_rng_state(), drawn)
 
 
 @every_scorer
 def test_is_written_and_read_back_and_makes_itself_again(scorer, tmp_path):
-    model, tokenizer = tiny_model("llama")
-    scores = wt.score(model, tokenizer, wt.from_texts(sentences(6)), scorer)
+    model, tokenizer = tiny_model("llama", kind=AutoModelForCausalLM)
+    scores = wt.score(model, tokenizer, wt.from_texts(sentences(6), classes_of(6)), scorer)
     wt.save(scores, tmp_path / "scores.json")
     again = wt.load(wt.LayerScores, tmp_path / "scores.json")
     assert again == scores and again.digest == scores.digest
@@ -147,10 +277,10 @@ def test_is_written_and_read_back_and_makes_itself_again(scorer, tmp_path):
     assert catalog.build("scorer", catalog.SCORERS, wt.Spec(scores.scorer.name, own)) == scorer
 
 
-@every_stream
-def test_the_state_does_not_grow_with_the_data(scorer):
-    model, tokenizer = tiny_model("bert")
-    stack, batches = batches_of(model, tokenizer, sentences(40))
+@every_merging
+def test_the_state_does_not_grow_with_the_data(scorer, monkeypatch):
+    monkeypatch.setattr(base, "SKETCH", 20)
+    stack, batches = batches_of(scorer, 40)
 
     def size(thing):
         if isinstance(thing, torch.Tensor):
@@ -160,6 +290,16 @@ def test_the_state_does_not_grow_with_the_data(scorer):
         return sum(size(part) for part in vars(thing).values()) if hasattr(thing, "__dict__") else 0
 
     assert size(fill(scorer, stack, batches)) == size(fill(scorer, stack, batches * 5))
+
+
+@every_merging
+def test_a_state_survives_being_written(scorer):
+    stack, batches = batches_of(scorer, 20)
+    tensors = {}
+    packed = json.loads(json.dumps(shards._pack(fill(scorer, stack, batches), tensors)))
+    again = scorer.finish(shards._unpack(packed, tensors, shards._kinds(scorer)))
+    once = scorer.finish(fill(scorer, stack, batches))
+    assert np.array_equal(again.values, once.values, equal_nan=True) and again.deviations == once.deviations
 
 
 def test_shapes_are_checked_when_tests_run():
@@ -223,6 +363,24 @@ def test_mean_pooling_reads_unmasked_tokens_only(side):
     compare(found, *twin.centrality(every, False, twin.cosine))
 
 
+def test_standardised_dimensions_have_mean_0_and_deviation_1():
+    model, tokenizer = tiny_model("bert")
+    with torch.no_grad():
+        model.encoder.layer[1].output.LayerNorm.bias[3] += 40  # a rogue dimension
+    texts = sentences(25)
+    found = score_all(model, tokenizer, wt.from_texts(texts), [wt.CosineCentrality()], batch_size=4, standardise=True)[
+        0
+    ]
+    h = np.stack([twin.hidden_states(model, tokenizer, (text,), 64)[:, 0] for text in texts])
+    with np.errstate(invalid="ignore"):
+        h = (h - h.mean(0)) / h.std(0)
+    every = [states[:, None] for states in h]
+    compare(found, *twin.centrality(every, False, twin.cosine), atol=1e-4)
+    assert found.scorer.params["standardised"] is True
+    plain = score_all(model, tokenizer, wt.from_texts(texts), [wt.CosineCentrality()])[0]
+    assert np.abs(plain.values - found.values).max() > 0.1
+
+
 def test_the_raw_last_state_is_before_the_final_norm():
     model, tokenizer = tiny_model("llama")
     text = "the good movie"
@@ -251,10 +409,15 @@ def noise(n, d, layers=1, seed=0):
 
 def cka_of(states, estimator, batch=32):
     scorer = wt.CKA(estimator)
-    state = cka_room.Rows(states.shape[1] - 1, states.shape[2], ())
-    for part in states.split(batch):
-        state = scorer.update(state, States(part, tuple(range(len(part))), None, {}))
+    state = empty(states.shape[1] - 1, states.shape[2])
+    for start in range(0, len(states), batch):
+        part = states[start : start + batch]
+        state = scorer.update(state, States(part, tuple(range(start, start + len(part))), None, {}))
     return scorer.finish(state)
+
+
+def empty(layers, hidden):
+    return cka_room.Seen(cka_room.Rows(layers, hidden, ()), base.Sketch.empty(layers + 1, hidden))
 
 
 def test_cka_of_independent_noise(caplog):
@@ -278,8 +441,8 @@ def test_cka_from_sums_equals_cka_from_gram_matrices(estimator):
     )
     scorer, halves = wt.CKA(estimator), []
     for part in (states[:40], states[40:]):  # the halves have shifts of their own
-        halves.append(scorer.update(cka_room.Rows(3, 16, ()), States(part, tuple(range(len(part))), None, {})))
-    assert all(isinstance(half, cka_room.Products) for half in halves)
+        halves.append(scorer.update(empty(3, 16), States(part, tuple(range(len(part))), None, {})))
+    assert all(isinstance(half.sums, cka_room.Products) for half in halves)
     np.testing.assert_allclose(scorer.finish(scorer.merge(*halves)).values, cka_of(states, estimator).values, atol=1e-9)
 
 

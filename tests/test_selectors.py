@@ -1,26 +1,39 @@
 """Selectors: hand-made cases, and what holds for all scores."""
 
+from dataclasses import replace
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import sentences, tiny_model
 from wheretune import (
+    Auto,
     BlockHighest,
     BlockLowest,
     BlockMedian,
     BlockRandom,
     Bottom,
+    Budget,
+    CosineCentrality,
     Explicit,
     Highest,
     Lowest,
     MiddleBest,
+    Near,
     Random,
     Suffix,
     Top,
+    choose,
+    from_texts,
+    plan,
+    score,
 )
 from wheretune.errors import PlanError
-from wheretune.selectors import blocks
+from wheretune.selectors import NEAR, Affordable, blocks
+from wheretune.types import LayerScore
 
 VALUES = np.array([0.5, 0.9, 0.1, 0.7, 0.9, 0.2, 0.3])  # blocks of k = 3: 0-2, 3-4, 5-6
 
@@ -101,3 +114,94 @@ def test_random_draws_are_seeded():
 def test_explicit_layers_must_exist(layers):
     with pytest.raises(PlanError):
         Explicit(layers).select(VALUES)
+
+
+# --- selectors that adapt ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured():
+    model, tokenizer = tiny_model("bert")
+    return score(model, tokenizer, from_texts(sentences(5)), CosineCentrality())
+
+
+def profile(measured, values, stds=None):
+    """Scores with another profile."""
+    stds = stds if stds is not None else [0.001] * len(values)
+    layers = [
+        LayerScore(i, float(v), float(s), f"layer.{i}", 100) for i, (v, s) in enumerate(zip(values, stds, strict=True))
+    ]
+    return replace(measured, layers=tuple(layers), covariance=None)
+
+
+LATE = [0.9, 0.91, 0.92, 0.93, 0.92, 0.91, 0.9, 0.9, 0.9, 0.6, 0.5, 0.4]
+MIDDLE = [0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 0.85, 0.8, 0.75, 0.7, 0.68, 0.66]
+PEAKS = [0.5, 0.8, 0.5, 0.52, 0.6, 0.85, 0.6, 0.55, 0.6, 0.82, 0.6, 0.5]
+RISING = [0.1 * i for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("values", "stds", "inner", "said"),
+    [
+        (LATE, None, Lowest(3), "late divergence: the last third lies"),
+        (LATE, [0.01] * 8 + [0.3] * 4, BlockHighest(3), "unstable deep end: its standard deviation is 0.3000"),
+        (MIDDLE, [0.01] * 8 + [0.03] * 4, BlockHighest(3), "unstable deep end"),
+        (MIDDLE, None, Highest(3), "one peak, in the middle (layer 5: 0.9000)"),
+        (PEAKS, None, BlockHighest(3), "several peaks (layers 1, 5, 9)"),
+        (RISING, None, BlockHighest(3), "no middle peak (peak at layer 11)"),
+        ([0.5] * 12, None, BlockHighest(3), "all alike"),
+    ],
+)
+def test_auto_goes_by_the_shape(measured, values, stds, inner, said):
+    choice = choose(profile(measured, values, stds), Auto(3))
+    assert said in choice.reason and f"-> {inner.name}" in choice.reason
+    assert choice.layers == Near(inner, NEAR).select(np.array(values))
+    assert choice.selector.name == "auto" and plan(profile(measured, values, stds), Auto(3)).reason == choice.reason
+
+
+def test_near_equal_scores_go_to_the_higher_layer(measured):
+    values = np.array([0.9, 0.9, 0.5, 0.899, 0.1, 0.2])
+    assert Highest(2).select(values) == (0, 1)
+    assert Near(Highest(2), 0.01).select(values) == (1, 3)
+    assert Near(Highest(2), 0.0).select(values) == (0, 1)
+    assert Near(BlockHighest(2), 0.01).select(values) == (1, 3)
+    assert Near(Suffix(), 0.01).select(values) == (3, 4, 5)
+    assert Near(Lowest(1), 0.2).select(values) == (5,)
+    choice = choose(profile(measured, values), Near(Highest(2), 0.01))
+    assert "layer 3 for 0 (0.8990, 0.9000)" in choice.reason and choice.selector.params == {"k": 2, "near": 0.01}
+    assert choose(profile(measured, values), Near(Highest(1), 0.0)).reason is None
+    for selector, tolerance in ((Top(1), 0.1), (Highest(1), 1.0), (Highest(1), -0.1), (Auto(1), 0.1)):
+        with pytest.raises(PlanError, match="--near"):
+            Near(selector, tolerance)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=9), st.floats(0.3, 1), st.booleans())
+def test_budget_finds_the_best_affordable_total(values, share, high):
+    values = np.round(np.array(values), 2)
+    selector = Affordable(share, None, high)
+    worth = values - values.min() if high else values.max() - values
+    count = len(values)
+    sets = [c for k in range(1, count + 1) for c in combinations(range(count), k)]
+    affordable = [c for c in sets if (2 * count - c[0] + len(c)) / (3 * count) <= share]
+    if not affordable:
+        with pytest.raises(PlanError, match="pays for no layer"):
+            selector.select(values)
+        return
+    found = selector.select(values)
+    assert found in affordable
+    assert worth[list(found)].sum() >= (1 - NEAR) * max(worth[list(c)].sum() for c in affordable) - 1e-12
+
+
+def test_budget_says_what_it_spends_and_prefers_what_costs_less(measured):
+    scores = profile(measured, [0.1, 0.9, 0.2, 0.9, 0.3, 0.1])
+    everything = choose(scores, Budget(1.0))
+    assert everything.layers == (1, 2, 3, 4)  # the worst layers add nothing
+    assert "83.3% of full fine-tuning's compute spent, of 100.0% allowed" in everything.reason  # (12 - 1 + 4) / 18
+    one = choose(profile(measured, [0.9, 0.1, 0.1, 0.1, 0.1, 0.899]), Budget(0.5))
+    assert one.layers == (5,)  # layer 0 is as good, and would cost 13 / 18
+    sizes = choose(scores, Budget(250 / measured.model.parameters, "parameters"))
+    assert sizes.layers == (1, 3) and "parameters spent" in sizes.reason
+    assert choose(scores, Budget(0.5, prefer="lowest")).layers == (5,)
+    for wrong in (Budget(0), Budget(1.1)):
+        with pytest.raises(PlanError, match="--budget"):
+            choose(scores, wrong)

@@ -244,16 +244,20 @@ def test_targets():
         ("cka+pissa", "cka", "lowest", wt.PiSSA(), False),
         ("cka:estimator=debiased+highest+ia3", "cka:estimator=debiased", "highest", wt.IA3(), False),
         ("top+adapter", None, "top", wt.Adapter(), False),
+        ("olft+adapter", "layer-probe", "middle-best", wt.Adapter(), 1),
+        ("lora+top:k=3", None, "top", wt.LoRA(), 3),
         ("random+prefix", None, "random", wt.Prefix(), False),
         ("block-highest", None, "block-highest", wt.WholeLayers(), False),
     ],
 )
 def test_a_method_is_put_together(name, scorer, selector, tuner, every):
-    assert catalog.method(name) == catalog.Method(scorer, selector, tuner, every)
+    k = None if isinstance(every, bool) else every
+    assert catalog.method(name) == catalog.Method(scorer, selector, tuner, every is True, k)
 
 
 @pytest.mark.parametrize(
-    "name", ["lorra", "top+lorra", "top+bottom+lora", "lora+ia3", "cka+depth", "explicit", "", "top+head-only"]
+    "name",
+    ["lorra", "top+lorra", "top+bottom+lora", "lora+ia3", "cka+depth", "explicit", "", "top+head-only", "top:n=2"],
 )
 def test_a_method_that_cannot_be(name):
     with pytest.raises(ConfigError):

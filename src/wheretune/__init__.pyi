@@ -6,7 +6,8 @@ from .errors import WheretuneError
 from .exports import export
 from .finetuned import load_delta, merge, open_finetuned, push_to_hub
 from .heads import Concat, LastToken
-from .planning import plan
+from .planning import agreement, choose, plan
+from .probing import LayerProbe
 from .run import apply
 from .scorers.base import score
 from .scorers.cka import CKA
@@ -14,22 +15,29 @@ from .scorers.controls import Depth, RandomScores
 from .scorers.cosine_centrality import CosineCentrality
 from .scorers.euclidean_centrality import EuclideanCentrality
 from .scorers.feature_variance import FeatureVariance
+from .scorers.fisher import Fisher
+from .scorers.gradient_norm import GradientNorm
 from .scorers.io_cosine import IOCosine
+from .scorers.semantic_deviation import SemanticDeviation
 from .scorers.weight_snr import WeightSNR
 from .selectors import (
+    Auto,
     BlockHighest,
     BlockLowest,
     BlockMedian,
     BlockRandom,
     Bottom,
+    Budget,
     Explicit,
     Highest,
     Lowest,
     MiddleBest,
+    Near,
     Random,
     Suffix,
     Top,
 )
+from .shards import merge_scores
 from .tuners.adapter import Adapter
 from .tuners.base import Tuned
 from .tuners.bias import Bias
@@ -45,12 +53,14 @@ __all__ = [
     "IA3",
     "AdaLoRA",
     "Adapter",
+    "Auto",
     "Bias",
     "BlockHighest",
     "BlockLowest",
     "BlockMedian",
     "BlockRandom",
     "Bottom",
+    "Budget",
     "Concat",
     "CosineCentrality",
     "DataSpec",
@@ -59,14 +69,18 @@ __all__ = [
     "EuclideanCentrality",
     "Explicit",
     "FeatureVariance",
+    "Fisher",
+    "GradientNorm",
     "HeadOnly",
     "Highest",
     "IOCosine",
     "LastToken",
+    "LayerProbe",
     "LayerScores",
     "LoRA",
     "Lowest",
     "MiddleBest",
+    "Near",
     "PiSSA",
     "Plan",
     "Prefix",
@@ -74,6 +88,7 @@ __all__ = [
     "RandomScores",
     "RunResult",
     "RunSpec",
+    "SemanticDeviation",
     "Spec",
     "Suffix",
     "TextData",
@@ -83,13 +98,16 @@ __all__ = [
     "WeightSNR",
     "WheretuneError",
     "WholeLayers",
+    "agreement",
     "apply",
+    "choose",
     "export",
     "from_texts",
     "load",
     "load_data",
     "load_delta",
     "merge",
+    "merge_scores",
     "open_finetuned",
     "plan",
     "push_to_hub",

@@ -9,7 +9,7 @@ import copy
 import hashlib
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from wheretune.types import Layer, LayerParts, LayerStack, ModelInfo, Plan
 
 Answer = TypeVar("Answer")
 HUB_SECONDS = 6.0  # how long the hub may take to say whether it has a model
+ROWS_AT_ONCE = 8192  # of an output matrix, while it is multiplied with itself in fp64
 MOST_TOKENS = 512  # the cut that applies when the user names none: attention's cost is quadratic
 
 
@@ -93,6 +94,22 @@ def resolve(name: str, revision: str | None = None) -> Mapping[str, Any]:
     return {"revision": commit}
 
 
+def load_config(name: str, revision: str | None = None) -> Any:
+    """The text part of a model's config.
+
+    Raises:
+        ModelError: It cannot be found or opened.
+    """
+    from transformers import AutoConfig
+
+    arguments = resolve(name, revision)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
+    except Exception as error:
+        raise ModelError(f"cannot open the model {name}: {_first_line(error)}", "check its config.json") from error
+    return config.get_text_config()
+
+
 def load_model(name: str, revision: str | None = None) -> nn.Module:
     """The headless transformer `name`, fp32, on the GPU if there is one, without the pooler (no head reads it).
 
@@ -139,6 +156,38 @@ def skeleton(name: str, revision: str | None = None) -> nn.Module:
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None  # type: ignore[assignment]
     return model
+
+
+def load_language_model(name: str, revision: str | None = None) -> nn.Module:
+    """The causal language model `name` with its output matrix, fp32, on the GPU if there is one.
+
+    Raises:
+        ModelError: It is an encoder, cannot be opened, or its checkpoint has no output matrix.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(name, revision)
+    if not causal(config):
+        raise ModelError(
+            f"{name} is an encoder, which predicts no next token", "give a causal language model, or another --scorer"
+        )
+    try:
+        opened: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **resolve(name, revision)
+        )
+        model, loaded = opened
+    except Exception as error:
+        raise ModelError(
+            f"cannot open {name} as a causal language model: {_first_line(error)}",
+            "give a folder or hub name that transformers.AutoModelForCausalLM opens",
+        ) from error
+    if loaded["missing_keys"]:  # Transformers would draw them at random
+        raise ModelError(
+            f"the checkpoint {name} lacks {sorted(loaded['missing_keys'])[0]}, which a causal language model needs",
+            "give the language model, not a headless one or a classifier",
+        )
+    made: nn.Module = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return made
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
@@ -246,7 +295,7 @@ def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
         base_path=base_path,
         layers=tuple(Layer(i, path, layer, _parts(layer, heads)) for i, (path, layer) in enumerate(modules)),
         hidden_size=hidden,
-        causal=_is_causal(config),
+        causal=causal(config),
         attribute=attribute,
     )
 
@@ -385,7 +434,7 @@ def _text_config(model: nn.Module) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
-def _is_causal(config: Any) -> bool:
+def causal(config: Any) -> bool:
     """Whether a model of this config is a decoder: it predicts the next token and fills no masks."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
@@ -474,6 +523,34 @@ def checkpoint_activations(stack: LayerStack, lowest: int) -> None:
             raise ModelError(f"{type(stack.base).__name__} has no activation checkpointing", "train without it")
         layer.module.gradient_checkpointing = True
         layer.module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+
+
+def semantic_bases(stack: LayerStack, tokens: Sequence[int]) -> Float[Tensor, "label hidden"]:
+    """What each token means in the last latent space: its row of the pseudo-inverse of the output matrix (S 2.1).
+
+    With W the V x d output matrix, W_o = W' maps states to logits, and
+
+        base(v) = e_v W_o^+ = W_v (W'W)^+
+
+    so only d x d is inverted, in fp64, and only the rows of `tokens` are formed, whatever the size of the vocabulary
+    and the precision of the weights.
+
+    Raises:
+        ModelError: The model has no output matrix, or is an encoder.
+    """
+    output = getattr(stack.model, "get_output_embeddings", lambda: None)()
+    if output is None or not stack.causal:
+        what = "has no output matrix" if stack.causal else "is an encoder, which predicts no next token"
+        raise ModelError(
+            f"{type(stack.model).__name__} {what}", "open a causal language model with AutoModelForCausalLM"
+        )
+    weight: Tensor = output.weight.detach()
+    gram = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64, device=weight.device)
+    for part in torch.split(weight, ROWS_AT_ONCE):
+        gram += part.double().T @ part.double()
+    inverse = torch.linalg.pinv(gram, hermitian=True)
+    bases: Tensor = (weight[list(tokens)].double() @ inverse).float()
+    return bases
 
 
 # --- which model it is --------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from wheretune.anatomy import accepted, representative_positions
 from wheretune.data import Batch, Collate
 from wheretune.errors import ModelError, ScoreError
-from wheretune.types import LayerStack, Pooling, States
+from wheretune.types import LayerStack, Meanings, Pooling, States
 
 LastState = Literal["normed", "raw"]
 
@@ -117,8 +117,20 @@ def stream_states(
     pooling: Pooling = "token",
     last: LastState = "normed",
     reductions: Mapping[str, Reduction] | None = None,
+    bases: Float[Tensor, "label hidden"] | None = None,
+    targets: Mapping[int, int] | None = None,
 ) -> Iterator[States]:
     """The states of every batch of encoded rows, one batch at a time, the model in eval mode.
+
+    Args:
+        stack: As for `forward_states`, like `pooling`, `last` and `reductions`.
+        batches: Of encoded rows.
+        collate: Makes a batch of rows.
+        pooling: The representative token, or the mean over unmasked tokens.
+        last: The last state after the final norm or before.
+        reductions: What to compute from all tokens.
+        bases: What the labels mean, to be handed on in `States.meanings`.
+        targets: By row, which of `bases` is its own.
 
     Raises:
         ScoreError: A state is not finite; the layer and the row are named.
@@ -130,7 +142,10 @@ def stream_states(
             tokens, reduced = forward_states(stack, inputs, pooling, last, reductions)
         rows = tuple(int(row["row"]) for row in batch)
         _check_finite(tokens, rows)
-        yield States(tokens, rows, inputs.get("labels"), reduced)
+        meanings = None
+        if bases is not None and targets is not None:
+            meanings = Meanings(bases, torch.tensor([targets[row] for row in rows], device=bases.device))
+        yield States(tokens, rows, inputs.get("labels"), reduced, meanings)
 
 
 def _check_finite(tokens: Float[Tensor, "batch layer_plus_1 hidden"], rows: tuple[int, ...]) -> None:

@@ -1,5 +1,6 @@
 """The only table from names to classes; everything else passes objects."""
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -9,6 +10,7 @@ from typing import Any
 from wheretune.data import log
 from wheretune.errors import ConfigError
 from wheretune.heads import Concat, Head, LastToken
+from wheretune.probing import LayerProbe
 from wheretune.schedules.static import Static
 from wheretune.scorers.base import Scorer
 from wheretune.scorers.cka import CKA
@@ -16,18 +18,25 @@ from wheretune.scorers.controls import Depth, RandomScores
 from wheretune.scorers.cosine_centrality import CosineCentrality
 from wheretune.scorers.euclidean_centrality import EuclideanCentrality
 from wheretune.scorers.feature_variance import FeatureVariance
+from wheretune.scorers.fisher import Fisher
+from wheretune.scorers.gradient_norm import GradientNorm
 from wheretune.scorers.io_cosine import IOCosine
+from wheretune.scorers.semantic_deviation import SemanticDeviation
 from wheretune.scorers.weight_snr import WeightSNR
 from wheretune.selectors import (
+    AdaptiveSelector,
+    Auto,
     BlockHighest,
     BlockLowest,
     BlockMedian,
     BlockRandom,
     Bottom,
+    Budget,
     Explicit,
     Highest,
     Lowest,
     MiddleBest,
+    Near,
     Random,
     Selector,
     Suffix,
@@ -61,7 +70,20 @@ def _with_plugins(own: Table, group: str) -> Table:
 
 
 SCORERS = _with_plugins(
-    _table(CosineCentrality, EuclideanCentrality, IOCosine, CKA, FeatureVariance, WeightSNR, RandomScores, Depth),
+    _table(
+        CosineCentrality,
+        EuclideanCentrality,
+        IOCosine,
+        CKA,
+        SemanticDeviation,
+        GradientNorm,
+        Fisher,
+        LayerProbe,
+        FeatureVariance,
+        WeightSNR,
+        RandomScores,
+        Depth,
+    ),
     "wheretune.scorers",
 )
 SELECTORS = _table(
@@ -77,9 +99,12 @@ SELECTORS = _table(
     Bottom,
     Random,
     Explicit,
+    Budget,
+    Auto,
 )
 TUNERS = _table(WholeLayers, HeadOnly, LoRA, PiSSA, DoRA, AdaLoRA, IA3, Adapter, Prefix, Bias)
 HEADS = _table(LastToken, Concat)
+_AXES: Mapping[str, Table] = {"tuner": TUNERS, "head": HEADS}
 SCHEDULES = _table(Static)
 
 
@@ -109,7 +134,19 @@ def build(axis: str, table: Table, spec: Spec) -> Any:
         raise ConfigError(f"the {axis} {spec.name} does not take these parameters ({error})", "see --help") from error
 
 
-def scorer(text: str) -> Scorer:
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # By option what a paper's authors took; `causal` is the kind of model it is meant for. CKA: biased, on [CLS] or on
+    # the last token, the floor(ratio L) layers with the lowest, an encoder's first layer being no candidate (C 3 and
+    # appendix).
+    "prism": {"scorer": "cosine-centrality", "select": "block-highest", "k": 3},
+    "cka-encoder": {"scorer": "cka:estimator=biased", "select": "lowest", "ratio": 0.5, "causal": False},
+    "cka-decoder": {"scorer": "cka:estimator=biased", "select": "lowest", "ratio": 0.5, "causal": True},
+    "salf": {"scorer": "semantic-deviation:variant=cosine", "select": "suffix", "causal": True},
+    "olft": {"scorer": "layer-probe", "select": "middle-best", "k": 1},
+}
+
+
+def scorer(text: str) -> Scorer | LayerProbe:
     """The scorer that `text` names: a name, and options after colons, as in `cka:estimator=debiased`.
 
     Raises:
@@ -119,22 +156,40 @@ def scorer(text: str) -> Scorer:
     if not all("=" in option for option in options):
         raise ConfigError(f"the scorer {text!r} has an option without a value", "write name:option=value")
     params = {key: _value(value) for key, value in (option.split("=", 1) for option in options)}
-    made: Scorer = build("scorer", SCORERS, Spec(name, params))
+    params |= {key: build(key, table, Spec(str(params[key]))) for key, table in _AXES.items() if key in params}
+    made: Scorer | LayerProbe = build("scorer", SCORERS, Spec(name, params))
     return made
 
 
-def _value(text: str) -> int | str:
-    return int(text) if text.removeprefix("-").isdecimal() else text
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
-def selector(name: str, *, k: int, seed: int, layers: tuple[int, ...] = ()) -> Selector:
-    """The selector of that name; each takes what it needs of k, seed and layers."""
+def selector(
+    name: str, *, k: int, seed: int, layers: tuple[int, ...] = (), near: float | None = None, **budget: Any
+) -> Selector | AdaptiveSelector:
+    """The selector of that name; each takes what it needs of k, seed, layers, `share`, `of` and `prefer`.
+
+    Args:
+        name: In `SELECTORS`.
+        k: Layers to choose.
+        seed: Of random draws.
+        layers: For `explicit`.
+        near: Let near-equal scores prefer the higher layer, within this share of the profile's range.
+        budget: For `budget`.
+
+    Raises:
+        ConfigError: The name is unknown, or `budget` lacks its share.
+        PlanError: The selector does not go with `near`.
+    """
     fields = getattr(SELECTORS.get(name), "__dataclass_fields__", {})
-    offered = {"k": k, "seed": seed, "layers": layers}
-    made: Selector = build(
-        "selector", SELECTORS, Spec(name, {key: value for key, value in offered.items() if key in fields})
-    )
-    return made
+    offered = {"k": k, "seed": seed, "layers": layers, **budget}
+    chosen = Spec(name, {key: value for key, value in offered.items() if key in fields})
+    made: Selector | AdaptiveSelector = build("selector", SELECTORS, chosen)
+    return made if near is None else Near(made, near)
 
 
 def tuner(spec: Spec) -> Tuner:
@@ -191,12 +246,14 @@ class Method:
         selector: Name of the selector, or None to tune no layer.
         tuner: How the layers are tuned.
         every_layer: Take all layers, whatever k is.
+        k: How many layers, where the method itself says so.
     """
 
     scorer: str | None
     selector: str | None
     tuner: Tuner
     every_layer: bool = False
+    k: int | None = None
 
     @property
     def needs_scores(self) -> bool:
@@ -205,14 +262,18 @@ class Method:
 
 
 FREE = Depth.name  # scores that cost no forward pass, for a method that needs the list of layers only
-SHORT: Mapping[str, str] = {"prism": "cosine-centrality+block-highest"}  # the papers' names for what they put together
+SHORT: Mapping[str, str] = {  # the papers' names for what they put together
+    "prism": "cosine-centrality+block-highest",
+    "olft": "layer-probe+middle-best:k=1",
+}
 
 
 def method(name: str) -> Method:
     """The rival that `name` puts together, in any order: `[scorer+][selector+][tuner]`.
 
     A scorer without a selector brings the one that its source uses, a selector without a scorer reads the comparison's
-    own. Without a tuner whole layers are tuned; a tuner by itself tunes all layers, and `full` the embeddings as well.
+    own, and `top:k=1` has a k of its own. Without a tuner whole layers are tuned; a tuner by itself tunes all layers,
+    and `full` the embeddings as well.
 
     Raises:
         ConfigError: A part is unknown (the nearest is named), or there are two of a kind.
@@ -221,8 +282,9 @@ def method(name: str) -> Method:
     found: dict[str, str] = {}
     for part in parts:
         word = part.split(":")[0]
-        axis = "tuner" if word in TUNERS else "selector" if part in SELECTORS else "scorer" if word in SCORERS else None
-        if axis is None or part == "explicit":
+        tables = {"tuner": TUNERS, "selector": SELECTORS, "scorer": SCORERS}
+        axis = next((axis for axis, table in tables.items() if word in table), None)
+        if axis is None or word == "explicit":
             raise ConfigError(f"there is no method {part!r}", nearest(part, [*SHORT, *TUNERS, *SELECTORS, *SCORERS]))
         if axis in found:
             raise ConfigError(f"the method {name} names two {axis}s, {found[axis]} and {part}", "name one")
@@ -235,5 +297,9 @@ def method(name: str) -> Method:
         return Method(None, None, made)
     if not chooses:
         return Method(None, "bottom", WholeLayers(embeddings=True) if name == "full" else made, every_layer=True)
-    selected = found.get("selector") or scorer(found["scorer"]).card.selector
-    return Method(found.get("scorer"), selected, made)
+    if "selector" not in found:
+        return Method(found["scorer"], scorer(found["scorer"]).card.selector, made)
+    selected, _, option = found["selector"].partition(":")
+    if option and not (option.startswith("k=") and option[2:].isdecimal()):
+        raise ConfigError(f"the method {name} has the option {option!r}", "a selector takes k alone, as in top:k=1")
+    return Method(found.get("scorer"), selected, made, k=int(option[2:]) if option else None)

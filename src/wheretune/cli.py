@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,7 +24,8 @@ from wheretune import __version__
 from wheretune.errors import ConfigError, OutputError, WheretuneError
 
 if TYPE_CHECKING:  # the rooms with torch in them are opened inside the commands, so that --help is quick
-    from wheretune.confidence import Settler
+    from wheretune.planning import AnySelector
+    from wheretune.run import AnyScorer, PassSettings
     from wheretune.scorers.base import Settle
     from wheretune.tuners.base import Tuner
     from wheretune.types import DataSpec, LayerScores, Plan, RunResult
@@ -39,7 +41,7 @@ app = typer.Typer(
 )
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 TUNE_OWNED = (
-    "tune.json", "scores.json", "plan.json", "run.json", "checkpoint-*", "delta.safetensors", "adapter",
+    "tune.json", "probe", "scores.json", "plan.json", "run.json", "checkpoint-*", "delta.safetensors", "adapter",
     "README.md", "wheretune.json", "result.json",
 )  # fmt: skip
 STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
@@ -78,11 +80,31 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
             raise ConfigError(f"{path} has the unknown key {key!r}", f"the nearest known one is {close!r}")
         if value is None:
             continue
-        parts = [str(part) for part in value] if isinstance(value, list) else [str(value)]
-        many = getattr(known[name], "multiple", False)  # as text, so that the command line's own parser judges it
-        defaults[str(known[name].name)] = parts if many else ",".join(parts)
+        many = getattr(known[name], "multiple", False)
+        parts = [str(part) for part in value] if many and isinstance(value, list) else _as_text(value)
+        defaults[str(known[name].name)] = [parts] if many and isinstance(parts, str) else parts
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={inner}" for key, inner in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _read_preset(context: typer.Context, name: str | None) -> str | None:
+    """Takes a paper's choices as defaults; a config and the command line have the last word."""
+    if name is None or context.resilient_parsing:
+        return name
+    from wheretune import catalog
+
+    if name not in catalog.PRESETS:
+        raise ConfigError(f"there is no preset {name!r}", catalog.nearest(name, catalog.PRESETS))
+    taken = {parameter.name for parameter in context.command.params}
+    defaults = {key: str(value) for key, value in catalog.PRESETS[name].items() if key in taken}
+    context.default_map = {**defaults, **(context.default_map or {})}
+    return name
 
 
 def _option(*names: str, text: str, **more: Any) -> Any:
@@ -125,6 +147,61 @@ Select = Annotated[
     str | None, _option("--select", text="See `wheretune selectors`.", show_default="what the scorer's source uses")
 ]
 K = Annotated[int | None, _option("--k", text="Layers to tune.", show_default="a quarter of the layers")]
+Ratio = Annotated[
+    float | None,
+    _option("--ratio", text="In place of --k: the share of the layers to tune, rounded down.", show_default="none"),
+]
+NearOption = Annotated[
+    float | None,
+    _option("--near", text="Take a higher layer, which costs less, for one whose score is better by no more than this "
+            "share of the profile's range.", show_default="exact scores decide"),
+]  # fmt: skip
+BudgetShare = Annotated[
+    float, _option("--budget", text="For --select budget: the share of full fine-tuning that may be spent.")
+]
+BudgetOf = Annotated[
+    Literal["compute", "parameters"], _option("--budget-of", text="For --select budget: what is spent.")
+]
+Preset = Annotated[
+    str | None,
+    _option(
+        "--preset",
+        text="A paper's scorer, selector and number of layers: prism, cka-encoder, cka-decoder, salf or olft; options "
+        "given beside it have the last word.",
+        show_default="none",
+        callback=_read_preset,
+        is_eager=True,
+    ),
+]
+TargetColumn = Annotated[
+    str | None,
+    _option("--target-column", text="For semantic-deviation: the column whose first token follows the text.",
+            show_default="none"),
+]  # fmt: skip
+Verbalizer = Annotated[
+    str,
+    _option("--verbalizer", text="For semantic-deviation: the word for each class, as class=word,class=word.",
+            show_default="the classes' names"),
+]  # fmt: skip
+Standardise = Annotated[
+    bool,
+    _option(
+        "--standardise",
+        text="Take every dimension to mean 0 and deviation 1 first, so that a few rogue dimensions do not decide every "
+        "cosine. Reads the data twice.",
+    ),
+]
+Figures = Annotated[
+    Path | None,
+    _option("--figures", text="Folder for the figures (profile.png and what else there is).", show_default="none"),
+]
+Before = Annotated[
+    Path | None,
+    _option("--before", text="Scores from before the model was tuned: deviations.png has both.", show_default="none"),
+]
+CompareScorers = Annotated[
+    bool, _option("--compare", text="Several scorers side by side: how alike they rank, who would choose what.")
+]
 Layers = Annotated[
     str, _option("--layers", text="For --select explicit: the layers from 0, such as 1,4, or all.", show_default=False)
 ]
@@ -195,27 +272,83 @@ def _numbers(text: str, kind: Any, option: str) -> tuple[Any, ...]:
         raise ConfigError(f"{option} is {text!r}", "give numbers with commas between them") from error
 
 
-def _pick_selector(name: str, layers_of_model: int, k: int | None, seed: int, layers: str) -> Any:
+@dataclass(frozen=True)
+class _Pick:
+    """How layers are chosen, as the options say."""
+
+    select: str | None
+    k: int | None
+    ratio: float | None
+    near: float | None
+    budget: float
+    budget_of: str
+    seed: int
+    layers: str = ""
+
+    def selector(self, count: int, source: str) -> "AnySelector":
+        """The selector for a model of `count` layers; `source` is the one that the scorer's source uses."""
+        from wheretune import catalog
+
+        if self.seed < 0:
+            raise ConfigError(f"--seed is {self.seed}", "give 0 or more")
+        if self.layers and self.select not in (None, "explicit"):
+            raise ConfigError("--layers goes with --select explicit", "drop the one or add the other")
+        name = self.select or ("explicit" if self.layers else source)
+        return catalog.selector(
+            name,
+            k=self._count(count),
+            seed=self.seed,
+            layers=tuple(range(count)) if self.layers == "all" else _numbers(self.layers, int, "--layers"),
+            near=self.near,
+            share=self.budget,
+            of=self.budget_of,
+            prefer="lowest" if "lowest" in source else "highest",
+        )
+
+    def _count(self, count: int) -> int:
+        if self.k is not None and self.ratio is not None:
+            raise ConfigError("--k and --ratio both say how many layers", "give the one or the other")
+        if self.ratio is None:
+            return max(1, count // 4) if self.k is None else self.k
+        if not 0 < self.ratio <= 1 or int(self.ratio * count + 1e-9) < 1:
+            raise ConfigError(
+                f"--ratio {self.ratio} of {count} layers is no layer", f"give a share from {1 / count:.3f} to 1"
+            )
+        return int(self.ratio * count + 1e-9)  # floor, but 0.3 of 10 is 3
+
+
+def _source_selector(name: str) -> str:
+    """The selector that a scorer's source uses with it."""
     from wheretune import catalog
 
-    if seed < 0:
-        raise ConfigError(f"--seed is {seed}", "give 0 or more")
-    default = max(1, layers_of_model // 4)
-    if layers and name != "explicit":
-        raise ConfigError("--layers goes with --select explicit", "drop the one or add the other")
-    chosen = tuple(range(layers_of_model)) if layers == "all" else _numbers(layers, int, "--layers")
-    return catalog.selector(name, k=default if k is None else k, seed=seed, layers=chosen)
+    card = getattr(catalog.SCORERS.get(name), "card", None)
+    return str(card.selector) if card is not None else "block-highest"
 
 
-def _check_names(scorer: str, head: str, select: str | None = None) -> None:
+def _check_names(scorer: str, head: str, pick: _Pick | None = None) -> None:
     """Says that a name is unknown before a model is loaded."""
     from wheretune import catalog
     from wheretune.types import Spec
 
     catalog.scorer(scorer)
     catalog.head(Spec(head))
-    if select is not None:
-        catalog.selector(select, k=1, seed=0)
+    if pick is not None and pick.select is not None and pick.select not in catalog.SELECTORS:
+        catalog.selector(pick.select, k=1, seed=0)
+
+
+def _check_preset(preset: str | None, model: str | bool) -> None:
+    """Says that a preset is meant for another kind of model; `model` is its name, or whether it is a decoder."""
+    from wheretune import catalog
+    from wheretune.run import is_causal
+
+    wanted = catalog.PRESETS[preset].get("causal") if preset is not None else None
+    if wanted is None:
+        return
+    found = is_causal(model) if isinstance(model, str) else model
+    if found is not wanted:
+        kinds = {True: "decoders", False: "encoders"}
+        other = {"cka-encoder": "cka-decoder", "cka-decoder": "cka-encoder"}.get(str(preset), "another preset")
+        raise ConfigError(f"--preset {preset} is for {kinds[wanted]}, and the model is none of these", f"take {other}")
 
 
 # --- commands -----------------------------------------------------------------------------------
@@ -238,6 +371,8 @@ def score(
     text_column: TextColumn = "text",
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
+    target_column: TargetColumn = None,
+    verbalizer: Verbalizer = "",
     task: TaskOption = "auto",
     scorer: Annotated[
         str,
@@ -247,65 +382,262 @@ def score(
             "colons: cka:estimator=debiased.",
         ),
     ] = "cosine-centrality",
+    preset: Preset = None,
     pooling: PoolingOption = "token",
     last_state: LastOption = "normed",
+    standardise: Standardise = False,
     max_samples: MaxSamples = None,
     max_length: MaxLength = None,
     batch_size: BatchSize = 32,
     seed: Seed = 0,
-    output: Annotated[Path, _option("--output", text="Where the scores go.")] = Path("scores.json"),
+    output: Annotated[
+        Path | None,
+        _option("--output", text="Where the scores go.", show_default="scores.json, or shard-I-of-N.safetensors"),
+    ] = None,
+    select: Select = None,
+    k: K = None,
+    ratio: Ratio = None,
+    near: NearOption = None,
+    budget: BudgetShare = 0.5,
+    budget_of: BudgetOf = "compute",
     until_settled: Annotated[
         bool, _option("--until-settled", text="Read the data in random order and stop when --select is settled.")
     ] = False,
-    select: Select = None,
-    k: K = None,
     confidence: Annotated[float, _option("--confidence", text="With --until-settled: how sure to be.")] = 0.95,
     tolerance: Annotated[
         float, _option("--tolerance", text="With --until-settled: a layer worse by no more than this is as good.")
     ] = 0.0,
-    figures: Annotated[
-        Path | None,
-        _option("--figures", text="Folder for profile.png and similarity.png.", show_default="none"),
+    bound: Annotated[
+        Literal["asymptotic", "betting"],
+        _option(
+            "--bound",
+            text="With --until-settled: right in the limit of many texts, or rigorous for any number, "
+            "which takes many more.",
+        ),
+    ] = "asymptotic",
+    shard: Annotated[
+        str | None,
+        _option(
+            "--shard",
+            text="Read part I of N only, as I/N; `wheretune merge-scores` joins the parts.",
+            show_default="all",
+        ),
     ] = None,
+    figures: Figures = None,
+    before: Before = None,
+    compare: CompareScorers = False,
     layers_attribute: LayersAttribute = None,
     json_: AsJson = False,
     config: Config = None,
 ) -> None:
-    """Score every layer in one forward pass, without training. Labels are not needed.
+    """Score every layer in one forward pass, without training, and say what would be chosen and how sure that is.
+
+    Scorers that need gradients add one backward pass, and layer-probe trains; `wheretune scorers` says what each needs.
 
     For example:
 
     wheretune score --model bert-base-cased --train train.jsonl --output scores.json
 
     wheretune score --model ./my-model --train pairs.csv --text-column a --pair-column b --figures figures
+
+    wheretune score --model gpt2 --train t.jsonl --scorer semantic-deviation --verbalizer neg=bad,pos=good
+
+    wheretune score --model M --train t.jsonl --scorer cosine-centrality,cka,gradient-norm --compare
+
+    wheretune score --model M --train t.jsonl --shard 1/4
     """
-    data = _data(_needed(train, "--train"), text_column, pair_column, label_column, task, max_samples, max_length, seed)
+    from wheretune.run import gather_model, score_model
+
+    scorers = _scorers(scorer)
+    pick = _Pick(select, k, ratio, near, budget, budget_of, seed)
+    data = _data(
+        _needed(train, "--train"), text_column, pair_column, label_column, task, max_samples, max_length, seed,
+        target_column, verbalizer,
+    )  # fmt: skip
     name = _needed(model, "--model")
     if not until_settled:
-        _refuse(context, ("select", "k", "confidence", "tolerance"), "a full pass (add --until-settled)")
-    count = _layer_count(name, layers_attribute) if until_settled else 0
-    settle = _settler(count, scorer, select, k, seed, confidence, tolerance) if until_settled else None
-    every = _score(name, data, scorer, pooling, batch_size, last_state, settle, layers_attribute)
-    from wheretune.types import save_scores, to_json
+        _refuse(context, ("confidence", "tolerance", "bound"), "a full pass (add --until-settled)")
+    if before is not None and figures is None:
+        raise ConfigError("--before is for deviations.png", "add --figures")
+    if compare and len(scorers) < 2:
+        raise ConfigError("--compare needs several scorers", "name them with --scorer a,b,c")
+    _check_preset(preset, name)
+    for made in scorers:
+        _try_selector(pick, name, made.name, layers_attribute)
+    settle = (
+        _settler(_layer_count(name, layers_attribute), scorers, pick, confidence, tolerance, bound)
+        if until_settled
+        else None
+    )
+    how: PassSettings = {
+        "batch_size": batch_size, "pooling": pooling, "last": last_state, "standardise": standardise, "settle": settle,
+    }  # fmt: skip
+    if shard is not None:
+        from wheretune.probing import LayerProbe
+        from wheretune.shards import save_shard
 
+        _refuse(context, ("figures", "before", "compare"), "a shard (merge-scores takes it)")
+        number, of = _shard(shard)
+        passing = [scorer for scorer in scorers if not isinstance(scorer, LayerProbe)]
+        if len(passing) < len(scorers):
+            raise ConfigError("layer-probe trains, and cannot be spread over shards", "leave it out")
+        target = output or Path(f"shard-{number}-of-{of}.safetensors")
+        how["shard"] = (number, of)
+        gathered = gather_model(name, data, passing, layers_attribute, **how)
+        save_shard(gathered, target)
+        said = {"output": str(target), "shard": [number, of], "n_samples": gathered.n_samples}
+        _show(Text(f"shard {number} of {of}: {gathered.n_samples} texts in {target}"), json_, said)
+        return
+    target = output or Path("scores.json")
+    folder = target.parent / f"{target.stem}-probe"
+    every = score_model(name, data, scorers, folder, layers_attribute, **how)
+    if folder.is_dir() and not json_:
+        _show_candidates(folder)
+    _report(every, pick, target, figures, before, compare, json_)
+
+
+def _scorers(text: str) -> "list[AnyScorer]":
+    from wheretune import catalog
+
+    made = [catalog.scorer(name.strip()) for name in text.split(",") if name.strip()]
+    if not made or len({scorer.name for scorer in made}) < len(made):
+        raise ConfigError(f"--scorer is {text!r}", "name at least one scorer, and each once")
+    return made
+
+
+def _shard(text: str) -> tuple[int, int]:
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
+        raise ConfigError(f"--shard is {text!r}", "give I/N with I from 1 to N, such as 1/4")
+    return int(parts[0]), int(parts[1])
+
+
+def _show_candidates(folder: Path) -> None:
+    """The table of a layer probe."""
+    from wheretune.probing import candidates
+    from wheretune.show.tables import count, seconds, table
+
+    rows = [
+        (str(c.layer), f"{c.metric} {c.value:.4f}", str(c.n), count(c.trainable_parameters), seconds(c.seconds))
+        for c in candidates(folder)
+    ]
+    columns = ("layer", "tuned alone", "n", "trainable", "time")
+    out.print(table(f"layer probe (in {folder})", columns, rows, left=("tuned alone",)))
+
+
+def _report(
+    every: "list[LayerScores]",
+    pick: _Pick,
+    output: Path,
+    figures: Path | None,
+    before: Path | None,
+    compare: bool,
+    json_: bool,
+) -> None:
+    """Says what would be chosen, writes the scores and figures, and shows them."""
+    from dataclasses import replace
+
+    from wheretune.planning import agreement, choose
+    from wheretune.types import load_scores, save_scores, to_json
+
+    save_scores(every, output)  # they stand, whatever is then made of them
+    selectors = [pick.selector(len(scores.layers), _source_selector(scores.scorer.name)) for scores in every]
+    every = [replace(scores, choice=choose(scores, how)) for scores, how in zip(every, selectors, strict=True)]
     save_scores(every, output)
+    side_by_side = agreement(every, selectors) if compare else None
     if figures is not None:
-        from wheretune.show.figures import save_figure
+        earlier = _one_of(load_scores(before), "semantic-deviation") if before is not None else None
+        _draw(every, figures, earlier)
+        if side_by_side is not None:
+            from wheretune.show.figures import agreement_figure, save_figure
+            from wheretune.show.tables import short_name
 
-        for scores in every:
-            prefix = "" if len(every) == 1 else f"{scores.scorer.name}-"
-            save_figure(scores.plot(), figures / f"{prefix}profile.png")
-            if scores.similarity is not None:
-                save_figure(scores.plot_similarity(), figures / f"{prefix}similarity.png")
-    written = [to_json(scores) for scores in every]
+            chosen = [choice.layers for choice in side_by_side.choices]
+            title = f"{short_name(every[0].model.name)}: {len(every)} scorers, n = {every[0].n_samples}"
+            figure = agreement_figure(
+                side_by_side.names, side_by_side.correlations, chosen, len(every[0].layers), title
+            )
+            save_figure(figure, figures / "scorers.png")
     if json_:
-        _show(None, json_, written[0] if len(every) == 1 else {"scores": written})
+        written = [to_json(scores) for scores in every]
+        content: dict[str, Any] = written[0] if len(every) == 1 else {"scores": written}
+        _show(None, json_, content | ({"agreement": to_json(side_by_side)} if side_by_side is not None else {}))
     else:
         for scores in every:
-            out.print(scores)
-            if scores.settlement is not None:
-                out.print(Text(str(scores.settlement)), soft_wrap=True)
+            out.print(scores.profile(scores.choice.layers if scores.choice is not None else ()))
+            for said in (scores.settlement, scores.deviations, scores.choice):
+                if said is not None:
+                    out.print(Text(str(said)), soft_wrap=True)
+        if side_by_side is not None:
+            _show_agreement(side_by_side)
     _note(f"scores in {output}; next: wheretune plan {output}")
+
+
+def _draw(every: "list[LayerScores]", figures: Path, before: "LayerScores | None") -> None:
+    from wheretune.show.figures import save_figure
+
+    for scores in every:
+        prefix = "" if len(every) == 1 else f"{scores.scorer.name}-"
+        save_figure(scores.plot(scores.choice.layers if scores.choice else ()), figures / f"{prefix}profile.png")
+        if scores.similarity is not None:
+            save_figure(scores.plot_similarity(), figures / f"{prefix}similarity.png")
+        if scores.deviations is not None:
+            save_figure(scores.plot_deviations(before), figures / f"{prefix}deviations.png")
+
+
+def _show_agreement(found: Any) -> None:
+    from wheretune.show.tables import table
+
+    numbers = [str(number) for number in range(1, len(found.names) + 1)]
+    rows = [
+        (f"{number} {name}", *("–" if value is None else f"{value:.2f}" for value in row))
+        for number, name, row in zip(numbers, found.names, found.correlations, strict=True)
+    ]
+    title = "how alike they rank the layers (Spearman; scores that are tuned from the lowest are turned round)"
+    out.print(table(title, ("scorer", *numbers), rows, left=("scorer",)))
+    chosen = [
+        (name, str(choice.selector), _comma(choice.layers),
+         "–" if choice.confidence is None else f"{choice.confidence.selection:.0%}")
+        for name, choice in zip(found.names, found.choices, strict=True)
+    ]  # fmt: skip
+    columns = ("scorer", "selector", "layers", "how sure")
+    out.print(table("who would choose what", columns, chosen, left=("scorer", "selector", "layers")))
+
+
+@app.command("merge-scores")
+def merge_scores(
+    shards: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SHARD...", help="All shards that `score --shard` wrote.", show_default=False),
+    ] = None,
+    output: Annotated[Path, _option("--output", text="Where the scores go.")] = Path("scores.json"),
+    select: Select = None,
+    k: K = None,
+    ratio: Ratio = None,
+    near: NearOption = None,
+    budget: BudgetShare = 0.5,
+    budget_of: BudgetOf = "compute",
+    seed: Seed = 0,
+    figures: Figures = None,
+    before: Before = None,
+    compare: CompareScorers = False,
+    json_: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Join the shards of a scoring pass that was spread over machines, into the scores one pass would have given.
+
+    For example:
+
+    wheretune merge-scores shard-1-of-4.safetensors shard-2-of-4.safetensors shard-3-of-4.safetensors
+    shard-4-of-4.safetensors --output scores.json
+    """
+    from wheretune import shards as room
+
+    every = room.merge_scores(_needed(shards or None, "a shard"))
+    pick = _Pick(select, k, ratio, near, budget, budget_of, seed)
+    if compare and len(every) < 2:
+        raise ConfigError("--compare needs several scorers", "score the shards with --scorer a,b,c")
+    _report(every, pick, output, figures, before, compare, json_)
 
 
 def _data(
@@ -317,6 +649,8 @@ def _data(
     most: int | None,
     length: int | None,
     seed: int,
+    target: str | None = None,
+    verbalizer: str = "",
 ) -> "DataSpec":
     from wheretune.types import DataSpec
 
@@ -325,7 +659,20 @@ def _data(
     if seed < 0:
         raise ConfigError(f"--seed is {seed}", "give 0 or more")
     source = str(Path(source).resolve()) if Path(source).is_file() else source
-    return DataSpec(source, text, pair, label, task, most, length, seed)
+    words = _words(verbalizer)
+    if words is not None and target is not None:
+        raise ConfigError("--verbalizer and --target-column both say what follows a text", "give the one or the other")
+    return DataSpec(source, text, pair, label, task, most, length, seed, target, words)
+
+
+def _words(text: str) -> dict[str, str] | None:
+    """A verbaliser: the word for each class."""
+    if not text:
+        return None
+    pairs = [part.split("=", 1) for part in text.split(",")]
+    if not all(len(pair) == 2 and pair[0].strip() and pair[1].strip() for pair in pairs):
+        raise ConfigError(f"--verbalizer is {text!r}", "write class=word,class=word")
+    return {name.strip(): word.strip() for name, word in pairs}
 
 
 def _layer_count(model: str, layers_attribute: str | None) -> int:
@@ -335,45 +682,37 @@ def _layer_count(model: str, layers_attribute: str | None) -> int:
 
 
 def _settler(
-    count: int, scorer: str, select: str | None, k: int | None, seed: int, confidence: float, tolerance: float
-) -> "Settler":
-    import numpy as np
-
-    from wheretune import catalog
+    count: int, scorers: "Sequence[AnyScorer]", pick: _Pick, confidence: float, tolerance: float, bound: Any
+) -> "Settle":
     from wheretune.confidence import Settler
+    from wheretune.selectors import AdaptiveSelector
 
-    _check_names(scorer, "last-token", select)
-    selector = _pick_selector(select or catalog.scorer(scorer).card.selector, count, k, seed, "")
-    selector.select(np.zeros(count))  # says now what it would say after the first batches
-    return Settler(selector, confidence, tolerance)
+    if len(scorers) != 1:
+        raise ConfigError("--until-settled goes with one scorer", "name one with --scorer")
+    selector = pick.selector(count, scorers[0].card.selector)
+    if isinstance(selector, AdaptiveSelector):
+        raise ConfigError(
+            f"whether {selector.name} is settled cannot be told: it looks at more than pairs of layers",
+            "select highest, lowest, block-highest, block-lowest, middle-best or suffix, without --near",
+        )
+    return Settler(selector, confidence, tolerance, bound).watch
 
 
 def _score(
-    model: str,
-    data: "DataSpec",
-    scorer: str,
-    pooling: Any,
-    batch_size: int,
-    last: Any = "normed",
-    settle: "Settle | None" = None,
-    layers_attribute: str | None = None,
-) -> "list[LayerScores]":
-    from wheretune import catalog
+    model: str, data: "DataSpec", scorer: str, pooling: Any, batch_size: int, folder: Path, layers_attribute: str | None
+) -> "LayerScores":
+    """The scores by one scorer; a layer probe works in `folder`."""
     from wheretune.run import score_model
 
-    scorers = [catalog.scorer(name.strip()) for name in scorer.split(",") if name.strip()]
-    names = [made.name for made in scorers]
-    if not names or len(set(names)) < len(names):
-        raise ConfigError(f"--scorer is {scorer!r}", "name at least one scorer, and each once")
-    return score_model(
-        model, data, scorers, batch_size=batch_size, pooling=pooling, last=last, settle=settle,
-        layers_attribute=layers_attribute,
-    )  # fmt: skip
+    scorers = _scorers(scorer)
+    if len(scorers) > 1:
+        raise ConfigError(f"--scorer is {scorer!r}", "name one")
+    return score_model(model, data, scorers, folder, layers_attribute, batch_size=batch_size, pooling=pooling)[0]
 
 
 @app.command()
 def scorers(json_: AsJson = False) -> None:
-    """List the scorers: formula, source, what they read, cost, and the selector their source uses.
+    """List the scorers: formula, source, what they need, cost, and the selector their source uses.
 
     For example:
 
@@ -384,8 +723,8 @@ def scorers(json_: AsJson = False) -> None:
     from wheretune import catalog
     from wheretune.show.tables import table
 
-    cards = {name: asdict(made.card) for name, made in catalog.SCORERS.items()}
-    columns = ("formula", "source", "reads", "cost", "selector")
+    cards = {name: asdict(made.card) | {"needs": made.card.needs} for name, made in catalog.SCORERS.items()}
+    columns = ("formula", "source", "needs", "cost", "selector")
     rows = [(name, *(str(card[column]) for column in columns)) for name, card in cards.items()]
     _show(table("scorers", ("scorer", *columns), rows, left=("scorer", *columns)), json_, cards)
 
@@ -421,8 +760,13 @@ def plan(
     ] = None,
     model: Model = None,
     train: Train = None,
+    preset: Preset = None,
     select: Select = None,
     k: K = None,
+    ratio: Ratio = None,
+    near: NearOption = None,
+    budget: BudgetShare = 0.5,
+    budget_of: BudgetOf = "compute",
     layers: Layers = "",
     tuner: TunerOption = "full",
     tuner_option: TunerOptions = None,
@@ -431,6 +775,8 @@ def plan(
     text_column: TextColumn = "text",
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
+    target_column: TargetColumn = None,
+    verbalizer: Verbalizer = "",
     task: TaskOption = "auto",
     scorer: Annotated[
         str | None,
@@ -457,29 +803,40 @@ def plan(
 
     wheretune plan --model bert-base-cased --train train.jsonl --select lowest --k 3 --head concat
 
+    wheretune plan scores.json --select budget --budget 0.4
+
+    wheretune plan --model bert-base-cased --train train.jsonl --preset cka-encoder
+
     wheretune plan scores.json --k 3 --tuner lora --tuner-option r=8 --tuner-option targets=all-linear
     """
     from wheretune import catalog
     from wheretune.types import load_scores, save, to_json
 
-    _check_names(scorer or "cosine-centrality", head, select)
+    pick = _Pick(select, k, ratio, near, budget, budget_of, seed, layers)
+    _check_names(scorer or "cosine-centrality", head, pick)
     how = catalog.tuner_from(tuner, tuner_option or ())
     if scores_file is not None:
-        scoring = ("text_column", "pair_column", "label_column", "task", "pooling", "max_samples", "max_length")
-        _refuse(context, ("model", "train", *scoring, "batch_size", "layers_attribute"), "a scores file")
+        scoring = ("text_column", "pair_column", "label_column", "target_column", "verbalizer", "task")
+        _refuse(
+            context,
+            ("model", "train", *scoring, "pooling", "max_samples", "max_length", "batch_size", "layers_attribute"),
+            "a scores file",
+        )
         scores = _one_of(load_scores(scores_file), scorer)
+        _check_preset(preset, scores.model.causal)
     else:
         data = _data(
             _needed(train, "a scores file or --model and --train"),
-            text_column, pair_column, label_column, task, max_samples, max_length, seed,
+            text_column, pair_column, label_column, task, max_samples, max_length, seed, target_column, verbalizer,
         )  # fmt: skip
         name = _needed(model, "--model")
-        scores = _score(
-            name, data, scorer or "cosine-centrality", pooling, batch_size, layers_attribute=layers_attribute
-        )[0]
+        _check_preset(preset, name)
+        _try_selector(pick, name, scorer or "cosine-centrality", layers_attribute)
+        folder = output.parent / f"{output.stem}-probe"
+        scores = _score(name, data, scorer or "cosine-centrality", pooling, batch_size, folder, layers_attribute)
         if not json_:
             out.print(scores)
-    made = _plan(scores, select, k, seed, layers, head, how)
+    made = _plan(scores, pick, head, how)
     save(made, output)
     _show(made, json_, to_json(made))
     _note(f"plan in {output}; next: wheretune tune --plan {output} --train F --output DIR")
@@ -496,20 +853,15 @@ def _one_of(every: "list[LayerScores]", name: str | None) -> "LayerScores":
     return found[0]
 
 
-def _plan(
-    scores: "LayerScores", select: str | None, k: int | None, seed: int, layers: str, head: str, tuner: "Tuner"
-) -> "Plan":
+def _plan(scores: "LayerScores", pick: _Pick, head: str, tuner: "Tuner") -> "Plan":
     from wheretune import catalog, planning
     from wheretune.types import Spec
 
+    made = catalog.head(Spec(head))
     if not tuner.needs_layers:
-        return planning.plan(scores, None, tuner=tuner, head=catalog.head(Spec(head)))
-
-    if select is None:
-        card = getattr(catalog.SCORERS.get(scores.scorer.name), "card", None)
-        select = "explicit" if layers else card.selector if card is not None else "block-highest"
-    selector = _pick_selector(select, len(scores.layers), k, seed, layers)
-    return planning.plan(scores, selector, tuner=tuner, head=catalog.head(Spec(head)))
+        return planning.plan(scores, None, tuner=tuner, head=made)
+    selector = pick.selector(len(scores.layers), _source_selector(scores.scorer.name))
+    return planning.plan(scores, selector, tuner=tuner, head=made)
 
 
 @app.command()
@@ -529,8 +881,13 @@ def tune(
     max_length: MaxLength = None,
     max_samples: MaxSamples = None,
     seed: Seed = 0,
+    preset: Preset = None,
     select: Select = None,
     k: K = None,
+    ratio: Ratio = None,
+    near: NearOption = None,
+    budget: BudgetShare = 0.5,
+    budget_of: BudgetOf = "compute",
     layers: Layers = "",
     tuner: TunerOption = "full",
     tuner_option: TunerOptions = None,
@@ -559,6 +916,8 @@ def tune(
 
     wheretune tune --model bert-base-cased --train train.jsonl --tuner lora --tuner-option r=8 --output runs/lora
     """
+    from dataclasses import asdict
+
     from wheretune import catalog
     from wheretune.data import load_data
     from wheretune.files import claim, taking
@@ -567,11 +926,13 @@ def tune(
     from wheretune.types import LayerScores, Plan, RunSpec, Spec, TrainSettings, load, save, to_json
 
     folder = _needed(output, "--output")
-    _check_names(scorer, head, select)
+    pick = _Pick(select, k, ratio, near, budget, budget_of, seed, layers)
+    _check_names(scorer, head, pick)
     how = catalog.tuner_from(tuner, tuner_option or ())
     if plan_file is not None:
-        decided = ("select", "k", "layers", "tuner", "tuner_option", "head", "layers_attribute", "scorer")
-        _refuse(context, decided, "--plan, which has decided that")
+        choices = ("select", "k", "ratio", "near", "budget", "budget_of", "layers", "head", "scorer", "preset")
+        mine = ("tuner", "tuner_option", "layers_attribute")
+        _refuse(context, (*choices, *mine), "--plan, which has decided that")
     given = load(Plan, plan_file) if plan_file is not None else None
     name = model or (given.model.name if given else _needed(model, "--model, or --plan,"))
     settings = TrainSettings(epochs, learning_rate, batch_size, warmup_ratio, seed=seed)
@@ -584,11 +945,12 @@ def tune(
     if given is not None:
         given = _at(given, name)
     else:
-        _try_selector(select, _layer_count(name, layers_attribute), k, seed, layers)
+        _check_preset(preset, name)
+        _try_selector(pick, name, scorer, layers_attribute)
     check_model(name, max_length, given, layers_attribute)
     asked = {
         "model": name, "train": to_json(info), "validation": dev and to_json(dev), "settings": to_json(settings),
-        "plan": given and to_json(given), "choice": None if given else [scorer, select, k, layers, head],
+        "plan": given and to_json(given), "choice": None if given else [scorer, asdict(pick), head],
         "tuner": None if given else to_json(Spec.of(how)), "layers_attribute": layers_attribute,
     }  # fmt: skip
     with taking(folder, TUNE_OWNED, RESULT, resume=resume, overwrite=overwrite):
@@ -597,8 +959,8 @@ def tune(
             if (folder / "scores.json").is_file():
                 scores = load(LayerScores, folder / "scores.json")
             else:
-                scores = _score(name, data, scorer, "token", 2 * batch_size, layers_attribute=layers_attribute)[0]
-            given = _plan(scores, select, k, seed, layers, head, how)
+                scores = _score(name, data, scorer, "token", 2 * batch_size, folder / "probe", layers_attribute)
+            given = _plan(scores, pick, head, how)
             save(scores, folder / "scores.json")
             if not json_:
                 out.print(scores.profile(given.layers))
@@ -619,12 +981,12 @@ def _refuse(context: typer.Context, names: Sequence[str], why: str) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} has no effect with {why}", "give the one or the other")
 
 
-def _try_selector(select: str | None, count: int, k: int | None, seed: int, layers: str) -> None:
+def _try_selector(pick: _Pick, model: str, scorer: str, layers_attribute: str | None) -> None:
     """Says that k or a layer is out of range before a model is loaded and a folder begun."""
-    import numpy as np
+    from wheretune.selectors import check_selector
 
-    name = "explicit" if layers and select is None else select or "top"
-    _pick_selector(name, count, k, seed, layers).select(np.zeros(count))
+    count = _layer_count(model, layers_attribute)
+    check_selector(pick.selector(count, _source_selector(scorer.split(":")[0])), count)
 
 
 def _at(plan: "Plan", name: str) -> "Plan":

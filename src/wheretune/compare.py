@@ -13,15 +13,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
-
 from wheretune import catalog
 from wheretune.data import load_data
 from wheretune.errors import ConfigError
 from wheretune.files import claim, write_csv, write_text
-from wheretune.planning import plan
+from wheretune.planning import AnySelector, plan
 from wheretune.run import check_model, layer_count, run, score_model
-from wheretune.selectors import Selector
+from wheretune.selectors import check_selector
 from wheretune.show.tables import count, seconds, short_name
 from wheretune.training import check_settings
 from wheretune.types import (
@@ -37,8 +35,8 @@ from wheretune.types import (
     save_scores,
 )
 
-SPEC, SCORES, FAILURE = "compare.json", "scores.json", "failed.txt"
-OWNED = (SPEC, SCORES, "runs", "table.md", "results.csv")
+SPEC, SCORES, PROBE, FAILURE = "compare.json", "scores.json", "probe", "failed.txt"
+OWNED = (SPEC, SCORES, PROBE, "runs", "table.md", "results.csv")
 GROWING = ("methods", "seeds", "learning_rates")  # what may be added to a comparison that has begun
 
 
@@ -134,7 +132,7 @@ def compare(what: Comparison, folder: Path) -> list[Row]:
     for name in what.methods:  # all that can be known to be wrong is said before anything is written
         selector = _selector(name, what.k, layers, what.seeds[0])
         if selector is not None:
-            selector.select(np.zeros(layers))
+            check_selector(selector, layers)
     wanted = {name: _scorer(name, what) for name in what.methods}
     names = [catalog.scorer(text).name for text in dict.fromkeys(wanted.values())]
     if len(set(names)) < len(names):
@@ -164,15 +162,17 @@ def _scores(what: Comparison, wanted: dict[str, str], folder: Path) -> dict[str,
     scorers = [catalog.scorer(text) for text in dict.fromkeys(wanted.values())]
     missing = [scorer for scorer in scorers if scorer.name not in there]
     if missing:
-        every += score_model(what.model, what.train, missing, batch_size=2 * what.settings.batch_size)
+        every += score_model(what.model, what.train, missing, folder / PROBE, batch_size=2 * what.settings.batch_size)
         save_scores(every, folder / SCORES)
     return {scores.scorer.name: scores for scores in every}
 
 
-def _selector(name: str, k: int, layers: int, seed: int) -> Selector | None:
+def _selector(name: str, k: int, layers: int, seed: int) -> AnySelector | None:
     method = catalog.method(name)
     if method.selector is None:
         return None
+    if method.k is not None:
+        k = method.k
     return catalog.selector(method.selector, k=layers if method.every_layer else k, seed=seed)
 
 

@@ -19,5 +19,10 @@ def expected_speed_up(layers: int, chosen: Sequence[int]) -> float:
     Returns:
         3 L / (L + (L - lowest chosen) + k); 3 for the head alone.
     """
+    return 1 / compute_share(layers, chosen)
+
+
+def compute_share(layers: int, chosen: Sequence[int]) -> float:
+    """The share of full fine-tuning's FLOPs that training `chosen` of `layers` costs."""
     lowest = min(chosen, default=layers)
-    return 3 * layers / (layers + (layers - lowest) + len(chosen))
+    return (layers + (layers - lowest) + len(chosen)) / (3 * layers)

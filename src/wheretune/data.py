@@ -39,12 +39,14 @@ class TextData:
         texts: One or two strings a row.
         labels: Class indices (classification), numbers (regression) or None (unlabelled).
         rows: The row of each text in its source, from 0.
+        continuations: What follows each text, where `target_column` names it.
     """
 
     info: DataInfo
     texts: tuple[tuple[str, ...], ...]
     labels: tuple[float, ...] | None
     rows: tuple[int, ...]
+    continuations: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -193,6 +195,7 @@ def load_data(
             numbers = tuple(sorted(int(i) for i in drawn))
             rows = [rows[i] for i in numbers]
     columns = [spec.text_column, *([spec.pair_column] if spec.pair_column is not None else [])]
+    columns += [spec.target_column] if spec.target_column is not None else []
     for column in columns:
         _require(spec.source, rows, column)
     texts = tuple(tuple(_text(row.get(column)) for column in columns) for row in rows)
@@ -209,7 +212,9 @@ def load_data(
     values, task, classes = _labels(spec, rows, numbers, like, labels)
     content = digest_rows(zip(texts, values or (None,) * len(texts), strict=True))
     info = DataInfo(spec=spec, rows=len(rows), task=task, classes=classes, hash=content)
-    return TextData(info, texts, values, numbers)
+    if spec.target_column is None:
+        return TextData(info, texts, values, numbers)
+    return TextData(info, tuple(text[:-1] for text in texts), values, numbers, tuple(text[-1] for text in texts))
 
 
 def _require(source: str, rows: Sequence[Row], column: str) -> None:
@@ -349,13 +354,75 @@ def stream_batches(
 
 def shuffled(data: TextData, seed: int) -> TextData:
     """The same rows in a seeded random order, each with its row in the source."""
-    order = np.random.default_rng(seed).permutation(len(data))
+    return take(data, np.random.default_rng(seed).permutation(len(data)).tolist())
+
+
+def take(data: TextData, places: Sequence[int]) -> TextData:
+    """Some of the rows, in the order of `places`, each with its row in the source; `info` stays that of all."""
     return replace(
         data,
-        texts=tuple(data.texts[i] for i in order),
-        labels=None if data.labels is None else tuple(data.labels[i] for i in order),
-        rows=tuple(data.rows[i] for i in order),
+        texts=tuple(data.texts[i] for i in places),
+        labels=None if data.labels is None else tuple(data.labels[i] for i in places),
+        rows=tuple(data.rows[i] for i in places),
+        continuations=None if data.continuations is None else tuple(data.continuations[i] for i in places),
     )
+
+
+def next_tokens(data: TextData, tokenizer: Any) -> tuple[tuple[int, ...], dict[int, int]]:
+    """The token that a language model should say after each text.
+
+    It is the first token of the class's verbaliser, or of the target column's text, after a space.
+
+    Returns:
+        The tokens that occur as labels, and by row which of them is its own.
+
+    Raises:
+        DataError: There are no labels, or numbers for labels; the first tokens of two classes are the same; a word has
+            no token; the verbaliser lacks a class or names one that is not there.
+    """
+    source = data.info.spec.source
+    if data.continuations is not None:
+        words = sorted(set(data.continuations))
+        found = _first_tokens(tokenizer, words)
+        tokens = sorted(set(found))
+        place = {word: tokens.index(token) for word, token in zip(words, found, strict=True)}
+        return tuple(tokens), {row: place[word] for row, word in zip(data.rows, data.continuations, strict=True)}
+    classes, verbalizer = data.info.classes, data.info.spec.verbalizer
+    if data.labels is None or not classes:
+        raise DataError(
+            f"{source} has {'numbers for' if data.labels else 'no'} labels, and a language model says words",
+            "name the --label-column, or the --target-column whose text follows",
+        )
+    if verbalizer is not None and set(verbalizer) != set(classes):
+        wrong = sorted(set(verbalizer) ^ set(classes))[0]
+        raise DataError(
+            f"--verbalizer and the classes of {source} differ: {wrong!r} is in one only",
+            f"give a word for each of {', '.join(classes)}",
+        )
+    words = [verbalizer[name] if verbalizer else name for name in classes]
+    found = _first_tokens(tokenizer, words)
+    for index, token in enumerate(found):
+        if token in found[:index]:
+            other = found.index(token)
+            raise DataError(
+                f"the classes {classes[other]!r} and {classes[index]!r} begin with the same token "
+                f"({words[other]!r} and {words[index]!r} after a space)",
+                "give words that differ with --verbalizer class=word,class=word",
+            )
+    return tuple(found), {row: int(label) for row, label in zip(data.rows, data.labels, strict=True)}
+
+
+def _first_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:
+    """The first token of each word after another word and a space, however the tokenizer marks that."""
+    before = tokenizer("a", add_special_tokens=False)["input_ids"]
+    tokens = []
+    for word in words:
+        both = tokenizer(f"a {word.strip()}", add_special_tokens=False)["input_ids"]
+        rest = both[len(before) :] if both[: len(before)] == before else both
+        if not rest or rest[0] == tokenizer.unk_token_id:
+            raise DataError(f"the tokenizer has no token for {word!r}", "give another word with --verbalizer")
+        tokens.append(int(rest[0]))
+    return tokens
 
 
 def _encode(data: TextData, tokenizer: Any, max_length: int, start: int, stop: int) -> list[dict[str, Any]]:

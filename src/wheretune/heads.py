@@ -6,6 +6,7 @@ Both heads read representative tokens. `LastToken` reads the last layer's, `Conc
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from wheretune.anatomy import accepted, find_layers
 from wheretune.capture import forward_states, represent
+from wheretune.data import TextData
 from wheretune.types import Task
 
 
@@ -141,3 +143,10 @@ class HeadedModel(nn.Module):
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def headed(base: nn.Module, head: Head, data: TextData, seed: int, layers_attribute: str | None = None) -> HeadedModel:
+    """A headless transformer with a fresh head for the task of `data`; a regression starts at its mean label."""
+    centre = float(np.mean(data.labels)) if data.labels and data.info.task == "regression" else 0.0
+    outputs = max(len(data.info.classes), 1)
+    return HeadedModel(base, head, outputs, data.info.task, seed, centre, layers_attribute)

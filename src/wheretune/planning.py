@@ -1,19 +1,85 @@
-"""Scores and one choice on every axis -> a plan with its cost."""
+"""Scores and one choice on every axis -> a plan with its cost; and many scorers' choices side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from wheretune.confidence import how_sure
 from wheretune.cost import expected_speed_up
 from wheretune.errors import PlanError
 from wheretune.heads import Head, LastToken, count
 from wheretune.schedules.static import Static
-from wheretune.selectors import Selector
+from wheretune.selectors import AdaptiveSelector, Near, Selector
 from wheretune.tuners.base import Tuner
 from wheretune.tuners.whole_layers import WholeLayers
-from wheretune.types import Cost, LayerScores, Plan, Spec
+from wheretune.types import Choice, Cost, LayerScores, Plan, Spec
+
+AnySelector = Selector | AdaptiveSelector
+
+
+def choose(scores: LayerScores, selector: AnySelector) -> Choice:
+    """The layers that `selector` makes of `scores`, how sure that is, and what an adaptive one went by.
+
+    Raises:
+        PlanError: k is below 1 or above the number of layers, or a named layer does not exist.
+    """
+    plain, reason = selector.adapt(scores) if isinstance(selector, AdaptiveSelector) else (selector, None)
+    if isinstance(selector, Near):
+        spec = Spec(selector.selector.name, {**Spec.of(selector.selector).params, "near": selector.tolerance})
+    else:
+        spec = Spec.of(selector)
+    return Choice(spec, plain.select(scores.values), how_sure(scores, plain), reason)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Several scorers side by side, by the same number of layers.
+
+    Attributes:
+        names: Of the scorers.
+        correlations: Spearman's rank correlation over layers of every two, where high means important: scores that
+            their source tunes from the lowest are turned round. None where a scorer ranks all alike or too few layers.
+        choices: What each would choose as its source does.
+    """
+
+    names: tuple[str, ...]
+    correlations: tuple[tuple[float | None, ...], ...]
+    choices: tuple[Choice, ...]
+
+
+def agreement(every: Sequence[LayerScores], selectors: Sequence[AnySelector]) -> Agreement:
+    """How alike several scorers rank the layers, and which each would choose.
+
+    Args:
+        every: Scores of one model.
+        selectors: One for each, the one its source uses.
+    """
+    from scipy.stats import spearmanr
+
+    turned = [
+        -scores.values if "lowest" in selector.name else scores.values
+        for scores, selector in zip(every, selectors, strict=True)
+    ]
+
+    def correlation(a: int, b: int) -> float | None:
+        both = np.isfinite(turned[a]) & np.isfinite(turned[b])
+        one, other = turned[a][both], turned[b][both]
+        if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+            return None
+        return float(spearmanr(one, other).statistic)
+
+    places = range(len(every))
+    return Agreement(
+        names=tuple(str(scores.scorer.name) for scores in every),
+        correlations=tuple(tuple(correlation(a, b) for b in places) for a in places),
+        choices=tuple(choose(scores, selector) for scores, selector in zip(every, selectors, strict=True)),
+    )
 
 
 def plan(
     scores: LayerScores,
-    selector: Selector | None,
+    selector: AnySelector | None,
     *,
     tuner: Tuner | None = None,
     head: Head | None = None,
@@ -37,12 +103,13 @@ def plan(
     if (selector is None) == tuner.needs_layers:
         raise PlanError(f"the tuner {tuner.name} does not go with {selector}", "choose layers, or head-only")
     model = scores.model
-    layers = selector.select(scores.values) if selector is not None else ()
+    choice = choose(scores, selector) if selector is not None else Choice(Spec("none"), (), None, None)
+    layers = choice.layers
     outputs = max(len(scores.data.classes), 1)
     on_top = count(head, model.layers, model.hidden_size, outputs, model.causal)
     return Plan(
         layers=layers,
-        selector=Spec.of(selector) if selector is not None else Spec("none"),
+        selector=choice.selector,
         tuner=Spec.of(tuner),
         head=Spec.of(head),
         schedule=Spec.of(Static()),
@@ -53,7 +120,8 @@ def plan(
             total_parameters=model.parameters + on_top,
             expected_speed_up=expected_speed_up(model.layers, layers),
         ),
-        confidence=how_sure(scores, selector) if selector is not None else None,
+        confidence=choice.confidence,
+        reason=choice.reason,
         chosen=tuple(scores.layers[layer] for layer in layers),
         scorer=scores.scorer,
     )

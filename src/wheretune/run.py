@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -23,9 +23,12 @@ from torch import nn
 
 from wheretune import catalog
 from wheretune.anatomy import (
+    causal,
     check_one_sequence,
     check_plan,
     find_layers,
+    load_config,
+    load_language_model,
     load_model,
     load_tokenizer,
     max_tokens,
@@ -35,11 +38,12 @@ from wheretune.anatomy import (
 from wheretune.capture import LastState
 from wheretune.data import TextData, collator, encode, load_data
 from wheretune.delta import remove_delta, save_delta
-from wheretune.errors import DataError, WheretuneError
+from wheretune.errors import ConfigError, DataError, WheretuneError
 from wheretune.files import claim, sweep
-from wheretune.heads import HeadedModel
+from wheretune.heads import headed
 from wheretune.metrics import evaluate
-from wheretune.scorers.base import Scorer, Settle, score_stack, versions
+from wheretune.probing import LayerProbe, probe
+from wheretune.scorers.base import Gathered, Scorer, Settle, finish, gather, versions
 from wheretune.training import check_settings, checkpoints, predict, train
 from wheretune.tuners.base import Tuned, Tuner
 from wheretune.types import (
@@ -59,6 +63,18 @@ from wheretune.types import (
 )
 
 SPEC, RESULT = "run.json", "result.json"
+AnyScorer = Scorer | LayerProbe
+
+
+class PassSettings(TypedDict, total=False):
+    """How `scorers.base.gather` reads the data."""
+
+    batch_size: int
+    pooling: Pooling
+    last: LastState
+    standardise: bool
+    settle: Settle | None
+    shard: tuple[int, int]
 
 
 def apply(model: nn.Module, plan: Plan, seed: int = 0) -> Tuned:
@@ -82,38 +98,65 @@ def apply(model: nn.Module, plan: Plan, seed: int = 0) -> Tuned:
 def score_model(
     name: str,
     data: DataSpec,
-    scorers: Sequence[Scorer],
-    *,
-    batch_size: int = 32,
-    pooling: Pooling = "token",
-    last: LastState = "normed",
-    settle: Settle | None = None,
+    scorers: Sequence[AnyScorer],
+    folder: Path | None = None,
     layers_attribute: str | None = None,
+    **how: Unpack[PassSettings],
 ) -> list[LayerScores]:
-    """Loads a model and data by name and scores the layers with every scorer in one pass.
+    """Loads a model and data by name and scores the layers: all scorers but the layer probe in one pass.
+
+    Args:
+        name: A local folder or a hub name.
+        data: The data.
+        scorers: Any number.
+        folder: Where a layer probe works; it resumes there.
+        layers_attribute: Where the layers are, if `find_layers` must be told.
+        how: The settings of `scorers.base.gather`.
+
+    Returns:
+        The scores in the order of `scorers`.
 
     Raises:
         WheretuneError: Of every kind, for what the user can mend.
     """
-    texts = load_data(data, labels="optional")
-    stack = find_layers(load_model(name), layers_attribute)
+    passing = [scorer for scorer in scorers if not isinstance(scorer, LayerProbe)]
+    scored: dict[AnyScorer, LayerScores] = {}
+    if passing:
+        scored |= zip(passing, finish(gather_model(name, data, passing, layers_attribute, **how)), strict=True)
+    for scorer in scorers:
+        if isinstance(scorer, LayerProbe):
+            if folder is None:
+                raise ConfigError("a layer probe trains, and needs a folder to work in", "give --output")
+            revision = resolve(name).get("revision")
+            tokenizer = load_tokenizer(name, revision)
+            opening = partial(load_model, name, revision)
+            scored[scorer] = probe(scorer, opening, tokenizer, load_data(data), folder, revision, layers_attribute)
+    return [scored[scorer] for scorer in scorers]
+
+
+def gather_model(
+    name: str,
+    data: DataSpec,
+    scorers: Sequence[Scorer],
+    layers_attribute: str | None = None,
+    **how: Unpack[PassSettings],
+) -> Gathered:
+    """Loads a model and data by name and feeds every scorer; see `scorers.base.gather`."""
+    reads = {scorer.card.reads for scorer in scorers}
+    texts = load_data(data, labels="required" if "gradients" in reads else "optional")
+    model = load_language_model(name) if "meanings" in reads else load_model(name)
     revision = resolve(name).get("revision")
-    return score_stack(
-        stack,
-        load_tokenizer(name),
-        texts,
-        scorers,
-        batch_size=batch_size,
-        pooling=pooling,
-        last=last,
-        revision=revision,
-        settle=settle,
-    )
+    return gather(find_layers(model, layers_attribute), load_tokenizer(name), texts, scorers, revision=revision, **how)
 
 
 def layer_count(name: str, layers_attribute: str | None = None) -> int:
     """How many layers a model has, without its weights."""
     return len(find_layers(skeleton(name), layers_attribute))
+
+
+def is_causal(name: str) -> bool:
+    """Whether a model is a decoder, read from its config alone."""
+    return causal(load_config(name))
 
 
 def inspect_model(name: str, layers_attribute: str | None = None) -> dict[str, Any]:
@@ -204,7 +247,8 @@ def run(spec: RunSpec, folder: Path, description: str = "training") -> RunResult
         for name, info in (("validation", spec.validation), ("test", spec.test))
         if info is not None
     }
-    model = _headed(base, spec.plan, data, spec.settings.seed)
+    attribute = spec.plan.model.layers_attribute
+    model = headed(base, catalog.head(spec.plan.head), data, spec.settings.seed, attribute)
     tuned = apply(model, spec.plan, spec.settings.seed)
     length = max_tokens(base, tokenizer, spec.train.spec.max_length)
     collate = collator(tokenizer)
@@ -249,13 +293,6 @@ def _same(info: DataInfo, like: DataInfo | None = None) -> TextData:
 def _leave_no_checkpoint(folder: Path) -> None:
     for path in checkpoints(folder):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _headed(base: nn.Module, plan: Plan, data: TextData, seed: int) -> HeadedModel:
-    centre = float(np.mean(data.labels)) if data.labels and data.info.task == "regression" else 0.0
-    outputs = max(len(data.info.classes), 1)
-    head, attribute = catalog.head(plan.head), plan.model.layers_attribute
-    return HeadedModel(base, head, outputs, data.info.task, seed, centre, attribute)
 
 
 def _measure(model: nn.Module, data: TextData, rows: list[dict[str, Any]], collate: Any) -> tuple[Metric, ...]:

@@ -3,17 +3,21 @@
 Layers come back ascending, counted from 0. Ties go to the lower layer. A score that is not a number marks a layer
 that is no candidate. Selecting nothing, or more layers than there are, is an error, never a silent full
 fine-tuning.
+
+`Near`, `Auto` and `Budget` look at more than the values first: they `adapt` to the scores and say what they went by.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
+from wheretune.cost import compute_share
 from wheretune.errors import PlanError
+from wheretune.types import LayerScores
 
 Values = Float[np.ndarray, " layer"]
 
@@ -35,6 +39,33 @@ class PairwiseSelector(Selector, Protocol):
 
     def contests(self, values: Values) -> list[tuple[int, int, int]]:
         """The pairs (chosen, rival, sign), where sign * (chosen's score - rival's) must stay positive."""
+
+
+@runtime_checkable
+class AdaptiveSelector(Protocol):
+    """Decides by more than the values how layers are chosen."""
+
+    name: ClassVar[str]
+    needs_scores: ClassVar[bool]
+
+    def adapt(self, scores: LayerScores) -> tuple[Selector, str | None]:
+        """The selector that these scores ask for, and why, in words and numbers."""
+
+    def check(self, layers: int) -> None:
+        """Complains, before anything is scored, of what cannot choose among so many layers."""
+
+
+def check_selector(selector: "Selector | AdaptiveSelector", layers: int) -> None:
+    """Complains, before anything is scored, of what cannot choose among so many layers.
+
+    Raises:
+        PlanError: k is below 1 or above the number of layers, a named layer does not exist, or another setting is
+            wrong.
+    """
+    if isinstance(selector, AdaptiveSelector):
+        selector.check(layers)
+    else:
+        selector.select(np.zeros(layers))
 
 
 def blocks(layers: int, k: int) -> tuple[range, ...]:
@@ -283,3 +314,231 @@ class Explicit:
         if not self.layers:
             raise PlanError("no layer is named", "name at least one with --layers")
         return tuple(sorted(set(self.layers)))
+
+
+# --- selectors that adapt to the scores -----------------------------------------------------------
+
+NEAR = 0.01  # of the profile's range: what auto and budget take for equal
+PROMINENT = 0.2  # of the profile's range: how far a peak must stand out on both sides
+DROP = 0.5  # of the profile's range: how far a late divergence must fall
+STEADY = 2.0  # standard deviations that a drop must measure, and how much more the deep end may vary than the rest
+
+
+@dataclass(frozen=True)
+class Near:
+    """A selector's choice, with a higher layer in place of a lower one where their scores are near-equal.
+
+    The lowest trained layer decides the cost: gradients need not flow below it.
+
+    Attributes:
+        selector: Compares layers pair by pair.
+        tolerance: What counts as near, as a share of the profile's range.
+    """
+
+    selector: Selector | AdaptiveSelector
+    tolerance: float
+    name: ClassVar[str] = "near"
+    needs_scores: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < 1:
+            raise PlanError(f"--near is {self.tolerance}", "give a share of the profile's range, from 0 to below 1")
+        if not isinstance(self.selector, PairwiseSelector):
+            raise PlanError(f"--near does not go with {self.selector.name}: it compares no pairs of layers", "drop one")
+
+    def select(self, values: Values) -> tuple[int, ...]:
+        """The chosen layers, ascending."""
+        return self._pairwise.select(self._lifted(values)[0])
+
+    @property
+    def _pairwise(self) -> PairwiseSelector:
+        assert isinstance(self.selector, PairwiseSelector)  # as __post_init__ made sure
+        return self.selector
+
+    def adapt(self, scores: LayerScores) -> tuple[Selector, str | None]:
+        """Itself, and which layers gave way."""
+        values = scores.values
+        told = [
+            f"layer {higher} for {lower} ({values[higher]:.4f}, {values[lower]:.4f})"
+            for lower, higher in self._lifted(values)[1]
+        ]
+        if not told:
+            return self, None
+        return self, f"near-equal scores prefer the higher layer, which costs less to train: {', '.join(told)}"
+
+    def check(self, layers: int) -> None:
+        """Complains of what cannot choose among so many layers."""
+        self._pairwise.select(np.zeros(layers))
+
+    def _lifted(self, values: Values) -> tuple[Values, list[tuple[int, int]]]:
+        """Values with which every near-equal contest goes to the higher layer; and the pairs (lower, higher)."""
+        room = self.tolerance * (np.nanmax(values) - np.nanmin(values))
+        lifted, swaps = values.copy(), list[tuple[int, int]]()
+        while True:  # every round moves the choice up, so it ends
+            contests = sorted(self._pairwise.contests(lifted), key=lambda contest: (contest[0], -contest[1]))
+            near = [c for c in contests if c[1] > c[0] and abs(values[c[0]] - values[c[1]]) <= room]
+            if not near or self.tolerance == 0:
+                return lifted, swaps
+            lower, higher, sign = near[0]
+            lifted[higher] = np.nextafter(lifted[lower], sign * np.inf)
+            swaps.append((lower, higher))
+
+
+@dataclass(frozen=True)
+class Auto:
+    """k layers by the shape of a centrality profile: late divergence, a middle peak, or neither (T 5.5).
+
+    The first rule that fits, on the candidates' scores in three equal parts by depth:
+
+    1. late divergence -> lowest: the last third lies below the rest by half the profile's range or more, and by two of
+       its own standard deviations or more (SST-2, E2E);
+    2. unstable deep end -> block-highest: the last third's standard deviation is twice the rest's or more (MRPC);
+    3. several peaks -> block-highest: two or more that stand out by a fifth of the range (CoLA, STS-B);
+    4. one peak in the middle third -> highest (MR);
+    5. otherwise block-highest, the best on average (T tables 1 and 2).
+
+    The paper describes shapes in words; the numbers are ours. Near-equal scores prefer the higher layer.
+
+    Attributes:
+        k: Layers to choose.
+    """
+
+    k: int
+    name: ClassVar[str] = "auto"
+    needs_scores: ClassVar[bool] = True
+
+    def adapt(self, scores: LayerScores) -> tuple[Selector, str | None]:
+        """The selector of the rule that fired, and its numbers.
+
+        Raises:
+            PlanError: The scores are no centralities, whose shape the rules are about.
+        """
+        if scores.similarity is None:
+            raise PlanError(
+                f"auto reads the shape of a centrality profile, and {scores.scorer.name} has none",
+                "score with cosine-centrality, or choose another --select",
+            )
+        selector, why = self._rule(scores.values, np.nan_to_num(scores.stds))
+        near, swapped = Near(selector, NEAR).adapt(scores)
+        return near, "; ".join(reason for reason in (why, swapped) if reason is not None)
+
+    def check(self, layers: int) -> None:
+        """Complains of what cannot choose among so many layers."""
+        _check(self.k, layers)
+
+    def _rule(self, values: Values, stds: Values) -> tuple[PairwiseSelector, str]:
+        count, span = len(values), float(np.ptp(values))
+        if count < 3 or span == 0:
+            return BlockHighest(self.k), "no shape: too few layers, or all alike -> block-highest"
+        deep = slice(count - count // 3, count)
+        rest = slice(0, count - count // 3)
+        drop = float(values[rest].mean() - values[deep].mean())
+        shaky, calm = float(stds[deep].mean()), float(stds[rest].mean())
+        if drop >= DROP * span and drop >= STEADY * shaky:
+            return Lowest(self.k), (
+                f"late divergence: the last third lies {drop:.4f} below the rest ({drop / span:.0%} of the range; its "
+                f"standard deviation is {shaky:.4f}) -> lowest"
+            )
+        if shaky >= STEADY * calm > 0:
+            return BlockHighest(self.k), (
+                f"unstable deep end: its standard deviation is {shaky:.4f}, the rest's {calm:.4f} -> block-highest"
+            )
+        peaks = _peaks(values, PROMINENT * span)
+        where = ", ".join(map(str, peaks))
+        if len(peaks) > 1:
+            return BlockHighest(self.k), f"several peaks (layers {where}) -> block-highest"
+        if peaks and count // 3 <= peaks[0] < 2 * count // 3:
+            return Highest(self.k), f"one peak, in the middle (layer {where}: {values[peaks[0]]:.4f}) -> highest"
+        return BlockHighest(self.k), f"no late divergence, no middle peak (peak at layer {where}) -> block-highest"
+
+
+def _peaks(values: Values, prominence: float) -> list[int]:
+    """The local maxima that stand out, the ends included."""
+    from scipy.signal import find_peaks
+
+    low = values.min() - prominence  # so that an end can be a peak
+    found, _ = find_peaks(np.concatenate([[low], values, [low]]), prominence=prominence)
+    return [int(place) - 1 for place in found]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The layers of the best total score within a share of full fine-tuning's compute or parameters.
+
+    A layer counts by how far its score lies above the worst. Totals within 1 % of the best prefer the set whose lowest
+    layer is highest, which costs least. Compute is what the FLOP model of `cost.py` says; parameters are the chosen
+    layers' share of the base model.
+
+    Attributes:
+        share: Of full fine-tuning's, above 0 and up to 1.
+        of: `compute` or `parameters`.
+        prefer: Which scores are good: `highest` or `lowest`.
+    """
+
+    share: float = 0.5
+    of: Literal["compute", "parameters"] = "compute"
+    prefer: Literal["highest", "lowest"] = "highest"
+    name: ClassVar[str] = "budget"
+    needs_scores: ClassVar[bool] = True
+
+    def adapt(self, scores: LayerScores) -> tuple[Selector, str | None]:
+        """The selector for these layers' sizes, and what it spends.
+
+        Raises:
+            PlanError: The share is not above 0 and up to 1, or no layer fits into it.
+        """
+        self.check(len(scores.layers))
+        sizes = tuple(layer.parameters / scores.model.parameters for layer in scores.layers)
+        selector = Affordable(self.share, sizes if self.of == "parameters" else None, self.prefer == "highest")
+        layers = selector.select(scores.values)
+        spent = selector.cost(layers, len(sizes))
+        return selector, f"{spent:.1%} of full fine-tuning's {self.of} spent, of {self.share:.1%} allowed"
+
+    def check(self, layers: int) -> None:
+        """Complains of settings that are not known."""
+        if not 0 < self.share <= 1:
+            raise PlanError(f"--budget is {self.share}", "give a share above 0, up to 1")
+        if self.of not in ("compute", "parameters") or self.prefer not in ("highest", "lowest"):
+            raise PlanError(f"a budget of {self.of} that prefers the {self.prefer} is not known", "see --help")
+
+
+@dataclass(frozen=True)
+class Affordable:
+    """What `Budget` becomes for layers of known sizes.
+
+    Attributes:
+        share: What may be spent.
+        sizes: Each layer's share of the parameters; None where compute is what is spent.
+        high: Whether high scores are good.
+    """
+
+    share: float
+    sizes: tuple[float, ...] | None
+    high: bool
+    name: ClassVar[str] = "affordable"
+    needs_scores: ClassVar[bool] = True
+
+    def cost(self, layers: Sequence[int], count: int) -> float:
+        """The share that tuning `layers` of `count` costs."""
+        return compute_share(count, layers) if self.sizes is None else sum(self.sizes[layer] for layer in layers)
+
+    def select(self, values: Values) -> tuple[int, ...]:
+        """The chosen layers, ascending."""
+        count = len(values)
+        scores = values if self.high else -values
+        worth = scores - np.nanmin(scores)
+        ranked = _ranked(scores)
+        best: list[tuple[float, int, tuple[int, ...]]] = []
+        for lowest in ranked:
+            chosen = [lowest]
+            if self.cost(chosen, count) > self.share:
+                continue
+            for layer in ranked:
+                if layer > lowest and worth[layer] > 0 and self.cost([*chosen, layer], count) <= self.share:
+                    chosen.append(layer)
+            best.append((float(worth[chosen].sum()), lowest, tuple(sorted(chosen))))
+        if not best:
+            least = min(self.cost([layer], count) for layer in ranked)
+            raise PlanError(f"a budget of {self.share:.1%} pays for no layer", f"allow {least:.3f} or more")
+        highest = max(total for total, _, _ in best)
+        return max((lowest, layers) for total, lowest, layers in best if total >= (1 - NEAR) * highest)[1]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from rich.console import Group
 from rich.jupyter import JupyterMixin
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from wheretune.errors import ConfigError
 from wheretune.files import digest, write_json
-from wheretune.show.figures import heatmap_figure, profile_figure
+from wheretune.show.figures import heatmap_figure, profile_figure, violin_figure
 from wheretune.show.tables import count, profile_table, short_name, table
 
 if TYPE_CHECKING:
@@ -42,8 +42,13 @@ class Spec:
 
     @classmethod
     def of(cls, thing: Any) -> "Spec":
-        """The spec of a frozen dataclass with a class attribute `name`."""
-        return cls(thing.name, dataclasses.asdict(thing))
+        """The spec of a frozen dataclass with a class attribute `name`; such a one inside it becomes a spec too."""
+        params = {}
+        for part in dataclasses.fields(thing):
+            value = getattr(thing, part.name)
+            inner = dataclasses.is_dataclass(value) and hasattr(value, "name")
+            params[part.name] = dataclasses.asdict(cls.of(value)) if inner else value
+        return cls(thing.name, params)
 
     def __str__(self) -> str:
         inside = ", ".join(f"{key}={value}" for key, value in self.params.items())
@@ -155,12 +160,45 @@ class States:
         sample_ids: The row of each sample in the data set, for messages.
         labels: Class indices or numbers, where the data has labels.
         reduced: What a scorer's `reduction` made of all tokens of every layer, by the scorer's name.
+        meanings: The semantic bases of the labels and which of them each sample has, where a scorer reads them.
     """
 
     tokens: Float[Tensor, "batch layer_plus_1 hidden"]
     sample_ids: tuple[int, ...]
     labels: Shaped[Tensor, " batch"] | None
     reduced: dict[str, Float[Tensor, "batch layer"]]
+    meanings: "Meanings | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Meanings:
+    """What the labels of a batch mean in the model's last latent space.
+
+    Attributes:
+        bases: The semantic base of every label that the data has, fp32.
+        targets: The row of `bases` that is each sample's.
+    """
+
+    bases: Float[Tensor, "label hidden"]
+    targets: Int[Tensor, " batch"]
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """The gradients of one batch: what the loss of a fresh head asks of the parameters of every layer.
+
+    Attributes:
+        norms: The L2 norm of the gradient of the batch's mean loss, a layer.
+        squares: The mean over a layer's parameters of the squared gradient of each sample's own loss, where a scorer
+            reads it.
+        batch_squares: The same of the batch's mean loss.
+        sample_ids: The row of each sample in the data set.
+    """
+
+    norms: Float[Tensor, " layer"]
+    squares: Float[Tensor, "batch layer"] | None
+    batch_squares: Float[Tensor, " layer"]
+    sample_ids: tuple[int, ...]
 
 
 # --- what is written to disk --------------------------------------------------------------------
@@ -202,6 +240,8 @@ class DataSpec:
         max_samples: At most so many rows, drawn with `seed`; None means all.
         max_length: Tokens a text is cut to; None means what the model can read, at most 512.
         seed: Of the draw of `max_samples` rows.
+        target_column: The column whose text follows; its first token is what a language model should say next.
+        verbalizer: By class the word that a language model should say next; None takes the class's name.
     """
 
     source: str
@@ -212,6 +252,8 @@ class DataSpec:
     max_samples: int | None = None
     max_length: int | None = None
     seed: int = 0
+    target_column: str | None = None
+    verbalizer: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -287,7 +329,8 @@ class Confidence:
     Attributes:
         selection: The share of resamples that choose the very same layers.
         layers: The share of resamples that choose each layer.
-        flat: Whether the layers' scores differ by less than one layer's score varies over samples.
+        flat: Whether the layers' scores differ by less than one layer's score varies over samples; where scores are no
+            means over samples, by less than twice their standard error.
     """
 
     selection: float
@@ -299,7 +342,57 @@ class Confidence:
         words = f"{self.selection:.0%} of resamples choose the same layers"
         if doubtful:
             words += f"; in doubt: layers {', '.join(doubtful)}"
-        return words + ("; the profile is flat: layers differ by less than texts do" if self.flat else "")
+        if self.selection < 0.5:
+            words += "; the choice is unstable: most resamples make another"
+        return words + ("; the profile is flat: layers differ by less than their scores vary" if self.flat else "")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a selector makes of some scores.
+
+    Attributes:
+        selector: The selector.
+        layers: The layers it chooses, counted from 0, ascending.
+        confidence: How sure that is; None where nothing was sampled, or the selector reads no scores.
+        reason: What an adaptive selector went by, with its numbers.
+    """
+
+    selector: Spec
+    layers: tuple[int, ...]
+    confidence: Confidence | None
+    reason: str | None
+
+    def __str__(self) -> str:
+        words = f"{self.selector} chooses layer{'s' * (len(self.layers) > 1)} {', '.join(map(str, self.layers))}"
+        if self.reason is not None:
+            words += f" ({self.reason})"
+        return words if self.confidence is None else f"{words}: {self.confidence}"
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """How far each latent space is from the label's meaning, over samples, and what each layer gains (SALF).
+
+    Attributes:
+        means: Mean deviation before layer 0 and after every layer.
+        highest: The highest deviation there can be; the histograms' bins are equal parts of 0 to it.
+        counts: Samples a bin, a row a latent space (L + 1).
+        gains: Samples a bin of the gain, in equal parts of -highest to highest, a row a layer (L).
+        eof_layers: Samples whose gain is largest at each layer: below it a sample would freeze (S algorithm 3).
+    """
+
+    means: tuple[float, ...]
+    highest: float
+    counts: tuple[tuple[int, ...], ...]
+    gains: tuple[tuple[int, ...], ...]
+    eof_layers: tuple[int, ...]
+
+    def __str__(self) -> str:
+        total = sum(self.eof_layers)
+        shares = ((count / total, layer) for layer, count in enumerate(self.eof_layers) if count)
+        told = ", ".join(f"{layer} ({share:.0%})" for share, layer in sorted(shares, reverse=True)[:5])
+        return f"most of the deviation goes at layers (share of texts): {told}"
 
 
 @dataclass(frozen=True)
@@ -313,10 +406,13 @@ class LayerScores(JupyterMixin):
         n_samples: The samples the means are over.
         layers: One entry a layer, in order.
         similarity: Mean similarity of every pair of layers (L x L), where the scorer has one.
-        covariance: Population covariance over samples of the layers' scores (L x L), for scores that are means.
+        covariance: n times the covariance of the layers' scores over resamples of the data (L x L): for scores that are
+            means, the population covariance over samples.
         settlement: Whether the pass stopped early, and why.
         seconds: Wall-clock time of the scoring pass.
         versions: The packages that computed it.
+        deviations: Of every latent space, where the scorer measures them.
+        choice: What one selector makes of the scores, and how sure that is.
     """
 
     scorer: Spec
@@ -329,6 +425,8 @@ class LayerScores(JupyterMixin):
     settlement: Settlement | None
     seconds: float
     versions: dict[str, str]
+    deviations: Deviations | None = None
+    choice: Choice | None = None
 
     @property
     def values(self) -> Float[np.ndarray, " layer"]:
@@ -342,9 +440,9 @@ class LayerScores(JupyterMixin):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over what was measured, without how long it took."""
+        """SHA-256 over what was measured, without how long it took and what was made of it."""
         content = to_json(self)
-        del content["seconds"]
+        del content["seconds"], content["choice"]
         return digest(content)
 
     def plot(self, chosen: tuple[int, ...] = (), blocks: tuple[range, ...] = ()) -> "Figure":
@@ -356,6 +454,28 @@ class LayerScores(JupyterMixin):
             title=f"{short_name(self.model.name)}: {self.scorer.name}, n = {self.n_samples}",
             blocks=blocks,
             chosen=chosen,
+        )
+
+    def plot_deviations(self, before: "LayerScores | None" = None) -> "Figure":
+        """The deviations of every latent space as violins (SALF figures 5 and 6), and those `before` tuning.
+
+        Raises:
+            ConfigError: These scores, or those before, are not semantic deviations, or the models differ in layers.
+        """
+        for scores in (self, before):
+            if scores is not None and scores.deviations is None:
+                raise ConfigError(f"{scores.scorer.name} has no deviations", "use the scorer semantic-deviation")
+        if before is not None and len(before.layers) != len(self.layers):
+            raise ConfigError("the scores before are of a model with other layers", "score the same model")
+        shown = [("", self)] if before is None else [("before tuning", before), ("after tuning", self)]
+        return violin_figure(
+            [
+                (name, s.deviations.counts, s.deviations.means, s.deviations.highest)
+                for name, s in shown
+                if s.deviations
+            ],
+            label="deviation from the label's semantic base",
+            title=f"{short_name(self.model.name)}: every latent space, n = {self.n_samples}",
         )
 
     def plot_similarity(self) -> "Figure":
@@ -413,8 +533,8 @@ class Plan(JupyterMixin):
         model: The model the plan was made for.
         scores_digest: `LayerScores.digest` of the scores it was made from.
         cost: The estimate.
-        confidence: How sure the choice is; None where the scorer's scores are no means over samples, or the selector
-            reads none.
+        confidence: How sure the choice is; None where nothing was sampled, or the selector reads no scores.
+        reason: What an adaptive selector went by, with its numbers.
         chosen: The layers as they were scored, with their paths and maps.
         scorer: What scored them.
     """
@@ -428,6 +548,7 @@ class Plan(JupyterMixin):
     scores_digest: str
     cost: Cost
     confidence: Confidence | None = None
+    reason: str | None = None
     chosen: tuple[LayerScore, ...] = ()
     scorer: Spec | None = None
 
@@ -477,6 +598,7 @@ class Plan(JupyterMixin):
             ("layers", ", ".join(map(str, self.layers)) or "none"),
             ("of", str(self.model)),
             ("chosen by", str(self.selector)),
+            *([("because", self.reason)] if self.reason is not None else []),
             *([("how sure", str(self.confidence))] if self.confidence is not None else []),
             ("tuner", str(self.tuner)),
             ("head", str(self.head)),
@@ -577,11 +699,11 @@ class Manifest:
 
 # --- JSON ---------------------------------------------------------------------------------------
 
-Written = TypeVar("Written", LayerScores, Plan, RunSpec, RunResult, Manifest)
+Written = TypeVar("Written", DataInfo, LayerParts, LayerScores, Plan, RunSpec, RunResult, Manifest)
 
 _PLAIN: tuple[Any, ...] = (
-    Spec, ModelInfo, DataSpec, DataInfo, LayerParts, LayerScore, Settlement, Confidence, LayerScores, Cost, Plan,
-    TrainSettings, RunSpec, Metric, RunResult, Manifest,
+    Spec, ModelInfo, DataSpec, DataInfo, LayerParts, LayerScore, Settlement, Confidence, Choice, Deviations,
+    LayerScores, Cost, Plan, TrainSettings, RunSpec, Metric, RunResult, Manifest,
 )  # fmt: skip
 for _type in _PLAIN:
     _type.__pydantic_config__ = ConfigDict(extra="forbid")

@@ -82,3 +82,57 @@ def weight_snr(matrices):
         edge = sigma * (1 + np.sqrt(min(matrix.shape) / max(matrix.shape)))
         signal, noise = signal + sum(v for v in s if v > edge), noise + sum(v for v in s if v <= edge)
     return signal / noise
+
+
+def gradients(model, batches, labels, task, seed, causal):
+    """Per layer list and batch: the flat gradient of the mean loss of a fresh head, by plain backward."""
+    d = model.config.hidden_size
+    outputs = 1 if task == "regression" else len(set(labels))
+    generator = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    head = torch.nn.Linear(d, outputs, bias=not causal)
+    torch.random.set_rng_state(generator)
+    if task == "regression" and not causal:
+        torch.nn.init.constant_(head.bias, float(np.mean(labels)))
+    layers = model.encoder.layer if hasattr(model, "encoder") else model.h if hasattr(model, "h") else model.layers
+    found = []
+    for batch in batches:
+        losses = []
+        for inputs, label in batch:
+            logits = head(model(**inputs).last_hidden_state[0, -1 if causal else 0])
+            if task == "regression":
+                losses.append((logits[0] - label) ** 2)
+            else:
+                losses.append(-torch.log_softmax(logits, 0)[int(label)])
+        model.zero_grad()
+        torch.stack(losses).mean().backward()
+        found.append([np.concatenate([p.grad.double().flatten().numpy() for p in la.parameters()]) for la in layers])
+    model.zero_grad()
+    for p in model.parameters():
+        p.grad = None
+    return found
+
+
+def gradient_norm(found):
+    return np.array([[np.linalg.norm(g) for g in batch] for batch in found]).sum(0)
+
+
+def fisher(found):
+    return np.array([[np.mean(g**2) for g in batch] for batch in found]).mean(0)
+
+
+def semantic_deviations(every, weight, targets, labels, variant):
+    """Samples x (L + 1) deviations; `weight` is the V x d output matrix, `targets` and `labels` are tokens."""
+    bases = np.linalg.pinv(weight.astype(np.float64).T)  # W_o = W' maps d to V, so this is V x d: what nobody may form
+    rows = []
+    for states, target in zip(every, targets, strict=True):
+        row = []
+        for h in representative(states, causal=True):
+            own = cosine(h, bases[target])
+            if variant == "cosine":
+                row.append(1 - own)
+            else:
+                logits = np.array([cosine(h, bases[label]) for label in labels])
+                row.append(np.log(np.exp(logits).sum()) - own if variant == "ce" else np.sum(logits > own + 1e-12))
+        rows.append(row)
+    return np.array(rows)

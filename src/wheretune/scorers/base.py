@@ -1,22 +1,50 @@
-"""What a scorer is, and the one pass that feeds any number of them."""
+"""What a scorer is, and the one pass that feeds any number of them.
+
+`gather` reads the data, or one shard of it, and gives a `Gathered`: the scorers' states. `finish` makes scores of it.
+"""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import islice
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from wheretune.anatomy import describe, find_layers, max_tokens
+from wheretune.anatomy import describe, find_layers, max_tokens, semantic_bases
 from wheretune.capture import LastState, Reduction, stream_states
-from wheretune.data import CHUNK, TextData, collator, log, shuffled, stream_batches
-from wheretune.errors import ConfigError, ScoreError
+from wheretune.data import CHUNK, TextData, collator, log, next_tokens, shuffled, stream_batches
+from wheretune.errors import ConfigError, DataError, ScoreError
+from wheretune.gradients import stream_gradients
 from wheretune.show.tables import progress
-from wheretune.types import Layer, LayerScore, LayerScores, LayerStack, Pooling, Settlement, Spec, States
+from wheretune.types import (
+    DataInfo,
+    Deviations,
+    Gradients,
+    LayerParts,
+    LayerScore,
+    LayerScores,
+    LayerStack,
+    ModelInfo,
+    Pooling,
+    Settlement,
+    Spec,
+    States,
+)
+
+Reads = Literal["states", "meanings", "gradients", "training", "weights", "nothing"]
+NEEDS: dict[Reads, str] = {
+    "states": "texts",
+    "meanings": "texts; labels or a target column; a causal language model",
+    "gradients": "texts and labels",
+    "training": "texts and labels",
+    "weights": "no texts",
+    "nothing": "no texts",
+}
 
 
 @dataclass(frozen=True)
@@ -26,16 +54,22 @@ class Card:
     Attributes:
         formula: In one line.
         source: The paper and its equation.
-        reads: `states` (one forward pass), `weights` or `nothing`.
+        reads: `states` (one forward pass), `meanings` (that, and what the labels mean to the model), `gradients` (one
+            backward pass), `training`, `weights` or `nothing`.
         cost: In words.
         selector: The selector that the source uses with it.
     """
 
     formula: str
     source: str
-    reads: Literal["states", "weights", "nothing"]
+    reads: Reads
     cost: str
     selector: str
+
+    @property
+    def needs(self) -> str:
+        """What the user has to bring."""
+        return NEEDS[self.reads]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +79,11 @@ class Finished:
     Attributes:
         values: A score a layer; not a number where the layer is no candidate.
         stds: The population standard deviation over samples, for scores that are means over samples.
-        covariance: The population covariance over samples of the layers' scores, for such scores.
+        covariance: n times the covariance of the layers' scores over resamples of the data; for such scores, the
+            population covariance over samples.
         similarity: The mean similarity of every pair of layers, where the scorer compares them.
         excluded: Why a layer is no candidate, by its index.
+        deviations: Of every latent space, where the scorer measures them.
     """
 
     values: Float[np.ndarray, " layer"]
@@ -55,6 +91,7 @@ class Finished:
     covariance: Float[np.ndarray, "layer layer"] | None = None
     similarity: Float[np.ndarray, "layer layer"] | None = None
     excluded: dict[int, str] = field(default_factory=dict)
+    deviations: Deviations | None = None
 
 
 @runtime_checkable
@@ -75,12 +112,15 @@ class StreamScorer(Protocol):
     Its state is bounded, however much data there is, and the states of two shards merge.
 
     Attributes:
+        kinds: The dataclasses that a state consists of: tensors, numbers, strings, tuples and each other, so that
+            a state can be written to a file.
         reduction: Computed from all tokens of every layer's input and output while the model runs, and handed
             on as `states.reduced[name]`; None where representative tokens are enough.
     """
 
     name: ClassVar[str]
     card: ClassVar[Card]
+    kinds: ClassVar[tuple[type, ...]]
 
     @property
     def reduction(self) -> Reduction | None:
@@ -99,9 +139,68 @@ class StreamScorer(Protocol):
         """The scores."""
 
 
-Scorer = StackScorer | StreamScorer
-Settle = Callable[[Finished, int], Settlement]
+@runtime_checkable
+class GradientScorer(Protocol):
+    """A frozen object of settings that is handed the gradients of every batch; otherwise as a `StreamScorer`.
+
+    Attributes:
+        per_sample: Whether it reads each sample's own gradient.
+    """
+
+    name: ClassVar[str]
+    card: ClassVar[Card]
+    kinds: ClassVar[tuple[type, ...]]
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether it reads `Gradients.squares`."""
+
+    def init(self, stack: LayerStack) -> Any:
+        """The empty state for a model."""
+
+    def update(self, state: Any, gradients: Gradients) -> Any:
+        """The state after one more batch."""
+
+    def merge(self, one: Any, other: Any) -> Any:
+        """The state of two shards of the data."""
+
+    def finish(self, state: Any) -> Finished:
+        """The scores."""
+
+
+@runtime_checkable
+class BoundedScorer(Protocol):
+    """A stream scorer whose score is the mean over samples of a number that is bounded: what betting needs to know.
+
+    Attributes:
+        bounds: The lowest and the highest that number can be.
+    """
+
+    bounds: ClassVar[tuple[float, float]]
+
+    def per_text(self, states: States) -> Float[Tensor, "batch layer"]:
+        """The numbers of every sample."""
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Looks on while a scorer's pass runs and says when its choice is settled."""
+
+    def see(self, states: States) -> None:
+        """One more batch."""
+
+    def look(self, finished: Finished, n: int) -> Settlement:
+        """What can be said after `n` samples."""
+
+
+Scorer = StackScorer | StreamScorer | GradientScorer
+Settle = Callable[[Any, int], Watch]
+"""From the scorer and the number of texts there are to what watches it."""
 LOOK_EVERY = 4  # batches between two looks at whether the choice is settled
+SKETCH = 512  # rows that are kept for resampling
+RESAMPLES = 100
+LEAST_ROWS = 16  # to be resampled
+CONSTANT = 1e-10  # a variance below this share of the squared mean is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,13 +289,150 @@ class PairSums:
         return replace(self.scores.finish(), similarity=(self.pairs / self.scores.n).numpy())
 
 
+@dataclass(frozen=True, eq=False)
+class Sketch:
+    """A uniform sample of the rows seen, without replacement and of bounded size, for scores that are no means.
+
+    It keeps the rows whose hashed row numbers are smallest, so it is the same in any order and of any shards.
+
+    Attributes:
+        keys: The hashed row numbers, ascending.
+        rows: What was kept of each row, fp32.
+    """
+
+    keys: Int[Tensor, " row"]
+    rows: Float[Tensor, "row state hidden"]
+
+    @classmethod
+    def empty(cls, states: int, hidden: int) -> "Sketch":
+        """No rows yet."""
+        return cls(torch.zeros(0, dtype=torch.int64), torch.zeros(0, states, hidden))
+
+    def add(self, sample_ids: Sequence[int], rows: Float[Tensor, "row state hidden"]) -> "Sketch":
+        """This sketch and a batch."""
+        keys = _hashed(sample_ids)
+        if len(self.keys) >= SKETCH:  # most of a later batch need not be copied
+            smaller = keys < self.keys[-1]
+            keys, rows = keys[smaller], rows[smaller.to(rows.device)]
+        return self.merge(Sketch(keys, rows.float().cpu())) if len(keys) else self
+
+    def merge(self, other: "Sketch") -> "Sketch":
+        """The sketch of both."""
+        keys, order = torch.cat([self.keys, other.keys]).sort()
+        return Sketch(keys[:SKETCH], torch.cat([self.rows, other.rows])[order[:SKETCH]])
+
+    def covariance(
+        self, n: int, statistic: Callable[[Int[Tensor, " part"]], Float[np.ndarray, " layer"]]
+    ) -> Float[np.ndarray, "layer layer"] | None:
+        """N times the covariance of a statistic of n samples, by subsampling without replacement.
+
+        Of the m rows kept, `RESAMPLES` subsets of b = n m / (n + m) are drawn; the variance over subsets of size b of m
+        is that of b samples times 1 - b / m, which is the variance of n samples (Politis and Romano 1994, with the
+        correction for a finite population).
+
+        Args:
+            n: Samples the score itself is made of.
+            statistic: From the places of some rows to the scores.
+
+        Returns:
+            The matrix, zero where a layer has no score; None if there are too few rows.
+        """
+        kept = len(self.keys)
+        if kept < LEAST_ROWS:
+            return None
+        generator = np.random.default_rng(0)
+        size = round(n * kept / (n + kept))
+        parts = (generator.choice(kept, size, replace=False) for _ in range(RESAMPLES))
+        values = np.array([statistic(torch.from_numpy(np.sort(part))) for part in parts])
+        covariance: Float[np.ndarray, "layer layer"] = np.nan_to_num(n * np.atleast_2d(np.cov(values.T)), nan=0.0)
+        return covariance
+
+
+def _hashed(sample_ids: Sequence[int]) -> Int[Tensor, " row"]:
+    """A pseudo-random number from 0 a row: the finaliser of splitmix64 (Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        z = np.array(sample_ids, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return torch.from_numpy(((z ^ (z >> np.uint64(31))) >> np.uint64(1)).astype(np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Count, mean and summed squared deviation of every dimension of every latent space, in fp64."""
+
+    n: int
+    mean: Float[Tensor, "state hidden"]
+    spread: Float[Tensor, "state hidden"]
+
+    @classmethod
+    def empty(cls, states: int, hidden: int) -> "Moments":
+        """No rows yet."""
+        zeros = torch.zeros(states, hidden, dtype=torch.float64)
+        return cls(0, zeros, zeros)
+
+    @classmethod
+    def of(cls, rows: Float[Tensor, "row state hidden"]) -> "Moments":
+        """Of some rows."""
+        rows = rows.to("cpu", torch.float64)
+        mean = rows.mean(0)
+        return cls(len(rows), mean, (rows - mean).square().sum(0))
+
+    def merge(self, other: "Moments") -> "Moments":
+        """The moments of both (Chan et al. 1979): no difference of large sums, so no cancellation."""
+        n = self.n + other.n
+        if n == 0:
+            return self
+        step = other.mean - self.mean
+        mean = self.mean + step * (other.n / n)
+        return Moments(n, mean, self.spread + other.spread + step.square() * (self.n * other.n / n))
+
+    def standardised(self, rows: Float[Tensor, "row state hidden"]) -> Float[Tensor, "row state hidden"]:
+        """Every dimension to mean 0 and deviation 1 over what was counted; one that never varies becomes 0."""
+        deviation = (self.spread / self.n).sqrt()
+        centred = rows - self.mean.to(rows)
+        varies = deviation > CONSTANT**0.5 * self.mean.abs()
+        return centred / torch.where(varies, deviation, 1.0).to(rows)
+
+
 def mean_of_others(similarity: Float[Tensor, "*batch layer layer"]) -> Float[Tensor, "*batch layer"]:
     """Per layer the mean over all other layers: 1/(L-1) sum over j != l."""
     own = similarity.diagonal(dim1=-2, dim2=-1)
     return (similarity.sum(-1) - own) / (similarity.shape[-1] - 1)
 
 
-def score_stack(
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """What a pass over the data, or over one shard of it, has gathered; shards merge, and `finish` makes scores of it.
+
+    Attributes:
+        states: By scorer its state; of one that streams nothing, its scores.
+        specs: Of the scorers, in order, with how the states were read.
+        model: The model.
+        data: All the data.
+        layers: Path, number of parameters and parts of every layer.
+        n_samples: Samples read.
+        seconds: Wall-clock time.
+        settlement: Whether the pass stopped early, and why.
+        shard: Which of how many shards, counted from 1.
+        batch_size: Texts in a batch.
+        versions: The packages that computed it.
+    """
+
+    states: dict[Scorer, Any]
+    specs: tuple[Spec, ...]
+    model: ModelInfo
+    data: DataInfo
+    layers: tuple[tuple[str, int, LayerParts], ...]
+    n_samples: int
+    seconds: float
+    settlement: Settlement | None
+    shard: tuple[int, int]
+    batch_size: int
+    versions: dict[str, str]
+
+
+def gather(
     stack: LayerStack,
     tokenizer: Any,
     data: TextData,
@@ -205,97 +441,172 @@ def score_stack(
     batch_size: int = 32,
     pooling: Pooling = "token",
     last: LastState = "normed",
+    standardise: bool = False,
     revision: str | None = None,
     settle: Settle | None = None,
-) -> list[LayerScores]:
-    """Scores the layers with every scorer, in one forward pass through the base model.
+    shard: tuple[int, int] = (1, 1),
+) -> Gathered:
+    """Feeds every scorer: in one forward pass those that read states, in one backward pass those that read gradients.
 
     Args:
         stack: The layers; the model is left as it was.
         tokenizer: The model's tokenizer.
         data: The texts.
         scorers: Any number of scorers.
-        batch_size: Texts in a forward pass; the scores do not depend on it.
+        batch_size: Texts in a forward pass; only `gradient-norm`, a sum over batches, depends on it.
         pooling: The representative token, or the mean over unmasked tokens.
         last: The last state after the final norm (as Transformers gives it) or before.
+        standardise: Take every dimension of every latent space to mean 0 and deviation 1 over the data first, so that a
+            few dimensions of great variance (rogue ones, Timkey and van Schijndel 2021) do not decide every cosine.
+            Costs a forward pass of its own.
         revision: The hub's commit of the model, for the record.
         settle: Reads the data in a seeded random order, looks after every few batches whether the choice is settled,
             and stops there; for one scorer whose scores are means over samples.
-
-    Returns:
-        One `LayerScores` a scorer, in order.
+        shard: Which of how many shards to read, counted from 1: whole batches are dealt out in turn, so shards merge
+            into what one pass gathers.
 
     Raises:
-        ScoreError: A state or a score is not finite, or the model has one layer.
+        ConfigError: Settings that do not go together.
+        DataError: A scorer needs labels and there are none.
+        ScoreError: A state, a gradient or a similarity is not finite, or the model has one layer.
     """
     started = time.perf_counter()
     length = max_tokens(stack.base, tokenizer, data.info.spec.max_length)
+    number, shards = shard
+    if data.labels is None and any(isinstance(scorer, GradientScorer) for scorer in scorers):
+        raise DataError(
+            f"{data.info.spec.source} has no labels, and a gradient needs a loss",
+            "name the label column with --label-column",
+        )
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", "give 1 or more")
+    if not 1 <= number <= shards:
+        raise ConfigError(f"--shard is {number}/{shards}", "give i/n with i from 1 to n")
     streaming = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
-    if settle is not None and len(scorers) != 1:
-        raise ConfigError("--until-settled goes with one scorer", "name one with --scorer")
-    sums = {scorer: scorer.init(stack) for scorer in streaming}
-    seen, settlement, chunk = 0, None, CHUNK
+    differentiating = [scorer for scorer in scorers if isinstance(scorer, GradientScorer)]
+    if settle is not None and (len(scorers) != 1 or not streaming):
+        raise ConfigError("--until-settled goes with one scorer that reads states", "name one with --scorer")
+    if (settle is not None or standardise) and shards > 1:
+        raise ConfigError("--shard reads a part, and --until-settled and --standardise need the whole", "drop one")
+    if settle is not None and standardise:
+        raise ConfigError("--standardise reads all data first, and --until-settled would not", "drop one")
+    for scorer in streaming if standardise else ():
+        if scorer.reduction is not None:
+            raise ConfigError(f"{scorer.name} reads all tokens, which --standardise leaves alone", "drop one")
+    states: dict[Scorer, Any] = {
+        scorer: scorer.score(stack) if isinstance(scorer, StackScorer) else scorer.init(stack) for scorer in scorers
+    }
+    seen, settlement, chunk, watch = 0, None, CHUNK, None
     if settle is not None:
         data, chunk = shuffled(data, data.info.spec.seed), LOOK_EVERY
-    if streaming:
-        reductions = {scorer.name: scorer.reduction for scorer in streaming if scorer.reduction is not None}
-        batches = stream_batches(data, tokenizer, length, batch_size, chunk)
-        streamed = stream_states(stack, batches, collator(tokenizer), pooling, last, reductions)
-        with progress() as shown:
-            for states in shown.track(streamed, total=-(-len(data) // batch_size), description="scoring"):
-                sums = {scorer: scorer.update(state, states) for scorer, state in sums.items()}
-                seen += len(states.sample_ids)
-                if settle is not None and (seen % (chunk * batch_size) == 0 or seen == len(data)):
-                    settlement = settle(streaming[0].finish(sums[streaming[0]]), seen)
-                    if settlement.settled:
-                        break
-    finished = [
-        scorer.finish(sums[scorer]) if isinstance(scorer, StreamScorer) else scorer.score(stack) for scorer in scorers
-    ]
-    elapsed = time.perf_counter() - started
-    model = describe(stack, revision)
-    return [
-        LayerScores(
-            scorer=_spec(scorer, pooling, last),
-            model=model,
-            data=data.info,
-            n_samples=seen if isinstance(scorer, StreamScorer) else 0,
-            layers=tuple(_layer_score(layer, result) for layer in stack.layers),
-            similarity=None if result.similarity is None else tuple(map(tuple, result.similarity.tolist())),
-            covariance=None if result.covariance is None else tuple(map(tuple, result.covariance.tolist())),
-            settlement=settlement,
-            seconds=elapsed,
-            versions=versions(),
-        )
-        for scorer, result in zip(scorers, finished, strict=True)
-    ]
+        watch = settle(streaming[0], len(data))
+    collate = collator(tokenizer)
 
+    def batches() -> Iterator[list[dict[str, Any]]]:
+        return islice(stream_batches(data, tokenizer, length, batch_size, chunk), number - 1, None, shards)
 
-def _layer_score(layer: Layer, result: Finished) -> LayerScore:
-    value = float(result.values[layer.index])
-    why = result.excluded.get(layer.index)
-    if why is None and not np.isfinite(value):
-        raise ScoreError(f"the score of layer {layer.index} is not finite", "check the model's weights")
-    if why is not None:
-        log.warning("layer %d is no candidate: %s", layer.index, why)
-    return LayerScore(
-        index=layer.index,
-        score=value if why is None else None,
-        std=None if result.stds is None or why is not None else float(result.stds[layer.index]),
-        path=layer.path,
-        parameters=sum(p.numel() for p in layer.module.parameters()),
-        excluded=why,
-        parts=layer.parts,
+    tokens, targets = next_tokens(data, tokenizer) if any(s.card.reads == "meanings" for s in streaming) else ((), None)
+    bases = semantic_bases(stack, tokens) if tokens else None
+    reductions = {scorer.name: scorer.reduction for scorer in streaming if scorer.reduction is not None}
+    total = -(-len(data) // (batch_size * shards))
+
+    def forward() -> Iterator[States]:
+        return stream_states(stack, batches(), collate, pooling, last, reductions, bases, targets)
+
+    with progress() as shown:
+        moments = Moments.empty(len(stack) + 1, stack.hidden_size)
+        if standardise and streaming:
+            for batch in shown.track(forward(), total=total, description="standardising"):
+                moments = moments.merge(Moments.of(batch.tokens))
+        if streaming:
+            for batch in shown.track(forward(), total=total, description="scoring"):
+                batch = replace(batch, tokens=moments.standardised(batch.tokens)) if standardise else batch
+                states |= {scorer: scorer.update(states[scorer], batch) for scorer in streaming}
+                seen += len(batch.sample_ids)
+                if watch is not None:
+                    watch.see(batch)
+                    if seen % (chunk * batch_size) == 0 or seen == len(data):
+                        settlement = watch.look(streaming[0].finish(states[streaming[0]]), seen)
+                        if settlement.settled:
+                            break
+        if differentiating:
+            per_sample = any(scorer.per_sample for scorer in differentiating)
+            stream = stream_gradients(stack, data, batches(), collate, per_sample)
+            read = 0
+            for gradients in shown.track(stream, total=total, description="scoring by gradients"):
+                states |= {scorer: scorer.update(states[scorer], gradients) for scorer in differentiating}
+                read += len(gradients.sample_ids)
+            seen = read
+    if (streaming or differentiating) and seen == 0:
+        raise DataError(f"shard {number} of {shards} has no batch", "make fewer shards or smaller batches")
+    how = {"pooling": pooling, "last_state": last} | ({"standardised": True} if standardise else {})
+    return Gathered(
+        states=states,
+        specs=tuple(
+            Spec(scorer.name, Spec.of(scorer).params | (how if isinstance(scorer, StreamScorer) else {}))
+            for scorer in scorers
+        ),
+        model=describe(stack, revision),
+        data=data.info,
+        layers=tuple(
+            (layer.path, sum(p.numel() for p in layer.module.parameters()), layer.parts) for layer in stack.layers
+        ),
+        n_samples=seen,
+        seconds=time.perf_counter() - started,
+        settlement=settlement,
+        shard=shard,
+        batch_size=batch_size,
+        versions=versions(),
     )
 
 
-def _spec(scorer: Scorer, pooling: Pooling, last: LastState) -> Spec:
-    own = Spec.of(scorer)
-    if not isinstance(scorer, StreamScorer):
-        return own
-    return Spec(own.name, {**own.params, "pooling": pooling, "last_state": last})
+def finish(gathered: Gathered) -> list[LayerScores]:
+    """The scores, one `LayerScores` a scorer, in order.
+
+    Raises:
+        ScoreError: A score is not finite, or there were too few samples.
+    """
+    scored = []
+    for (scorer, state), spec in zip(gathered.states.items(), gathered.specs, strict=True):
+        result = state if isinstance(scorer, StackScorer) else scorer.finish(state)
+        for index, why in result.excluded.items():
+            log.warning("layer %d is no candidate: %s", index, why)
+        scored.append(
+            LayerScores(
+                scorer=spec,
+                model=gathered.model,
+                data=gathered.data,
+                n_samples=0 if isinstance(scorer, StackScorer) else gathered.n_samples,
+                layers=tuple(_layer_score(index, *layer, result) for index, layer in enumerate(gathered.layers)),
+                similarity=_plain(result.similarity),
+                covariance=_plain(result.covariance),
+                settlement=gathered.settlement,
+                seconds=gathered.seconds,
+                versions=gathered.versions,
+                deviations=result.deviations,
+            )
+        )
+    return scored
+
+
+def _plain(matrix: Float[np.ndarray, "row column"] | None) -> tuple[tuple[float, ...], ...] | None:
+    return None if matrix is None else tuple(map(tuple, matrix.tolist()))
+
+
+def _layer_score(index: int, path: str, parameters: int, parts: LayerParts, result: Finished) -> LayerScore:
+    value = float(result.values[index])
+    why = result.excluded.get(index)
+    if why is None and not np.isfinite(value):
+        raise ScoreError(f"the score of layer {index} is not finite", "check the model's weights")
+    return LayerScore(
+        index=index,
+        score=value if why is None else None,
+        std=None if result.stds is None or why is not None else float(result.stds[index]),
+        path=path,
+        parameters=parameters,
+        excluded=why,
+        parts=parts,
+    )
 
 
 def score(
@@ -307,22 +618,23 @@ def score(
     batch_size: int = 32,
     pooling: Pooling = "token",
 ) -> LayerScores:
-    """Scores the layers of the user's own model; see `score_stack`.
+    """Scores the layers of the user's own model; see `gather`.
 
     Args:
         model: Any Hugging Face transformer, with or without a head; it is left as it was.
         tokenizer: Its tokenizer.
         data: The texts, from `load_data` or `from_texts`.
         scorer: For example `CosineCentrality()`.
-        batch_size: Texts in a forward pass; the scores do not depend on it.
+        batch_size: Texts in a forward pass; only `GradientNorm`, a sum over batches, depends on it.
         pooling: The representative token, or the mean over unmasked tokens.
 
     Raises:
         ModelError: The model's layers cannot be found.
+        DataError: The scorer needs labels and there are none.
         ScoreError: A state is not finite.
     """
     stack = find_layers(model)
-    return score_stack(stack, tokenizer, data, [scorer], batch_size=batch_size, pooling=pooling)[0]
+    return finish(gather(stack, tokenizer, data, [scorer], batch_size=batch_size, pooling=pooling))[0]
 
 
 def versions() -> dict[str, str]:

@@ -14,20 +14,19 @@ A layer whose input or output does not vary is no candidate: its CKA is 0 by con
 encoder is one, since its [CLS] token is constant there (the paper's appendix).
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from wheretune.data import log
 from wheretune.errors import ScoreError
-from wheretune.scorers.base import Card, Finished
+from wheretune.scorers.base import CONSTANT, Card, Finished, Sketch
 from wheretune.types import LayerStack, States
-
-CONSTANT = 1e-10  # a variance below this share of the squared mean is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +140,27 @@ def _pairs(states: int) -> tuple[list[int], list[int]]:
     return every + every[:-1], every + every[1:]
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the score is made of, and some rows for saying how sure it is."""
+
+    sums: Rows | Products
+    sketch: Sketch
+
+
+def _join(one: Rows | Products, other: Rows | Products) -> Rows | Products:
+    if isinstance(one, Rows) and isinstance(other, Rows):
+        joined = Rows(one.layers, one.hidden, one.batches + other.batches)
+        if joined.n <= one.hidden:
+            return joined
+        rows = joined.joined()
+        return Products.of(rows, rows.mean(0))
+    if isinstance(one, Rows):
+        one, other = other, one
+    assert isinstance(one, Products)
+    return one.merge(other if isinstance(other, Products) else Products.of(other.joined(), one.shift))
+
+
 @dataclass(frozen=True)
 class CKA:
     """Linear CKA of the representative tokens before and after each layer; the lowest are tuned.
@@ -158,80 +178,99 @@ class CKA:
         "one forward pass; memory for (2 L + 1) d x d numbers",
         "lowest",
     )
+    kinds: ClassVar[tuple[type, ...]] = (Seen, Rows, Products, Sketch)
     reduction: ClassVar[None] = None
 
-    def init(self, stack: LayerStack) -> Rows:
+    def init(self, stack: LayerStack) -> Seen:
         """No rows yet."""
         if self.estimator not in ("biased", "debiased"):
             raise ScoreError(f"cka has no estimator {self.estimator!r}", "take biased or debiased")
-        return Rows(len(stack), stack.hidden_size, ())
+        return Seen(Rows(len(stack), stack.hidden_size, ()), Sketch.empty(len(stack) + 1, stack.hidden_size))
 
-    def update(self, state: Rows | Products, states: States) -> Rows | Products:
+    def update(self, state: Seen, states: States) -> Seen:
         """Adds a batch."""
         tokens = states.tokens.cpu()
-        return self.merge(state, Rows(tokens.shape[1] - 1, tokens.shape[2], (tokens,)))
+        rows = Rows(tokens.shape[1] - 1, tokens.shape[2], (tokens,))
+        return Seen(_join(state.sums, rows), state.sketch.add(states.sample_ids, tokens))
 
-    def merge(self, one: Rows | Products, other: Rows | Products) -> Rows | Products:
+    def merge(self, one: Seen, other: Seen) -> Seen:
         """Joins rows while they are few, and sums from then on."""
-        if isinstance(one, Rows) and isinstance(other, Rows):
-            joined = Rows(one.layers, one.hidden, one.batches + other.batches)
-            if joined.n <= one.hidden:
-                return joined
-            rows = joined.joined()
-            return Products.of(rows, rows.mean(0))
-        if isinstance(one, Rows):
-            one, other = other, one
-        assert isinstance(one, Products)
-        return one.merge(other if isinstance(other, Products) else Products.of(other.joined(), one.shift))
+        return Seen(_join(one.sums, other.sums), one.sketch.merge(other.sketch))
 
-    def finish(self, state: Rows | Products) -> Finished:
-        """The CKA of every layer.
+    def finish(self, state: Seen) -> Finished:
+        """The CKA of every layer; how sure it is comes from subsamples, drawn without replacement.
 
         Raises:
             ScoreError: There are fewer than 4 samples for the debiased estimator, or 2 for the biased.
         """
+        sums = state.sums
         least = 4 if self.estimator == "debiased" else 2
-        if state.n < least:
-            raise ScoreError(f"the {self.estimator} CKA needs {least} samples, not {state.n}", "give more data")
-        if isinstance(state, Rows):
-            rows = state.joined()
-            hidden = state.hidden
+        if sums.n < least:
+            raise ScoreError(f"the {self.estimator} CKA needs {least} samples, not {sums.n}", "give more data")
+        if isinstance(sums, Rows):
+            rows = sums.joined()
+            hidden = sums.hidden
             centred = rows - rows.mean(0)
             hsic = torch.stack(
-                [self._from_rows(centred[:, a], centred[:, b]) for a, b in zip(*_pairs(rows.shape[1]), strict=True)]
+                [
+                    self._from_grams(centred[:, a] @ centred[:, a].T, centred[:, b] @ centred[:, b].T)
+                    for a, b in zip(*_pairs(rows.shape[1]), strict=True)
+                ]
             )
             varies = centred.square().sum((0, 2)) > CONSTANT * len(rows) * rows.mean(0).square().sum(1)
         else:
-            hidden = state.total.shape[1]
-            hsic = self._from_products(state)
-            centre = state.total / state.n
-            spread = state.square - state.n * centre.square().sum(1)
-            varies = spread > CONSTANT * state.n * (state.shift + centre).square().sum(1)
-        if self.estimator == "biased" and state.n < hidden:
+            hidden = sums.total.shape[1]
+            hsic = self._from_products(sums)
+            centre = sums.total / sums.n
+            spread = sums.square - sums.n * centre.square().sum(1)
+            varies = spread > CONSTANT * sums.n * (sums.shift + centre).square().sum(1)
+        if self.estimator == "biased" and sums.n < hidden:
             log.warning(
                 "biased CKA is inflated where samples (%d) are fewer than dimensions (%d); see cka:estimator=debiased",
-                state.n, hidden,
+                sums.n, hidden,
             )  # fmt: skip
-        own, cross = hsic[: len(varies)], hsic[len(varies) :]
         constant = {
             layer: f"its {'input' if not varies[layer] else 'output'} is the same for every text"
-            for layer in range(len(cross))
+            for layer in range(len(varies) - 1)
             if not (varies[layer] and varies[layer + 1])
         }
-        if len(constant) == len(cross):
+        if len(constant) == len(varies) - 1:
             raise ScoreError("no layer's input and output both vary over the texts", "give texts that differ")
-        values = (cross / (own[:-1] * own[1:]).clamp(min=0).sqrt()).numpy()
+        values = _ratio(hsic)
         values[list(constant)] = np.nan
-        return Finished(values, excluded=constant)
+        covariance = state.sketch.covariance(sums.n, self._of_part(state.sketch, constant))
+        return Finished(values, covariance=covariance, excluded=constant)
 
-    def _from_rows(self, x: Float[Tensor, "row hidden"], y: Float[Tensor, "row hidden"]) -> Float[Tensor, ""]:
-        """HSIC of centred rows from their Gram matrices."""
-        n = len(x)
-        k, m = x @ x.T, y @ y.T
+    def _of_part(
+        self, sketch: Sketch, constant: Collection[int]
+    ) -> Callable[[Int[Tensor, " part"]], Float[np.ndarray, " layer"]]:
+        """From the places of some rows of the sketch to their CKA."""
+        rows = sketch.rows.double()
+        centred = (rows - rows.mean(0)).transpose(0, 1) if len(rows) else rows.transpose(0, 1)
+        grams = centred @ centred.mT
+
+        def of_part(part: Int[Tensor, " part"]) -> Float[np.ndarray, " layer"]:
+            few = grams[:, part][:, :, part]
+            few = few - few.mean(1, keepdim=True) - few.mean(2, keepdim=True) + few.mean((1, 2), keepdim=True)
+            a, b = _pairs(len(few))
+            values = _ratio(self._from_grams(few[a], few[b]))
+            values[list(constant)] = np.nan
+            return values
+
+        return of_part
+
+    def _from_grams(
+        self, k: Float[Tensor, "*pair row row"], m: Float[Tensor, "*pair row row"]
+    ) -> Float[Tensor, "*pair"]:
+        """HSIC from the Gram matrices of centred rows."""
+        n = k.shape[-1]
         if self.estimator == "biased":
-            return (k * m).sum()
-        k, m = k.fill_diagonal_(0), m.fill_diagonal_(0)
-        whole = (k * m).sum() + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * (k.sum(0) @ m.sum(0)) / (n - 2)
+            return (k * m).sum((-2, -1))
+        others = 1 - torch.eye(n, dtype=k.dtype)
+        k, m = k * others, m * others
+        both = (k.sum(-1) * m.sum(-1)).sum(-1)
+        alone = k.sum((-2, -1)) * m.sum((-2, -1))
+        whole = (k * m).sum((-2, -1)) + alone / ((n - 1) * (n - 2)) - 2 * both / (n - 2)
         return whole / (n * (n - 3))
 
     def _from_products(self, s: Products) -> Float[Tensor, " pair"]:
@@ -246,3 +285,11 @@ class CKA:
         m_sum = y.square().sum(1) - s.square[b]
         both = torch.einsum("pd,pde,pe->p", x, s.cross, y) - (x * s.left).sum(1) - (s.right * y).sum(1) + s.fourth
         return (trace + k_sum * m_sum / ((n - 1) * (n - 2)) - 2 * both / (n - 2)) / (n * (n - 3))
+
+
+def _ratio(hsic: Float[Tensor, " pair"]) -> Float[np.ndarray, " layer"]:
+    """CKA of every layer from the HSIC of each state with itself, then of each with the next."""
+    states = (len(hsic) + 1) // 2
+    own, cross = hsic[:states], hsic[states:]
+    values: Float[np.ndarray, " layer"] = (cross / (own[:-1] * own[1:]).clamp(min=0).sqrt()).numpy()
+    return values

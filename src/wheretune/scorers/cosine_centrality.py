@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from wheretune.scorers.base import Card, Finished, PairSums
+from wheretune.scorers.base import Card, Finished, MeanSums, PairSums, mean_of_others
 from wheretune.types import LayerStack, States
 
 
@@ -31,7 +33,9 @@ class CosineCentrality:
         "one forward pass",
         "block-highest",
     )
+    kinds: ClassVar[tuple[type, ...]] = (PairSums, MeanSums)
     reduction: ClassVar[None] = None
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def init(self, stack: LayerStack) -> PairSums:
         """Empty sums."""
@@ -39,9 +43,11 @@ class CosineCentrality:
 
     def update(self, state: PairSums, states: States) -> PairSums:
         """Adds the cosines of every pair of layers, computed in fp32."""
-        layers = states.tokens[:, 1:]
-        units = layers / torch.linalg.vector_norm(layers, dim=-1, keepdim=True)
-        return state.add(units @ units.mT, states.sample_ids)
+        return state.add(_cosines(states), states.sample_ids)
+
+    def per_text(self, states: States) -> Float[Tensor, "batch layer"]:
+        """Every text's own score."""
+        return mean_of_others(_cosines(states))
 
     def merge(self, one: PairSums, other: PairSums) -> PairSums:
         """Adds the sums of two shards."""
@@ -50,3 +56,10 @@ class CosineCentrality:
     def finish(self, state: PairSums) -> Finished:
         """Means over samples."""
         return state.finish()
+
+
+def _cosines(states: States) -> Float[Tensor, "batch layer layer"]:
+    layers = states.tokens[:, 1:]
+    units = layers / torch.linalg.vector_norm(layers, dim=-1, keepdim=True)
+    cosines: Float[Tensor, "batch layer layer"] = units @ units.mT
+    return cosines

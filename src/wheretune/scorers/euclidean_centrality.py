@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from wheretune.scorers.base import Card, Finished, PairSums
+from wheretune.scorers.base import Card, Finished, MeanSums, PairSums
 from wheretune.types import LayerStack, States
 
 
@@ -26,6 +26,7 @@ class EuclideanCentrality:
         "one forward pass",
         "block-highest",
     )
+    kinds: ClassVar[tuple[type, ...]] = (PairSums, MeanSums)
     reduction: ClassVar[None] = None
 
     def init(self, stack: LayerStack) -> PairSums:

@@ -8,30 +8,24 @@ Journal version 7.4. Decided: the population variance.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from wheretune.scorers.base import Card, Finished
+from wheretune.scorers.base import Card, Finished, Moments, Sketch
 from wheretune.types import LayerStack, States
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
-    """Count, mean and summed squared deviation of every dimension of every layer, in fp64."""
+class Variances:
+    """The moments of every dimension, and some rows for saying how sure the scores are."""
 
-    n: int
-    mean: Float[Tensor, "layer hidden"]
-    spread: Float[Tensor, "layer hidden"]
+    moments: Moments
+    sketch: Sketch
 
-    def merge(self, other: "Moments") -> "Moments":
-        """The moments of both (Chan et al. 1979): no difference of large sums, so no cancellation."""
-        n = self.n + other.n
-        if n == 0:
-            return self
-        step = other.mean - self.mean
-        mean = self.mean + step * (other.n / n)
-        return Moments(n, mean, self.spread + other.spread + step.square() * (self.n * other.n / n))
+    def merge(self, other: "Variances") -> "Variances":
+        """Both."""
+        return Variances(self.moments.merge(other.moments), self.sketch.merge(other.sketch))
 
 
 @dataclass(frozen=True)
@@ -42,23 +36,29 @@ class FeatureVariance:
     card: ClassVar[Card] = Card(
         "mean over dimensions of Var(h_{l+1})", "journal version of PRiSM, 7.4", "states", "one forward pass", "highest"
     )
+    kinds: ClassVar[tuple[type, ...]] = (Variances, Moments, Sketch)
     reduction: ClassVar[None] = None
 
-    def init(self, stack: LayerStack) -> Moments:
+    def init(self, stack: LayerStack) -> Variances:
         """No samples yet."""
-        empty = torch.zeros(len(stack), stack.hidden_size, dtype=torch.float64)
-        return Moments(0, empty, empty)
+        return Variances(Moments.empty(len(stack), stack.hidden_size), Sketch.empty(len(stack), stack.hidden_size))
 
-    def update(self, state: Moments, states: States) -> Moments:
+    def update(self, state: Variances, states: States) -> Variances:
         """Adds a batch."""
-        layers = states.tokens[:, 1:].to("cpu", torch.float64)
-        mean = layers.mean(0)
-        return state.merge(Moments(len(layers), mean, (layers - mean).square().sum(0)))
+        layers = states.tokens[:, 1:]
+        return Variances(state.moments.merge(Moments.of(layers)), state.sketch.add(states.sample_ids, layers))
 
-    def merge(self, one: Moments, other: Moments) -> Moments:
+    def merge(self, one: Variances, other: Variances) -> Variances:
         """Adds two shards."""
         return one.merge(other)
 
-    def finish(self, state: Moments) -> Finished:
-        """The mean variance of every layer."""
-        return Finished((state.spread / state.n).mean(1).numpy())
+    def finish(self, state: Variances) -> Finished:
+        """The mean variance of every layer; how sure it is comes from subsamples."""
+
+        def of_part(part: Int[Tensor, " part"]) -> Float[np.ndarray, " layer"]:
+            variances: Float[np.ndarray, " layer"] = rows[part].var(0, unbiased=False).mean(1).numpy()
+            return variances
+
+        rows = state.sketch.rows.double()
+        values = (state.moments.spread / state.moments.n).mean(1).numpy()
+        return Finished(values, covariance=state.sketch.covariance(state.moments.n, of_part))

@@ -36,6 +36,8 @@ class IOCosine:
     card: ClassVar[Card] = Card(
         "mean over tokens of cos(h_l, h_{l+1})", "Layer Drop, He et al. 2024", "states", "one forward pass", "lowest"
     )
+    kinds: ClassVar[tuple[type, ...]] = (MeanSums,)
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     @property
     def reduction(self) -> Reduction:
@@ -48,7 +50,11 @@ class IOCosine:
 
     def update(self, state: MeanSums, states: States) -> MeanSums:
         """Adds the cosines that were computed while the layers ran."""
-        return state.add(states.reduced[self.name])
+        return state.add(self.per_text(states))
+
+    def per_text(self, states: States) -> Float[Tensor, "batch layer"]:
+        """Every text's own score."""
+        return states.reduced[self.name]
 
     def merge(self, one: MeanSums, other: MeanSums) -> MeanSums:
         """Adds the sums of two shards."""

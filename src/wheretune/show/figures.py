@@ -116,6 +116,105 @@ def heatmap_figure(matrix: Sequence[Sequence[float]], *, label: str, title: str)
     return figure
 
 
+def violin_figure(
+    groups: Sequence[tuple[str, Sequence[Sequence[int]], Sequence[float], float]], *, label: str, title: str
+) -> "Figure":
+    """A violin a latent space from histograms, a crossbar at each mean; two groups share a violin, half each.
+
+    Args:
+        groups: One or two of (name, counts a bin and latent space, means, highest value); bins are equal parts of 0 to
+            the highest.
+        label: Of the vertical axis.
+        title: Of the figure.
+    """
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+    from scipy.ndimage import gaussian_filter1d
+
+    spaces = len(groups[0][1])
+    figure, axes = pyplot.subplots(figsize=(max(6.4, 0.32 * spaces + 1.5), 4.0), dpi=150, layout="constrained")
+    sides = ((-1, 1),) if len(groups) == 1 else ((-1, 0), (0, 1))
+    shown: list[float] = []
+    for (name, counts, means, highest), (left, right), colour in zip(groups, sides, (BLUE, ORANGE), strict=False):
+        for space, bins in enumerate(np.asarray(counts, dtype=float)):
+            middles = (np.arange(len(bins)) + 0.5) * highest / len(bins)
+            heights = gaussian_filter1d(bins, 1.0, mode="constant")
+            there = heights > 1e-3 * heights.max()
+            width = 0.42 * heights[there] / heights.max()
+            axes.fill_betweenx(
+                middles[there], space + left * width, space + right * width,
+                color=colour, alpha=0.65, linewidth=0, label=name if space == 0 and name else None,
+            )  # fmt: skip
+            axes.plot([space + 0.3 * left, space + 0.3 * right], [means[space]] * 2, color="black", linewidth=1.4)
+            shown += [float(middles[there].min()), float(middles[there].max())]
+    room = 0.06 * ((max(shown) - min(shown)) or 1.0)
+    axes.set_ylim(min(shown) - room, max(shown) + room)
+    if spaces <= MANY_LAYERS:
+        axes.set_xticks(range(spaces), ["emb.", *map(str, range(spaces - 1))])
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_formatter(lambda x, _: str(round(x) - 1) if x >= 1 else "emb." if x == 0 else "")
+    axes.set_xlabel("after layer (counted from 0); bars are means")
+    axes.set_ylabel(label)
+    axes.set_title(title, fontsize=11)
+    if len(groups) > 1:
+        axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.16), frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3, linewidth=0.6, zorder=0)
+    pyplot.close(figure)
+    return figure
+
+
+def agreement_figure(
+    names: Sequence[str],
+    correlations: Sequence[Sequence[float | None]],
+    chosen: Sequence[Sequence[int]],
+    layers: int,
+    title: str,
+) -> "Figure":
+    """Several scorers side by side: the rank correlation of every two, and the layers that each would choose."""
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+
+    count = len(names)
+    width = 2.6 + 0.55 * count
+    other = max(3.0, 0.3 * layers)
+    figure, (left, right) = pyplot.subplots(
+        1, 2, figsize=(width + other, 1.9 + 0.42 * count), dpi=150, layout="constrained", width_ratios=(width, other)
+    )
+    cells = np.array([[np.nan if value is None else value for value in row] for row in correlations])
+    image = left.imshow(cells, cmap="PuOr", vmin=-1, vmax=1)
+    figure.colorbar(image, ax=left, shrink=0.9, label="Spearman correlation")
+    for row in range(count):
+        for column in range(count):
+            value = cells[row, column]
+            text = "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
+            left.text(
+                column, row, text, ha="center", va="center", fontsize=8, color="white" if abs(value) > 0.6 else "black"
+            )
+    left.set_xticks(range(count), names, rotation=40, ha="right", fontsize=8)
+    left.set_yticks(range(count), names, fontsize=8)
+    left.set_title("how alike they rank the layers", fontsize=10)
+    for row, picked in enumerate(chosen):
+        right.scatter(range(layers), [row] * layers, s=14, facecolors="none", edgecolors=GREY, linewidths=0.7)
+        right.scatter(
+            list(picked), [row] * len(picked), s=42, marker="s", color=ORANGE, edgecolors="black", linewidths=0.6
+        )
+    right.set_ylim(count - 0.5, -0.5)
+    right.set_yticks(range(count), names if layers > MANY_LAYERS else [""] * count, fontsize=8)
+    if layers <= MANY_LAYERS:
+        right.set_xticks(range(layers))
+    else:
+        right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.set_xlim(-0.6, layers - 0.4)
+    right.set_xlabel("layer (counted from 0)")
+    right.set_title("which layers each would choose", fontsize=10)
+    right.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    pyplot.close(figure)
+    return figure
+
+
 def save_figure(figure: "Figure", path: Path) -> None:
     """Writes a figure as PNG, whole or not at all."""
     write(path, lambda draft: figure.savefig(draft, format="png"))

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 BAR_WIDTH = 24
+TINY = 0.0005  # a score below this would show as nothing in four decimals
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -47,11 +48,12 @@ def profile_table(title: str, values: Sequence[float], stds: Sequence[float], ch
     """
     there = [value for value in values if math.isfinite(value)]
     low, span = min(there), (max(there) - min(there)) or 1.0
+    written = ".4f" if all(abs(value) >= TINY for value in there if value) else ".3g"
     rows = [
         (
             ("● " if index in chosen else "") + str(index),
-            f"{value:.4f}" if math.isfinite(value) else "–",
-            f"{std:.4f}" if math.isfinite(std) else "–",
+            f"{value:{written}}" if math.isfinite(value) else "–",
+            f"{std:{written}}" if math.isfinite(std) else "–",
             bar(0.08 + 0.92 * (value - low) / span) if math.isfinite(value) else "no candidate",
         )
         for index, (value, std) in enumerate(zip(values, stds, strict=True))

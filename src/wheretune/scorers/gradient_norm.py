@@ -1,0 +1,47 @@
+"""Gradient norm: how hard the loss of a fresh head pulls at a layer's parameters.
+
+    score(l) = sum over batches of the L2 norm of the gradient of the batch's mean loss with respect to layer l
+
+Journal version of PRiSM, 7.4: over one epoch, without updates. Decided: the sum of norms over batches, not the norm of
+a sum; the head is freshly drawn from the data's seed and dropout is off. The score depends on the batch size.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from wheretune.scorers.base import Card, Finished, MeanSums
+from wheretune.types import Gradients, LayerStack
+
+
+@dataclass(frozen=True)
+class GradientNorm:
+    """The L2 norm of the loss gradient of a layer's parameters, summed over one epoch's batches."""
+
+    name: ClassVar[str] = "gradient-norm"
+    card: ClassVar[Card] = Card(
+        "sum over batches of the L2 norm of the loss gradient",
+        "journal version of PRiSM, 7.4",
+        "gradients",
+        "one backward pass",
+        "highest",
+    )
+    kinds: ClassVar[tuple[type, ...]] = (MeanSums,)
+    per_sample: ClassVar[bool] = False
+
+    def init(self, stack: LayerStack) -> MeanSums:
+        """Empty sums."""
+        return MeanSums.empty(len(stack))
+
+    def update(self, state: MeanSums, gradients: Gradients) -> MeanSums:
+        """Adds a batch."""
+        return state.add(gradients.norms.unsqueeze(0))
+
+    def merge(self, one: MeanSums, other: MeanSums) -> MeanSums:
+        """Adds the sums of two shards."""
+        return one.merge(other)
+
+    def finish(self, state: MeanSums) -> Finished:
+        """The sums; how sure they are comes from how the norms vary over batches."""
+        means = state.finish()
+        assert means.covariance is not None
+        return replace(means, values=means.values * state.n, stds=None, covariance=means.covariance * state.n**2)
