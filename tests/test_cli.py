@@ -588,7 +588,8 @@ def test_k_out_of_range(run, scored, tmp_path, k):
     ],
     ids=lambda value: "-".join(value)[:60] if isinstance(value, list) else None,
 )  # fmt: skip
-def test_mistakes(run, files, scored, tiny_folder, odd_models, tmp_path, arguments, words):
+def test_mistakes(run, files, scored, tiny_folder, odd_models, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")
     places = files | {
