@@ -11,6 +11,9 @@ from wheretune.data import log
 from wheretune.errors import ConfigError
 from wheretune.heads import Concat, Head, LastToken
 from wheretune.probing import LayerProbe
+from wheretune.recipes.base import Recipe
+from wheretune.recipes.cka_lora import DECODER, ENCODER
+from wheretune.recipes.olft import OLFT
 from wheretune.schedules.static import Static
 from wheretune.scorers.base import Scorer
 from wheretune.scorers.cka import CKA
@@ -106,6 +109,7 @@ TUNERS = _table(WholeLayers, HeadOnly, LoRA, PiSSA, DoRA, AdaLoRA, IA3, Adapter,
 HEADS = _table(LastToken, Concat)
 _AXES: Mapping[str, Table] = {"tuner": TUNERS, "head": HEADS}
 SCHEDULES = _table(Static)
+RECIPES: Mapping[str, Recipe] = _table(ENCODER, DECODER, OLFT)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

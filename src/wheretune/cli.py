@@ -107,6 +107,18 @@ def _read_preset(context: typer.Context, name: str | None) -> str | None:
     return name
 
 
+def _read_recipe(context: typer.Context, name: str | None) -> str | None:
+    """Takes a recipe's choices as defaults; a config and the command line have the last word."""
+    if name is None or context.resilient_parsing:
+        return name
+    from wheretune import catalog
+
+    if name not in catalog.RECIPES:
+        raise ConfigError(f"there is no recipe {name!r}", catalog.nearest(name, catalog.RECIPES))
+    context.default_map = {**catalog.RECIPES[name].defaults, **(context.default_map or {})}
+    return name
+
+
 def _option(*names: str, text: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, show_default=more.pop("show_default", True), **more)
 
@@ -296,7 +308,7 @@ class _Pick:
         name = self.select or ("explicit" if self.layers else source)
         return catalog.selector(
             name,
-            k=self._count(count),
+            k=_count(self.k, self.ratio, count),
             seed=self.seed,
             layers=tuple(range(count)) if self.layers == "all" else _numbers(self.layers, int, "--layers"),
             near=self.near,
@@ -305,16 +317,16 @@ class _Pick:
             prefer="lowest" if "lowest" in source else "highest",
         )
 
-    def _count(self, count: int) -> int:
-        if self.k is not None and self.ratio is not None:
-            raise ConfigError("--k and --ratio both say how many layers", "give the one or the other")
-        if self.ratio is None:
-            return max(1, count // 4) if self.k is None else self.k
-        if not 0 < self.ratio <= 1 or int(self.ratio * count + 1e-9) < 1:
-            raise ConfigError(
-                f"--ratio {self.ratio} of {count} layers is no layer", f"give a share from {1 / count:.3f} to 1"
-            )
-        return int(self.ratio * count + 1e-9)  # floor, but 0.3 of 10 is 3
+
+def _count(k: int | None, ratio: float | None, layers: int) -> int:
+    """How many layers to tune: --k, --ratio of them, or a quarter."""
+    if k is not None and ratio is not None:
+        raise ConfigError("--k and --ratio both say how many layers", "give the one or the other")
+    if ratio is None:
+        return max(1, layers // 4) if k is None else k
+    if not 0 < ratio <= 1 or int(ratio * layers + 1e-9) < 1:
+        raise ConfigError(f"--ratio {ratio} of {layers} layers is no layer", f"give a share from {1 / layers:.3f} to 1")
+    return int(ratio * layers + 1e-9)  # floor, but 0.3 of 10 is 3
 
 
 def _source_selector(name: str) -> str:
@@ -1151,7 +1163,19 @@ def compare(
             "top+adapter; a tuner alone tunes all layers, a scorer brings the selector of its source.",
         ),
     ] = "full,prism,top,bottom,random,head-only",
+    recipe: Annotated[
+        str | None,
+        _option(
+            "--recipe",
+            text="A paper's methods and hyperparameters, with the numbers it printed: cka-lora-encoder, "
+            "cka-lora-decoder or olft; options given beside it have the last word.",
+            show_default="none",
+            callback=_read_recipe,
+            is_eager=True,
+        ),
+    ] = None,
     k: K = None,
+    ratio: Ratio = None,
     seeds: Annotated[str, _option("--seeds", text="A run a seed.")] = "0,42,100",
     learning_rates: Annotated[
         str,
@@ -1187,15 +1211,24 @@ def compare(
 
     wheretune compare --config compare.yaml --learning-rates 1e-5,2e-5,5e-5
     """
+    from dataclasses import asdict
+
+    from wheretune import catalog
     from wheretune.compare import COLUMNS, OWNED, Comparison, cells, lines, title, write_tables
     from wheretune.compare import compare as run_comparison
     from wheretune.files import taking
-    from wheretune.run import layer_count
+    from wheretune.run import is_causal, layer_count
     from wheretune.show.tables import table
     from wheretune.types import TrainSettings
 
     folder = _needed(output, "--output")
     _check_names(scorer, head)
+    paper = catalog.RECIPES[recipe] if recipe is not None else None
+    if paper is not None and paper.causal is not None and is_causal(_needed(model, "--model")) is not paper.causal:
+        raise ConfigError(
+            f"--recipe {recipe} is for {'decoders' if paper.causal else 'encoders'}, and the model is none",
+            "take cka-lora-encoder for encoders, cka-lora-decoder for decoders",
+        )
     common = (text_column, pair_column, label_column, task)
     data = _data(_needed(train, "--train"), *common, max_samples, max_length, 0)
     held = _data(_needed(test, "--test"), *common, None, max_length, 0)
@@ -1207,7 +1240,7 @@ def compare(
         validation=dev,
         test=held,
         methods=tuple(dict.fromkeys(part.strip() for part in methods.split(",") if part.strip())),
-        k=k if k is not None else max(1, layer_count(name) // 4),
+        k=_count(k, None if recipe is not None and k is not None else ratio, layer_count(name)),
         seeds=tuple(dict.fromkeys(_numbers(seeds, int, "--seeds"))),
         learning_rates=tuple(sorted(set(_numbers(learning_rates, float, "--learning-rates")))),
         scorer=scorer,
@@ -1232,7 +1265,14 @@ def compare(
         for where, why in row.failures.items():
             err.print(Text(f"failed: {row.method} in {where}: {why}", style="bold red"))
     shown = table(title(what, rows), COLUMNS, (cells(line) for line in found), left=("method", "layers", "test"))
-    _show(shown, json_, {"methods": found})
+    printed = [asdict(one) for one in paper.references] if paper is not None else []
+    _show(shown, json_, {"methods": found} | ({"printed_in_the_paper": printed} if paper is not None else {}))
+    if paper is not None and not json_:
+        said = f"{paper.paper} printed, on other models and data, so to look at and not to match:"
+        out.print(Text(said), soft_wrap=True)
+        for one in paper.references:
+            out.print(table(one.where, one.columns, one.rows, left=one.columns[:1]))
+        out.print(Text(f"decided where it is silent: {paper.decided}"), soft_wrap=True)
     _note(f"tables in {folder / 'table.md'} and {folder / 'results.csv'}")
     if any(row.failures for row in rows):
         raise typer.Exit(1)
