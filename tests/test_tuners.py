@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import wheretune as wt
 from conftest import sentences, tiny_model
 from test_cli import FAST, files, jsonl, one_line, rows_of, run  # noqa: F401
 from wheretune import catalog, training
-from wheretune.anatomy import find_layers, queries
+from wheretune.anatomy import describe, find_layers, queries
 from wheretune.errors import ConfigError, DeltaError, ModelError
 from wheretune.tuners.adapter import Bottleneck
 from wheretune.tuners.prefix import PrefixAttention
@@ -527,3 +528,29 @@ def test_a_model_that_cannot_be_read_takes_the_path_of_its_layers(run, files, tm
         "head.1.weight", "head.1.bias",
     }  # fmt: skip
     assert run("evaluate", tmp_path / "r", "--data", files["test"])[0] == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it would work")
+def test_a_quantised_base_needs_the_hardware_and_says_so(run, files, tiny_folder, tmp_path):  # noqa: F811
+    common = ("--model", tiny_folder("llama"), "--train", files["train"], "--quantize", "4bit", "--output")
+    for command in ("score", "plan", "tune"):
+        one_line(*run(command, *common, tmp_path / command)[::2], "--quantize 4bit needs a CUDA device")
+        assert not (tmp_path / command).exists()
+
+
+def test_weights_that_are_quantised_are_not_trained():
+    model, tokenizer = tiny_model("bert")
+    plan = planned(model, tokenizer, wt.WholeLayers())
+    stack = find_layers(model)
+    names = [name for name, _ in model.named_modules()]
+
+    class Packed(torch.nn.Module):  # as bitsandbytes keeps them: whole numbers that cannot require a gradient
+        def __init__(self, linear):
+            super().__init__()
+            self.weight = torch.nn.Parameter(linear.weight.to(torch.uint8), requires_grad=False)
+
+    stack.layers[1].module.output.dense = Packed(stack.layers[1].module.output.dense)
+    info = replace(plan.model, hash=describe(find_layers(model)).hash)
+    with pytest.raises(wt.WheretuneError, match="would train weights that are quantised"):
+        wt.apply(model, replace(plan, model=info))
+    assert [name for name, _ in model.named_modules()] == names

@@ -7,6 +7,7 @@ apart.
 
 import copy
 import hashlib
+import importlib.util
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wheretune.errors import ModelError, PlanError
-from wheretune.types import Layer, LayerParts, LayerStack, ModelInfo, Plan
+from wheretune.types import Layer, LayerParts, LayerStack, ModelInfo, Plan, Quantize
 
 Answer = TypeVar("Answer")
 HUB_SECONDS = 6.0  # how long the hub may take to say whether it has a model
@@ -110,19 +111,22 @@ def load_config(name: str, revision: str | None = None) -> Any:
     return config.get_text_config()
 
 
-def load_model(name: str, revision: str | None = None) -> nn.Module:
+def load_model(name: str, revision: str | None = None, quantize: Quantize | None = None) -> nn.Module:
     """The headless transformer `name`, fp32, on the GPU if there is one, without the pooler (no head reads it).
 
     Args:
         name: A local folder or a name on the hub.
         revision: A commit, branch or tag on the hub.
+        quantize: Hold the linear maps in 4 bits (NF4, as QLoRA has them, computing in bf16) or in 8.
 
     Raises:
-        ModelError: It cannot be found or opened.
+        ModelError: It cannot be found or opened, or this machine cannot quantise.
     """
     from transformers import AutoModel
 
-    arguments = resolve(name, revision)
+    arguments = dict(resolve(name, revision))
+    if quantize is not None:
+        arguments |= _quantization(quantize)
     try:
         model: nn.Module = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **arguments)
     except Exception as error:
@@ -132,6 +136,8 @@ def load_model(name: str, revision: str | None = None) -> nn.Module:
         ) from error
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None  # type: ignore[assignment]
+    if quantize is not None:
+        return model  # it lies on the device already, and cannot be moved
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -188,6 +194,38 @@ def load_language_model(name: str, revision: str | None = None) -> nn.Module:
         )
     made: nn.Module = model.to("cuda" if torch.cuda.is_available() else "cpu")
     return made
+
+
+def _quantization(quantize: Quantize) -> dict[str, Any]:
+    """What `from_pretrained` needs for a quantised base.
+
+    Raises:
+        ModelError: There is no CUDA device, or no bitsandbytes.
+    """
+    from transformers import BitsAndBytesConfig
+
+    lacking = [] if torch.cuda.is_available() else ["a CUDA device"]
+    lacking += [] if importlib.util.find_spec("bitsandbytes") else ["the package bitsandbytes"]
+    if lacking:
+        raise ModelError(f"--quantize {quantize} needs {' and '.join(lacking)}", "leave --quantize out here")
+    made: Any = BitsAndBytesConfig
+    if quantize == "8bit":
+        config = made(load_in_8bit=True)
+    else:
+        config = made(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    return {"quantization_config": config, "device_map": {"": 0}}
+
+
+def _quantized(base: nn.Module) -> Quantize | None:
+    """How a model is quantised, as Transformers marks it."""
+    if getattr(base, "is_loaded_in_4bit", False):
+        return "4bit"
+    return "8bit" if getattr(base, "is_loaded_in_8bit", False) else None
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
@@ -597,6 +635,7 @@ def describe(stack: LayerStack, revision: str | None = None) -> ModelInfo:
         parameters=sum(p.numel() for p in stack.base.parameters()) - left_out,
         causal=stack.causal,
         layers_attribute=stack.attribute,
+        quantize=_quantized(stack.base),
         prefix="" if is_encoder_decoder(stack.base) else str(getattr(stack.base, "base_model_prefix", "")),
     )
 

@@ -222,6 +222,10 @@ LayersAttribute = Annotated[
     _option("--layers-attribute", text="Path of the list of layers in the headless model, where it is not found.",
             show_default="found", metavar="PATH"),
 ]  # fmt: skip
+QuantizeOption = Annotated[
+    Literal["4bit", "8bit"] | None,
+    _option("--quantize", text="Hold the base in 4 or 8 bits; needs CUDA and bitsandbytes.", show_default="none"),
+]
 TunerOption = Annotated[
     str, _option("--tuner", text="How layers are tuned: full, lora, pissa, dora, adalora, ia3, adapter, prefix, bias, "
                  "head-only; options after colons: lora:r=8."),
@@ -439,6 +443,7 @@ def score(
     before: Before = None,
     compare: CompareScorers = False,
     layers_attribute: LayersAttribute = None,
+    quantize: QuantizeOption = None,
     json_: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -495,14 +500,14 @@ def score(
             raise ConfigError("layer-probe trains, and cannot be spread over shards", "leave it out")
         target = output or Path(f"shard-{number}-of-{of}.safetensors")
         how["shard"] = (number, of)
-        gathered = gather_model(name, data, passing, layers_attribute, **how)
+        gathered = gather_model(name, data, passing, layers_attribute, quantize, **how)
         save_shard(gathered, target)
         said = {"output": str(target), "shard": [number, of], "n_samples": gathered.n_samples}
         _show(Text(f"shard {number} of {of}: {gathered.n_samples} texts in {target}"), json_, said)
         return
     target = output or Path("scores.json")
     folder = target.parent / f"{target.stem}-probe"
-    every = score_model(name, data, scorers, folder, layers_attribute, **how)
+    every = score_model(name, data, scorers, folder, layers_attribute, quantize, **how)
     if folder.is_dir() and not json_:
         _show_candidates(folder)
     _report(every, pick, target, figures, before, compare, json_)
@@ -711,7 +716,14 @@ def _settler(
 
 
 def _score(
-    model: str, data: "DataSpec", scorer: str, pooling: Any, batch_size: int, folder: Path, layers_attribute: str | None
+    model: str,
+    data: "DataSpec",
+    scorer: str,
+    pooling: Any,
+    batch_size: int,
+    folder: Path,
+    layers_attribute: str | None,
+    quantize: Any,
 ) -> "LayerScores":
     """The scores by one scorer; a layer probe works in `folder`."""
     from wheretune.run import score_model
@@ -719,7 +731,9 @@ def _score(
     scorers = _scorers(scorer)
     if len(scorers) > 1:
         raise ConfigError(f"--scorer is {scorer!r}", "name one")
-    return score_model(model, data, scorers, folder, layers_attribute, batch_size=batch_size, pooling=pooling)[0]
+    return score_model(
+        model, data, scorers, folder, layers_attribute, quantize, batch_size=batch_size, pooling=pooling
+    )[0]
 
 
 @app.command()
@@ -784,6 +798,7 @@ def plan(
     tuner_option: TunerOptions = None,
     head: HeadOption = "last-token",
     layers_attribute: LayersAttribute = None,
+    quantize: QuantizeOption = None,
     text_column: TextColumn = "text",
     pair_column: PairColumn = None,
     label_column: LabelColumn = None,
@@ -831,7 +846,17 @@ def plan(
         scoring = ("text_column", "pair_column", "label_column", "target_column", "verbalizer", "task")
         _refuse(
             context,
-            ("model", "train", *scoring, "pooling", "max_samples", "max_length", "batch_size", "layers_attribute"),
+            (
+                "model",
+                "train",
+                *scoring,
+                "pooling",
+                "max_samples",
+                "max_length",
+                "batch_size",
+                "layers_attribute",
+                "quantize",
+            ),
             "a scores file",
         )
         scores = _one_of(load_scores(scores_file), scorer)
@@ -845,7 +870,9 @@ def plan(
         _check_preset(preset, name)
         _try_selector(pick, name, scorer or "cosine-centrality", layers_attribute)
         folder = output.parent / f"{output.stem}-probe"
-        scores = _score(name, data, scorer or "cosine-centrality", pooling, batch_size, folder, layers_attribute)
+        scores = _score(
+            name, data, scorer or "cosine-centrality", pooling, batch_size, folder, layers_attribute, quantize
+        )
         if not json_:
             out.print(scores)
     made = _plan(scores, pick, head, how)
@@ -905,6 +932,7 @@ def tune(
     tuner_option: TunerOptions = None,
     head: HeadOption = "last-token",
     layers_attribute: LayersAttribute = None,
+    quantize: QuantizeOption = None,
     scorer: ScorerOption = "cosine-centrality",
     text_column: TextColumn = "text",
     pair_column: PairColumn = None,
@@ -943,7 +971,7 @@ def tune(
     how = catalog.tuner_from(tuner, tuner_option or ())
     if plan_file is not None:
         choices = ("select", "k", "ratio", "near", "budget", "budget_of", "layers", "head", "scorer", "preset")
-        mine = ("tuner", "tuner_option", "layers_attribute")
+        mine = ("tuner", "tuner_option", "layers_attribute", "quantize")
         _refuse(context, (*choices, *mine), "--plan, which has decided that")
     given = load(Plan, plan_file) if plan_file is not None else None
     name = model or (given.model.name if given else _needed(model, "--model, or --plan,"))
@@ -959,11 +987,11 @@ def tune(
     else:
         _check_preset(preset, name)
         _try_selector(pick, name, scorer, layers_attribute)
-    check_model(name, max_length, given, layers_attribute)
+    check_model(name, max_length, given, layers_attribute, quantize)
     asked = {
         "model": name, "train": to_json(info), "validation": dev and to_json(dev), "settings": to_json(settings),
         "plan": given and to_json(given), "choice": None if given else [scorer, asdict(pick), head],
-        "tuner": None if given else to_json(Spec.of(how)), "layers_attribute": layers_attribute,
+        "tuner": None if given else to_json(Spec.of(how)), "layers_attribute": layers_attribute, "quantize": quantize,
     }  # fmt: skip
     with taking(folder, TUNE_OWNED, RESULT, resume=resume, overwrite=overwrite):
         claim(folder / TUNE_OWNED[0], asked)
@@ -971,7 +999,9 @@ def tune(
             if (folder / "scores.json").is_file():
                 scores = load(LayerScores, folder / "scores.json")
             else:
-                scores = _score(name, data, scorer, "token", 2 * batch_size, folder / "probe", layers_attribute)
+                scores = _score(
+                    name, data, scorer, "token", 2 * batch_size, folder / "probe", layers_attribute, quantize
+                )
             given = _plan(scores, pick, head, how)
             save(scores, folder / "scores.json")
             if not json_:

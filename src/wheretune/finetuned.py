@@ -74,7 +74,7 @@ def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
         )
     name = model or manifest.plan.model.name
     revision = None if model else manifest.plan.model.revision
-    base = load_model(name, revision)
+    base = load_model(name, revision, manifest.plan.model.quantize)
     outputs = max(len(manifest.data.classes), 1)
     headed = HeadedModel(
         base,

@@ -55,6 +55,7 @@ from wheretune.types import (
     ModelInfo,
     Plan,
     Pooling,
+    Quantize,
     RunResult,
     RunSpec,
     load,
@@ -101,6 +102,7 @@ def score_model(
     scorers: Sequence[AnyScorer],
     folder: Path | None = None,
     layers_attribute: str | None = None,
+    quantize: Quantize | None = None,
     **how: Unpack[PassSettings],
 ) -> list[LayerScores]:
     """Loads a model and data by name and scores the layers: all scorers but the layer probe in one pass.
@@ -111,6 +113,7 @@ def score_model(
         scorers: Any number.
         folder: Where a layer probe works; it resumes there.
         layers_attribute: Where the layers are, if `find_layers` must be told.
+        quantize: Hold the linear maps in 4 or 8 bits; scorers that read meanings open the model as it is.
         how: The settings of `scorers.base.gather`.
 
     Returns:
@@ -122,14 +125,16 @@ def score_model(
     passing = [scorer for scorer in scorers if not isinstance(scorer, LayerProbe)]
     scored: dict[AnyScorer, LayerScores] = {}
     if passing:
-        scored |= zip(passing, finish(gather_model(name, data, passing, layers_attribute, **how)), strict=True)
+        scored |= zip(
+            passing, finish(gather_model(name, data, passing, layers_attribute, quantize, **how)), strict=True
+        )
     for scorer in scorers:
         if isinstance(scorer, LayerProbe):
             if folder is None:
                 raise ConfigError("a layer probe trains, and needs a folder to work in", "give --output")
             revision = resolve(name).get("revision")
             tokenizer = load_tokenizer(name, revision)
-            opening = partial(load_model, name, revision)
+            opening = partial(load_model, name, revision, quantize)
             scored[scorer] = probe(scorer, opening, tokenizer, load_data(data), folder, revision, layers_attribute)
     return [scored[scorer] for scorer in scorers]
 
@@ -139,12 +144,13 @@ def gather_model(
     data: DataSpec,
     scorers: Sequence[Scorer],
     layers_attribute: str | None = None,
+    quantize: Quantize | None = None,
     **how: Unpack[PassSettings],
 ) -> Gathered:
     """Loads a model and data by name and feeds every scorer; see `scorers.base.gather`."""
     reads = {scorer.card.reads for scorer in scorers}
     texts = load_data(data, labels="required" if "gradients" in reads else "optional")
-    model = load_language_model(name) if "meanings" in reads else load_model(name)
+    model = load_language_model(name) if "meanings" in reads else load_model(name, quantize=quantize)
     revision = resolve(name).get("revision")
     return gather(find_layers(model, layers_attribute), load_tokenizer(name), texts, scorers, revision=revision, **how)
 
@@ -198,7 +204,11 @@ def inspect_model(name: str, layers_attribute: str | None = None) -> dict[str, A
 
 
 def check_model(
-    name: str, max_length: int | None, plan: Plan | None = None, layers_attribute: str | None = None
+    name: str,
+    max_length: int | None,
+    plan: Plan | None = None,
+    layers_attribute: str | None = None,
+    quantize: Quantize | None = None,
 ) -> None:
     """Makes sure, before anything is written, that a model can be read, and that `plan` was made for it.
 
@@ -210,7 +220,8 @@ def check_model(
     """
     revision = None if plan is None else plan.model.revision
     attribute = layers_attribute if plan is None else plan.model.layers_attribute
-    stack = find_layers(load_model(name, revision), attribute)
+    quantize = quantize if plan is None else plan.model.quantize
+    stack = find_layers(load_model(name, revision, quantize), attribute)
     check_one_sequence(stack.base)
     max_tokens(stack.base, load_tokenizer(name, revision), max_length)
     if plan is not None:
@@ -240,7 +251,8 @@ def run(spec: RunSpec, folder: Path, description: str = "training") -> RunResult
         _leave_no_checkpoint(folder)
         return load(RunResult, folder / RESULT)
     named = spec.plan.model
-    base, tokenizer = load_model(named.name, named.revision), load_tokenizer(named.name, named.revision)
+    base = load_model(named.name, named.revision, named.quantize)
+    tokenizer = load_tokenizer(named.name, named.revision)
     data = _same(spec.train)
     splits = {
         name: _same(info, like=data.info)

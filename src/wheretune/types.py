@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pooling = Literal["token", "mean"]
+Quantize = Literal["4bit", "8bit"]
 Task = Literal["classification", "regression", "unlabelled"]
 
 
@@ -210,6 +211,7 @@ class ModelInfo:
 
     Attributes:
         layers_attribute: Where the user said the layers are, if they had to.
+        quantize: How its linear maps were held when it was hashed, if not as they are.
         prefix: What stands before the names of the headless model's parameters in a model with a head.
     """
 
@@ -221,6 +223,7 @@ class ModelInfo:
     parameters: int
     causal: bool
     layers_attribute: str | None = None
+    quantize: Quantize | None = None
     prefix: str = ""
 
     def __str__(self) -> str:

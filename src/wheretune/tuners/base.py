@@ -164,6 +164,13 @@ class Tuned:
         top = {id(parameter) for parameter in head_parameters(self.stack)}
         self._before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         self.attached = tuner.attach(self.stack, plan.layers, seed)
+        whole = [parameter for parameter in self.attached.parameters if not parameter.is_floating_point()]
+        if whole:
+            self.attached.detach()
+            raise PlanError(
+                f"the tuner {tuner.name} would train weights that are quantised",
+                "take lora or another that adds parameters of its own",
+            )
         ids = top | {id(parameter) for parameter in self.attached.parameters}
         self._on_top = [name for name, parameter in model.named_parameters() if id(parameter) in top]
         self._hashes = tensor_hashes(model.state_dict().items())
