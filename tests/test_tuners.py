@@ -199,6 +199,7 @@ def test_a_tuner_is_not_put_on_twice():
         with pytest.raises(ModelError, match="already"):
             tuner.attach(tuned.stack, plan.layers, 0)
         tuned.undo()
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
         wt.apply(model, plan)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wheretune.errors import ConfigError
-from wheretune.tuners.base import Addition, Attached, add, added, drawing, part
+from wheretune.tuners.base import Addition, Attached, add, added, check_free, drawing, part
 from wheretune.types import Layer, LayerScore, LayerStack, ModelInfo
 
 
@@ -74,6 +74,7 @@ class Adapter:
             ModelError: A layer's attention or MLP was not found.
         """
         owners = [owner for layer in layers for owner in self._owners(stack.layers[layer])]
+        check_free(owners, "adapter")
         with drawing(seed):
             additions = [self._add(owner, stack.hidden_size) for owner in owners]
         return added(additions, "an adapter is not linear, so no weights of the model can do what it does")

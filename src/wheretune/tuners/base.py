@@ -116,14 +116,18 @@ def added(additions: Sequence[Addition], why_not_merged: str) -> Attached:
     return Attached([p for one in additions for p in one.module.parameters()], detach, merge)
 
 
-def add(owner: nn.Module, name: str, module: nn.Module, hooks: Sequence[torch.utils.hooks.RemovableHandle]) -> Addition:
-    """Puts `module` into `owner`, on its device, so that it moves, saves and is counted with the layer.
+def check_free(owners: Sequence[nn.Module], name: str) -> None:
+    """Makes sure, before the first of them is touched, that no owner carries an addition of that name.
 
     Raises:
-        ModelError: Something of that name is there already.
+        ModelError: One does.
     """
-    if name in dict(owner.named_children()):
+    if any(name in dict(owner.named_children()) for owner in owners):
         raise ModelError(f"the model carries a {name} of wheretune already", "undo the plan that was applied before")
+
+
+def add(owner: nn.Module, name: str, module: nn.Module, hooks: Sequence[torch.utils.hooks.RemovableHandle]) -> Addition:
+    """Puts `module` into `owner`, on its device, so that it moves, saves and is counted with the layer."""
     owner.add_module(name, module.to(next(owner.parameters()).device))
     return Addition(module, owner, name, tuple(hooks))
 

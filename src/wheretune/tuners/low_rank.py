@@ -241,10 +241,14 @@ class PiSSA:
 
         Raises:
             ConfigError: A map has fewer rows or columns than r.
+            ModelError: The maps are quantised.
         """
         every = [stack.layers[layer].parts for layer in layers]
         self._check([parts.maps[path] for parts in every for path in parts.targets(self.targets)])
         names = _names(stack, layers, self.targets)
+        weights: list[Any] = [stack.base.get_submodule(name).weight for name in names]
+        if not all(weight.is_floating_point() for weight in weights):
+            raise ModelError("pissa takes weights apart, and these are quantised", "take lora, or leave --quantize out")
         _, attached = attach(stack, _lora(self, names, init_lora_weights="pissa"), seed)
         first = {name: value.detach().clone() for name, value in _state(stack.base).items()}
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wheretune.anatomy import queries
 from wheretune.errors import ConfigError
-from wheretune.tuners.base import Addition, Attached, add, added, drawing, part
+from wheretune.tuners.base import Addition, Attached, add, added, check_free, drawing, part
 from wheretune.types import Layer, LayerParts, LayerScore, LayerStack, ModelInfo
 
 
@@ -73,10 +73,10 @@ class Prefix:
         Raises:
             ModelError: A layer's attention was not found.
         """
-        for layer in layers:
-            part(stack.layers[layer], stack.layers[layer].parts.query, "self-attention")
+        chosen = [stack.layers[layer] for layer in layers]
+        check_free([part(layer, layer.parts.attention_output, "self-attention") for layer in chosen], "prefix")
         with drawing(seed):
-            additions = [self._add(stack.layers[layer]) for layer in layers]
+            additions = [self._add(layer) for layer in chosen]
         return added(additions, "a prefix is read beside the text, so no weights of the model can do what it does")
 
     def _add(self, layer: Layer) -> Addition:
