@@ -519,7 +519,10 @@ def test_a_model_that_cannot_be_read_takes_the_path_of_its_layers(run, files, tm
     one_line(*run(*common, tmp_path / "s.json", "--layers-attribute", "nowhere")[::2], "ffns with 3")
     code, _, err = run(*common, tmp_path / "s.json", "--layers-attribute", "ffns")
     assert code == 0, err
-    code, _, err = run("plan", tmp_path / "s.json", "--layers", "1", "--output", tmp_path / "plan.json")
+    chosen = ("plan", tmp_path / "s.json", "--layers", "1", "--output", tmp_path / "plan.json")
+    one_line(*run(*chosen, "--tuner", "prefix")[::2], "no self-attention was found")
+    one_line(*run(*chosen, "--tuner", "lora")[::2], "no query and value maps were found", "lin1, lin2")
+    code, _, err = run(*chosen)
     assert code == 0, err
     code, _, err = run("tune", "--plan", tmp_path / "plan.json", "--train", files["train"], "--output", tmp_path / "r",
                        *FAST)  # fmt: skip

@@ -68,7 +68,7 @@ def _trl(plan: Plan) -> str:
                 "model_name_or_path": plan.model.name,
                 "use_peft": True,
                 "lora_r": plan.tuner.params["r"],
-                "lora_alpha": plan.tuner.params["alpha"],
+                "lora_alpha": int(plan.tuner.params["alpha"]),
                 "lora_dropout": plan.tuner.params["dropout"],
                 "use_dora": plan.tuner.name == "dora",
                 "lora_target_modules": plan.targets(plan.tuner.params["targets"]),
@@ -88,7 +88,7 @@ def _axolotl(plan: Plan) -> str:
             "base_model": plan.model.name,
             "adapter": "lora",
             "lora_r": plan.tuner.params["r"],
-            "lora_alpha": plan.tuner.params["alpha"] or plan.tuner.params["r"],
+            "lora_alpha": int(plan.tuner.params["alpha"] or plan.tuner.params["r"]),
             "lora_dropout": plan.tuner.params["dropout"],
             "lora_target_modules": plan.targets(plan.tuner.params["targets"]),
         }

@@ -61,20 +61,26 @@ def attach(stack: LayerStack, config: Any, seed: int) -> tuple[Any, Attached]:
         raise ModelError("the model carries a PEFT adapter already", "undo or merge it first")
     plain = copy.deepcopy(config)  # PEFT shortens the names in its own copy
     wanted = set(plain.target_modules)
-    weights = {name: base.get_submodule(name).weight.data for name in wanted}  # PiSSA replaces them
+    weights = {name: _data(base.get_submodule(name)) for name in wanted}
     flags = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
     with drawing(seed), _quietly():
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](base, config, _ADAPTER)
     for parameter, flag in flags:
         parameter.requires_grad = flag
+    replaced = {  # by PiSSA; of all others nothing is kept
+        name: weight
+        for name, weight in weights.items()
+        if _data(base.get_submodule(f"{name}.base_layer")).data_ptr() != weight.data_ptr()
+    }
+    del weights
 
     def give_back(merged: bool) -> None:
         with _quietly():
             (tuner.merge_and_unload if merged else tuner.unload)()
         vars(base).pop("peft_config", None)  # PEFT's newer versions take it off themselves
-        for name, weight in weights.items():
-            if not merged:
-                base.get_submodule(name).weight.data = weight
+        for name, weight in ({} if merged else replaced).items():
+            rest: Any = base.get_submodule(name).weight
+            rest.data = weight.to(rest.device)  # the model may have been moved meanwhile
 
     def save(folder: Path, model: ModelInfo) -> None:
         plain.fan_in_fan_out = config.fan_in_fan_out
@@ -86,6 +92,12 @@ def attach(stack: LayerStack, config: Any, seed: int) -> tuple[Any, Attached]:
     own = {id(parameter) for parameter, _ in flags}
     parameters = [p for n, p in base.named_parameters() if id(p) not in own and p.requires_grad]
     return tuner, Attached(parameters, lambda: give_back(False), lambda: give_back(True), save)
+
+
+def _data(linear: nn.Module) -> Tensor:
+    weight: Any = linear.weight
+    data: Tensor = weight.data
+    return data
 
 
 def _state(base: nn.Module) -> dict[str, Tensor]:
@@ -416,7 +428,8 @@ class _SharingOut:
         return state | {f"ranks/{name}": torch.tensor(ranks) for name, ranks in pattern.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        ranks = self._tuner.rankallocator
+        ranks, device = self._tuner.rankallocator, next(self._tuner.model.parameters()).device
+        state = {name: value.to(device) for name, value in state.items()}
         ranks.exp_avg_ipt = {n.removeprefix("mean/"): v for n, v in state.items() if n.startswith("mean/")}
         ranks.exp_avg_unc = {n.removeprefix("spread/"): v for n, v in state.items() if n.startswith("spread/")}
         ranks.ipt = dict(ranks.exp_avg_ipt)  # read for its names alone
