@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from transformers import (
     AlbertConfig,
@@ -24,7 +26,7 @@ from transformers import (
 
 from conftest import FAMILIES, WORDS, sentences, tiny_model
 from reference.scorers import centrality, cosine, hidden_states
-from wheretune import catalog
+from wheretune import catalog, shards
 from wheretune.cli import main
 
 
@@ -211,7 +213,7 @@ def test_several_scorers_in_one_pass_and_one_of_them_in_a_plan(run, files, tiny_
     plan = json.loads(out)
     worst = sorted(scores[1]["layers"][1:], key=lambda layer: layer["score"])[:2]
     assert plan["selector"]["name"] == "lowest" and plan["layers"] == sorted(layer["index"] for layer in worst)
-    one_line(*run("plan", path, "--scorer", "depth")[::2], "depth", "cosine-centrality, cka, weight-snr")
+    one_line(*run("plan", path, "--scorer", "depth")[::2], "depth", "it has cosine-centrality", "weight-snr")
 
 
 @pytest.fixture
@@ -243,7 +245,39 @@ def test_shards_merge_into_what_one_pass_gives(run, decoder, tmp_path):
     one_line(*run("merge-scores", *parts[:2])[::2], "shard 2 of 3 is missing", "--shard 2/3")
     one_line(*run("merge-scores", *parts, parts[0])[::2], "given twice")
     run("score", "--model", decoder, "--train", train, "--shard", "2/3", "--output", tmp_path / "other")
-    one_line(*run("merge-scores", *parts[:2], tmp_path / "other")[::2], "different passes (specs)")
+    one_line(*run("merge-scores", *parts[:2], tmp_path / "other")[::2], "different passes (scorers)")
+    for option in (("--max-length", 3), ("--seed", 1), ("--verbalizer", "bad=plot,good=movie")):
+        assert run(*common, *option, "--shard", "2/3", "--output", tmp_path / "other")[0] == 0
+        one_line(*run("merge-scores", *parts[:2], tmp_path / "other")[::2], "(how the data is read)")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: [1],
+        lambda content: None,
+        lambda content: {key: value for key, value in content.items() if key != "n_samples"},
+        lambda content: content | {"shard": "x"},
+        lambda content: content | {"states": []},
+        lambda content: content | {"states": [{"kind": "Path", "parts": {}}]},
+        lambda content: content | {"states": [{"kind": "PairSums", "parts": {}}]},
+        lambda content: content | {"n_samples": "many"},
+        lambda content: content | {"layers": content["layers"][:2]},
+        lambda content: content | {"layers": [["x"]] * 4},
+        lambda content: content | {"specs": [{"name": "layer-probe", "params": {}}]},
+        lambda content: content | {"model": {"name": "x"}},
+        lambda content: content | {"format": 99},
+    ],
+)
+def test_a_damaged_shard_is_one_clear_line(run, tiny_folder, tmp_path, damage):
+    train, path = jsonl(tmp_path / "t.jsonl", rows_of(20)), tmp_path / "part"
+    assert run("score", "--model", tiny_folder("bert"), "--train", train, "--shard", "1/1", "--output", path)[0] == 0
+    with safe_open(path, "pt") as file:
+        content, tensors = json.loads(file.metadata()[shards.KEY]), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, {shards.KEY: json.dumps(damage(content))})
+    code, _, err = run("merge-scores", path, "--output", tmp_path / "s.json")
+    one_line(code, err, str(path))
+    assert not (tmp_path / "s.json").exists()
 
 
 def test_semantic_deviation_before_and_after_tuning(run, files, decoder, tiny_folder, tmp_path):
@@ -269,7 +303,8 @@ def test_semantic_deviation_before_and_after_tuning(run, files, decoder, tiny_fo
                        "--target-column", "next", "--output", tmp_path / "t.json")  # fmt: skip
     assert code == 0, err
     both = ("--target-column", "next", "--verbalizer", "a=b")
-    one_line(*run("score", "--model", decoder, "--train", target, *both)[::2], "--verbalizer and --target-column")
+    one_line(*run("score", "--model", decoder, "--train", target, "--scorer", "semantic-deviation", *both)[::2],
+             "--verbalizer and --target-column")  # fmt: skip
 
 
 def test_scorers_side_by_side(run, files, tiny_folder, tmp_path):
@@ -285,6 +320,8 @@ def test_scorers_side_by_side(run, files, tiny_folder, tmp_path):
     assert found["agreement"]["choices"][0]["layers"] == [2, 3]
     lowest = sorted(range(4), key=lambda layer: io[layer])[:2]
     assert found["agreement"]["choices"][2]["layers"] == sorted(lowest)
+    again = json.loads(run(*common, "--json", "--near", 0.01, "--scorer", "depth,io-cosine", "--select", "highest")[1])
+    assert again["agreement"]["correlations"][0][1] == pytest.approx(table[0][2])  # however it is chosen
 
 
 def test_ratio_preset_near_budget_and_auto(run, files, tiny_folder, tmp_path):
@@ -297,6 +334,8 @@ def test_ratio_preset_near_budget_and_auto(run, files, tiny_folder, tmp_path):
     assert run(*common, "--preset", "cka-encoder", "--scorer", "cka:estimator=debiased", "--ratio", 0.25)[0] == 0
     scores = json.loads((tmp_path / "s.json").read_text())
     assert scores["scorer"]["params"]["estimator"] == "debiased" and len(scores["choice"]["layers"]) == 1
+    assert run(*common, "--preset", "cka-encoder", "--k", 1)[0] == 0  # the user's own puts the preset's ratio aside
+    assert len(json.loads((tmp_path / "s.json").read_text())["choice"]["layers"]) == 1
     assert run(*common)[0] == 0
     plan = ("plan", tmp_path / "s.json", "--output", tmp_path / "p.json")
     code, out, _ = run(*plan, "--select", "budget", "--budget", 0.6)
@@ -334,7 +373,17 @@ def test_layer_probe_is_resumed_and_sees_the_training_data_only(run, tiny_folder
     assert again["layers"][2]["score"] == 2.0 and again["layers"][3]["score"] == scores["layers"][3]["score"]
     one_line(*run(*common[:-3], scorer.replace("48", "40"), *common[-2:])[::2], "other settings (how)")
     few = scorer.replace("48", "3")
-    one_line(*run(*common[:-3], few, "--output", tmp_path / "few.json")[::2], "cannot be split")
+    one_line(*run(*common[:-3], few, "--output", tmp_path / "few.json")[::2], "nothing to split")
+
+
+def test_labels_that_make_no_task_are_left_aside_where_none_are_needed(run, tiny_folder, tmp_path):
+    one = jsonl(tmp_path / "one.jsonl", [{"text": text, "label": "x"} for text in sentences(9)])
+    common = ("score", "--model", tiny_folder("bert"), "--train", one, "--output", tmp_path / "s.json")
+    code, _, err = run(*common)
+    assert code == 0 and "the labels are left aside" in err and "one class only" in err
+    one_line(*run(*common, "--scorer", "fisher")[::2], "one class only")
+    empty = jsonl(tmp_path / "empty.jsonl", [{"text": "", "label": "x"}])
+    one_line(*run("score", "--model", tiny_folder("bert"), "--train", empty)[::2], "empty text")
 
 
 def test_until_settled(run, tiny_folder, tmp_path):
@@ -574,8 +623,22 @@ def test_k_out_of_range(run, scored, tmp_path, k):
         (["score", "--model", "{model}", "--train", "{train}", "--select", "top", "--near", "0.1"], ["top"]),
         (["score", "--model", "{model}", "--train", "{train}", "--select", "budget", "--budget", "0.1"], ["no layer"]),
         (["score", "--model", "{model}", "--train", "{train}", "--scorer", "cka", "--select", "auto"], ["centrality"]),
-        (["score", "--model", "{model}", "--train", "{train}", "--before", "x.json"], ["--figures"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--before", "x.json"], ["--before has no effect"]),
         (["score", "--model", "{model}", "--train", "{train}", "--scorer", "io-cosine", "--standardise"], ["io-"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "gradient-norm", "--pooling", "mean"],
+         ["--pooling has no effect"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--verbalizer", "a=b"], ["--verbalizer has no effect"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--budget", "0.3"], ["--budget has no effect"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--select", "suffix", "--k", "2"], ["--k has no"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--shard", "1/2", "--k", "2"], ["--k has no"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--output", "{taken}"], ["is a folder"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--seed", "99999999999999999999"], ["4294967295"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "layer-probe:samples=2"], ["samples=2"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "layer-probe:samples=x"], ["samples is"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "layer-probe:tuner=head-only"],
+         ["head-only tunes no layer"]),
+        (["plan", "{scores}", "--layers", "1", "--k", "2"], ["--k has no"]),
+        (["plan", "{scores}", "--scorer", "cka:estimator=biased"], ["no scores by"]),
         (["merge-scores"], ["a shard is missing"]),
         (["merge-scores", "{train}"], ["is no shard"]),
         (["merge-scores", "/no/shard"], ["/no/shard"]),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -175,6 +176,17 @@ def test_the_label_is_the_first_token_of_a_verbaliser_or_of_the_target_column():
     assert [tokens[of_row[i]] for i in range(3)] == [id_of("plot"), id_of("good"), id_of("plot")] and len(tokens) == 2
 
 
+def test_a_token_that_is_only_a_space_is_passed_over():
+    _, tokenizer = tiny_model("qwen2")  # one token a byte: every word begins with the space
+    spec = wt.DataSpec("here", target_column="next")
+    data = wt.load_data(spec, labels="optional", rows=[{"text": "a", "next": n} for n in ("1", "27", "1 of 3")])
+    tokens, of_row = next_tokens(data, tokenizer)
+    assert [tokenizer.decode(tokens[of_row[i]]) for i in range(3)] == ["1", "2", "1"]
+    same = wt.load_data(spec, labels="optional", rows=[{"text": "a", "next": n} for n in ("1", "12")])
+    with pytest.raises(DataError, match="begins with the same token"):
+        next_tokens(same, tokenizer)
+
+
 @pytest.mark.parametrize(
     ("verbalizer", "said"),
     [
@@ -255,7 +267,7 @@ def test_is_deterministic_and_leaves_the_model_as_it_was(scorer):
     before = tensor_hashes(model.state_dict().items())
     modes = [module.training for module in model.modules()]
     drawn = torch.random.get_rng_state()
-    data = wt.from_texts(sentences(6), classes_of(6))
+    data = wt.from_texts(sentences(20), classes_of(20))
     first, second = (wt.score(model, tokenizer, data, scorer) for _ in range(2))
     assert first.digest == second.digest
     assert tensor_hashes(model.state_dict().items()) == before
@@ -269,7 +281,7 @@ def test_is_deterministic_and_leaves_the_model_as_it_was(scorer):
 @every_scorer
 def test_is_written_and_read_back_and_makes_itself_again(scorer, tmp_path):
     model, tokenizer = tiny_model("llama", kind=AutoModelForCausalLM)
-    scores = wt.score(model, tokenizer, wt.from_texts(sentences(6), classes_of(6)), scorer)
+    scores = wt.score(model, tokenizer, wt.from_texts(sentences(20), classes_of(20)), scorer)
     wt.save(scores, tmp_path / "scores.json")
     again = wt.load(wt.LayerScores, tmp_path / "scores.json")
     assert again == scores and again.digest == scores.digest
@@ -307,6 +319,26 @@ def test_shapes_are_checked_when_tests_run():
 
     with pytest.raises(TypeCheckError):
         States(torch.zeros(2, 3), (0, 1), None, {})
+
+
+def test_what_is_no_scorer_is_told_what_it_lacks():
+    @dataclass  # not frozen, so it has no hash
+    class Lacking:
+        name, card, reduction, kinds = "lacking", wt.Depth.card, None, ()
+        init = update = merge = finish = len
+
+    with pytest.raises(ScoreError, match="Lacking is no scorer: it needs name, card, kinds"):
+        score_all(*tiny_model("bert"), wt.from_texts(sentences(3)), [Lacking()])
+
+
+def test_a_padded_position_may_hold_anything_for_io_cosine():
+    from wheretune.scorers.io_cosine import mean_token_cosine
+
+    before, after = torch.rand(1, 3, 4), torch.rand(1, 3, 4)
+    mask = torch.tensor([[1, 1, 0]])
+    expect = mean_token_cosine(before[:, :2], after[:, :2], mask[:, :2])
+    after[:, 2] = torch.nan
+    torch.testing.assert_close(mean_token_cosine(before, after, mask), expect)
 
 
 def test_hooks_are_gone_after_a_failure():

@@ -168,8 +168,10 @@ def test_near_equal_scores_go_to_the_higher_layer(measured):
     assert Near(Suffix(), 0.01).select(values) == (3, 4, 5)
     assert Near(Lowest(1), 0.2).select(values) == (5,)
     choice = choose(profile(measured, values), Near(Highest(2), 0.01))
-    assert "layer 3 for 0 (0.8990, 0.9000)" in choice.reason and choice.selector.params == {"k": 2, "near": 0.01}
+    assert "layer 3 (0.8990) for layer 0 (0.9000)" in choice.reason and choice.selector.params == {"k": 2, "near": 0.01}
     assert choose(profile(measured, values), Near(Highest(1), 0.0)).reason is None
+    sliding = np.array([1.0, 0.992, 0.984, 0.976, 0.968, 0.0])  # each near the one before, not near the best
+    assert Near(Highest(1), 0.01).select(sliding) == (1,)
     for selector, tolerance in ((Top(1), 0.1), (Highest(1), 1.0), (Highest(1), -0.1), (Auto(1), 0.1)):
         with pytest.raises(PlanError, match="--near"):
             Near(selector, tolerance)

@@ -68,6 +68,12 @@ def forward_states(
 
     def keep(index: int, hidden: Any) -> None:
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        if hidden.shape[-1] != stack.hidden_size:
+            raise ModelError(
+                f"{type(stack.base).__name__} gives states of {hidden.shape[-1]} dimensions, its layers of "
+                f"{stack.hidden_size}",
+                "take the last layer's own with --last-state raw",
+            )
         tokens[index] = represent(hidden, mask, pooling, stack.causal)
         if reductions:
             for name, reduction in reductions.items():
@@ -142,19 +148,23 @@ def stream_states(
             tokens, reduced = forward_states(stack, inputs, pooling, last, reductions)
         rows = tuple(int(row["row"]) for row in batch)
         _check_finite(tokens, rows)
+        for name, values in reduced.items():
+            _check_finite(torch.cat([values[:, :1], values], 1).unsqueeze(2), rows, f"what {name} reads of ")
         meanings = None
         if bases is not None and targets is not None:
             meanings = Meanings(bases, torch.tensor([targets[row] for row in rows], device=bases.device))
         yield States(tokens, rows, inputs.get("labels"), reduced, meanings)
 
 
-def _check_finite(tokens: Float[Tensor, "batch layer_plus_1 hidden"], rows: tuple[int, ...]) -> None:
+def _check_finite(
+    tokens: Float[Tensor, "batch layer_plus_1 _"], rows: tuple[int, ...], what: str = "the output of "
+) -> None:
     bad = ~torch.isfinite(tokens).all(dim=2)
     if bad.any():
         layer = int(bad.any(dim=0).nonzero()[0])
         row = rows[int(bad[:, layer].nonzero()[0])]
         where = "the embeddings" if layer == 0 else f"layer {layer - 1}"
         raise ScoreError(
-            f"the output of {where} is not finite for row {row + 1} (the first row is 1)",
+            f"{what}{where} is not finite for row {row + 1} (the first row is 1)",
             "check the model's weights and that text",
         )

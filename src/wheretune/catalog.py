@@ -67,7 +67,9 @@ def _with_plugins(own: Table, group: str) -> Table:
     for point in entry_points(group=group):
         try:
             offered[point.name] = point.load()
+            _ = offered[point.name].card.formula
         except Exception as error:  # another package's fault must not keep ours from running
+            offered.pop(point.name, None)
             log.warning("%s from the package of %s cannot be loaded: %s", point.name, point.value, error)
     return {**offered, **own}
 
@@ -132,6 +134,12 @@ def build(axis: str, table: Table, spec: Spec) -> Any:
     """
     if spec.name not in table:
         raise ConfigError(f"there is no {axis} {spec.name!r}", nearest(spec.name, table))
+    defaults = getattr(table[spec.name], "__dataclass_fields__", {})
+    for key, value in spec.params.items():
+        kind = type(getattr(defaults.get(key), "default", None))
+        if kind in (int, float) and not isinstance(value, int if kind is int else int | float):
+            number = "a whole number" if kind is int else "a number"
+            raise ConfigError(f"{axis} {spec.name}: {key} is {value!r}", f"give {number}")
     try:
         return table[spec.name](**spec.params)
     except TypeError as error:

@@ -464,9 +464,12 @@ def score(
     wheretune score --model M --train t.jsonl --shard 1/4
     """
     from wheretune.run import gather_model, score_model
+    from wheretune.types import load_scores
 
     scorers = _scorers(scorer)
+    k, ratio = _one_count(preset, k, ratio)
     pick = _Pick(select, k, ratio, near, budget, budget_of, seed)
+    _refuse_idle(context, [made.card.reads for made in scorers], pick)
     data = _data(
         _needed(train, "--train"), text_column, pair_column, label_column, task, max_samples, max_length, seed,
         target_column, verbalizer,
@@ -476,6 +479,7 @@ def score(
         _refuse(context, ("confidence", "tolerance", "bound"), "a full pass (add --until-settled)")
     if before is not None and figures is None:
         raise ConfigError("--before is for deviations.png", "add --figures")
+    earlier = _one_of(load_scores(before), "semantic-deviation") if before is not None else None
     if compare and len(scorers) < 2:
         raise ConfigError("--compare needs several scorers", "name them with --scorer a,b,c")
     _check_preset(preset, name)
@@ -493,24 +497,25 @@ def score(
         from wheretune.probing import LayerProbe
         from wheretune.shards import save_shard
 
-        _refuse(context, ("figures", "before", "compare"), "a shard (merge-scores takes it)")
+        later = ("figures", "before", "compare", "select", "k", "ratio", "near", "budget", "budget_of")
+        _refuse(context, later, "a shard (merge-scores takes it)")
         number, of = _shard(shard)
         passing = [scorer for scorer in scorers if not isinstance(scorer, LayerProbe)]
         if len(passing) < len(scorers):
             raise ConfigError("layer-probe trains, and cannot be spread over shards", "leave it out")
-        target = output or Path(f"shard-{number}-of-{of}.safetensors")
+        target = _file(output or Path(f"shard-{number}-of-{of}.safetensors"))
         how["shard"] = (number, of)
         gathered = gather_model(name, data, passing, layers_attribute, quantize, **how)
         save_shard(gathered, target)
         said = {"output": str(target), "shard": [number, of], "n_samples": gathered.n_samples}
         _show(Text(f"shard {number} of {of}: {gathered.n_samples} texts in {target}"), json_, said)
         return
-    target = output or Path("scores.json")
+    target = _file(output or Path("scores.json"))
     folder = target.parent / f"{target.stem}-probe"
     every = score_model(name, data, scorers, folder, layers_attribute, quantize, **how)
-    if folder.is_dir() and not json_:
+    if any(made.card.reads == "training" for made in scorers) and not json_:
         _show_candidates(folder)
-    _report(every, pick, target, figures, before, compare, json_)
+    _report(every, pick, target, figures, earlier, compare, json_)
 
 
 def _scorers(text: str) -> "list[AnyScorer]":
@@ -520,6 +525,39 @@ def _scorers(text: str) -> "list[AnyScorer]":
     if not made or len({scorer.name for scorer in made}) < len(made):
         raise ConfigError(f"--scorer is {text!r}", "name at least one scorer, and each once")
     return made
+
+
+def _file(path: Path) -> Path:
+    """A place for a file, seen to be none for a folder before the work is done."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", "give a file as --output")
+    return path
+
+
+def _one_count(preset: str | None, k: int | None, ratio: float | None) -> tuple[int | None, float | None]:
+    """--k and --ratio, where the user's own puts aside the preset's."""
+    from wheretune import catalog
+
+    given = catalog.PRESETS[preset] if preset is not None else {}
+    if k is not None and ratio is not None:
+        return (k, None) if given.get("ratio") == ratio else (None, ratio) if given.get("k") == k else (k, ratio)
+    return k, ratio
+
+
+def _refuse_idle(context: typer.Context, reads: Sequence[str], pick: _Pick) -> None:
+    """Refuses options that the scorers and the selector do not read."""
+    from wheretune import catalog
+
+    if not {"states", "meanings"} & set(reads):
+        named = "a scorer that reads no states"
+        _refuse(context, ("pooling", "last_state", "standardise", "until_settled"), named)
+    if "meanings" not in reads:
+        _refuse(context, ("verbalizer", "target_column", "before"), "a scorer other than semantic-deviation")
+    if pick.select != "budget":
+        _refuse(context, ("budget", "budget_of"), "a selector other than budget")
+    fields = getattr(catalog.SELECTORS.get(pick.select or ""), "__dataclass_fields__", {"k": None})
+    if "k" not in fields:
+        _refuse(context, ("k", "ratio"), f"--select {pick.select}")
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -547,7 +585,7 @@ def _report(
     pick: _Pick,
     output: Path,
     figures: Path | None,
-    before: Path | None,
+    before: "LayerScores | None",
     compare: bool,
     json_: bool,
 ) -> None:
@@ -555,16 +593,16 @@ def _report(
     from dataclasses import replace
 
     from wheretune.planning import agreement, choose
-    from wheretune.types import load_scores, save_scores, to_json
+    from wheretune.types import save_scores, to_json
 
     save_scores(every, output)  # they stand, whatever is then made of them
     selectors = [pick.selector(len(scores.layers), _source_selector(scores.scorer.name)) for scores in every]
     every = [replace(scores, choice=choose(scores, how)) for scores, how in zip(every, selectors, strict=True)]
     save_scores(every, output)
-    side_by_side = agreement(every, selectors) if compare else None
+    lowest = ["lowest" in _source_selector(scores.scorer.name) for scores in every]
+    side_by_side = agreement(every, selectors, lowest) if compare else None
     if figures is not None:
-        earlier = _one_of(load_scores(before), "semantic-deviation") if before is not None else None
-        _draw(every, figures, earlier)
+        _draw(every, figures, before)
         if side_by_side is not None:
             from wheretune.show.figures import agreement_figure, save_figure
             from wheretune.show.tables import short_name
@@ -623,6 +661,7 @@ def _show_agreement(found: Any) -> None:
 
 @app.command("merge-scores")
 def merge_scores(
+    context: typer.Context,
     shards: Annotated[
         list[Path] | None,
         typer.Argument(metavar="SHARD...", help="All shards that `score --shard` wrote.", show_default=False),
@@ -649,12 +688,23 @@ def merge_scores(
     shard-4-of-4.safetensors --output scores.json
     """
     from wheretune import shards as room
+    from wheretune.types import load_scores
 
     every = room.merge_scores(_needed(shards or None, "a shard"))
     pick = _Pick(select, k, ratio, near, budget, budget_of, seed)
+    _refuse_idle(context, [_reads(scores) for scores in every], pick)
+    if before is not None and figures is None:
+        raise ConfigError("--before is for deviations.png", "add --figures")
     if compare and len(every) < 2:
         raise ConfigError("--compare needs several scorers", "score the shards with --scorer a,b,c")
-    _report(every, pick, output, figures, before, compare, json_)
+    earlier = _one_of(load_scores(before), "semantic-deviation") if before is not None else None
+    _report(every, pick, _file(output), figures, earlier, compare, json_)
+
+
+def _reads(scores: "LayerScores") -> str:
+    from wheretune import catalog
+
+    return str(catalog.SCORERS[scores.scorer.name].card.reads)
 
 
 def _data(
@@ -673,8 +723,8 @@ def _data(
 
     if length is not None and length < 1:
         raise ConfigError(f"--max-length is {length}", "give 1 or more")
-    if seed < 0:
-        raise ConfigError(f"--seed is {seed}", "give 0 or more")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"--seed is {seed}", "give a number from 0 to 4294967295")
     source = str(Path(source).resolve()) if Path(source).is_file() else source
     words = _words(verbalizer)
     if words is not None and target is not None:
@@ -839,8 +889,10 @@ def plan(
     from wheretune import catalog
     from wheretune.types import load_scores, save, to_json
 
-    pick = _Pick(select, k, ratio, near, budget, budget_of, seed, layers)
+    k, ratio = _one_count(preset, k, ratio)
+    pick = _Pick(select or ("explicit" if layers else None), k, ratio, near, budget, budget_of, seed, layers)
     _check_names(scorer or "cosine-centrality", head, pick)
+    _refuse_idle(context, ["states", "meanings"], pick)
     how = catalog.tuner_from(tuner, tuner_option or ())
     if scores_file is not None:
         scoring = ("text_column", "pair_column", "label_column", "target_column", "verbalizer", "task")
@@ -883,8 +935,14 @@ def plan(
 
 def _one_of(every: "list[LayerScores]", name: str | None) -> "LayerScores":
     """The scores of the scorer that was named, or the only ones there are."""
-    there = [scores.scorer.name for scores in every]
+    from wheretune import catalog
+    from wheretune.types import Spec
+
+    there = [str(scores.scorer) for scores in every]
+    asked = Spec.of(catalog.scorer(name)) if name is not None and ":" in name else None
     found = [scores for scores in every if name is None or scores.scorer.name == name.split(":")[0]]
+    if asked is not None:
+        found = [scores for scores in found if asked.params.items() <= scores.scorer.params.items()]
     if not found:
         raise ConfigError(f"the file has no scores by {name!r}", f"it has {', '.join(there)}")
     if len(found) > 1:
@@ -966,8 +1024,10 @@ def tune(
     from wheretune.types import LayerScores, Plan, RunSpec, Spec, TrainSettings, load, save, to_json
 
     folder = _needed(output, "--output")
-    pick = _Pick(select, k, ratio, near, budget, budget_of, seed, layers)
+    k, ratio = _one_count(preset, k, ratio)
+    pick = _Pick(select or ("explicit" if layers else None), k, ratio, near, budget, budget_of, seed, layers)
     _check_names(scorer, head, pick)
+    _refuse_idle(context, ["states", "meanings"], pick)
     how = catalog.tuner_from(tuner, tuner_option or ())
     if plan_file is not None:
         choices = ("select", "k", "ratio", "near", "budget", "budget_of", "layers", "head", "scorer", "preset")
@@ -1446,9 +1506,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = STOPPED
     if code == STOPPED:
-        err.print(
-            Text("stopped; started again, tune, compare and demo go on from the last finished epoch", style="bold")
-        )
+        err.print(Text("stopped; started again, what trains goes on from the last finished epoch", style="bold"))
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -127,6 +127,7 @@ class Settler:
             tolerance=self.tolerance,
             method=method,
             open=still_open,
+            least=LEAST if self.bound == "asymptotic" else 0,
         )
 
 
@@ -206,7 +207,9 @@ class Bets:
 
         def is_open(winner: int, rival: int, sign: int, contests: int) -> bool:
             better, worse = (winner, rival) if sign > 0 else (rival, winner)
-            return bool(self._best[better, worse] < np.log(contests / (1 - self._settler.confidence)))
+            return self._seen < self._texts and bool(
+                self._best[better, worse] < np.log(contests / (1 - self._settler.confidence))
+            )
 
         return self._settler.settlement(finished, n, "betting, rigorous for any number of texts", is_open)
 

@@ -385,6 +385,10 @@ def next_tokens(data: TextData, tokenizer: Any) -> tuple[tuple[int, ...], dict[i
         words = sorted(set(data.continuations))
         found = _first_tokens(tokenizer, words)
         tokens = sorted(set(found))
+        if len(tokens) < 2:
+            raise DataError(
+                f"every {data.info.spec.target_column} in {source} begins with the same token", "name another column"
+            )
         place = {word: tokens.index(token) for word, token in zip(words, found, strict=True)}
         return tuple(tokens), {row: place[word] for row, word in zip(data.rows, data.continuations, strict=True)}
     classes, verbalizer = data.info.classes, data.info.spec.verbalizer
@@ -413,12 +417,18 @@ def next_tokens(data: TextData, tokenizer: Any) -> tuple[tuple[int, ...], dict[i
 
 
 def _first_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:
-    """The first token of each word after another word and a space, however the tokenizer marks that."""
+    """The first token of each word after another word and a space, however the tokenizer marks that.
+
+    Decided: a token that is only the space (as many tokenizers split off before a digit) says nothing, and is passed
+        over.
+    """
     before = tokenizer("a", add_special_tokens=False)["input_ids"]
     tokens = []
     for word in words:
         both = tokenizer(f"a {word.strip()}", add_special_tokens=False)["input_ids"]
-        rest = both[len(before) :] if both[: len(before)] == before else both
+        rest = both[len(before) :] if both[: len(before)] == before else []
+        while rest and not tokenizer.decode(rest[:1]).strip():
+            rest = rest[1:]
         if not rest or rest[0] == tokenizer.unk_token_id:
             raise DataError(f"the tokenizer has no token for {word!r}", "give another word with --verbalizer")
         tokens.append(int(rest[0]))

@@ -149,7 +149,9 @@ def _take(folder: Path, owned: Sequence[str], finished: str, resume: bool, overw
     return False
 
 
-def claim(path: Path, content: Mapping[str, Any]) -> None:
+def claim(
+    path: Path, content: Mapping[str, Any], remedy: str = "start it over with --overwrite or choose another --output"
+) -> None:
     """Writes down what a folder is for, or makes sure that this is what it already is for.
 
     Raises:
@@ -164,5 +166,5 @@ def claim(path: Path, content: Mapping[str, Any]) -> None:
         keys = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
         raise OutputError(
             f"{path.parent} was begun with other settings ({', '.join(keys)})",
-            "start it over with --overwrite or choose another --output",
+            remedy,
         )

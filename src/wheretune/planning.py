@@ -48,19 +48,17 @@ class Agreement:
     choices: tuple[Choice, ...]
 
 
-def agreement(every: Sequence[LayerScores], selectors: Sequence[AnySelector]) -> Agreement:
+def agreement(every: Sequence[LayerScores], selectors: Sequence[AnySelector], lowest: Sequence[bool]) -> Agreement:
     """How alike several scorers rank the layers, and which each would choose.
 
     Args:
         every: Scores of one model.
-        selectors: One for each, the one its source uses.
+        selectors: What chooses by each.
+        lowest: Of each, whether its source tunes the layers with the lowest scores.
     """
     from scipy.stats import spearmanr
 
-    turned = [
-        -scores.values if "lowest" in selector.name else scores.values
-        for scores, selector in zip(every, selectors, strict=True)
-    ]
+    turned = [-scores.values if turn else scores.values for scores, turn in zip(every, lowest, strict=True)]
 
     def correlation(a: int, b: int) -> float | None:
         both = np.isfinite(turned[a]) & np.isfinite(turned[b])

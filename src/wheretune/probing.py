@@ -122,6 +122,10 @@ def probe(
     """
     settings = TrainSettings(how.epochs, how.learning_rate, how.batch_size, seed=how.seed)
     check_settings(settings)
+    if not how.tuner.needs_layers:
+        raise ConfigError(f"the tuner {how.tuner.name} tunes no layer", "probe with another tuner")
+    if how.samples < 4:
+        raise ConfigError(f"layer-probe with samples={how.samples} has nothing to split", "take 4 or more")
     if data.labels is None:
         raise DataError(f"{data.info.spec.source} has no labels to tune by", "name the column with --label-column")
     drawn = np.random.default_rng(how.seed).permutation(len(data))[: how.samples].tolist()
@@ -132,6 +136,7 @@ def probe(
     claim(
         folder / "probe.json",
         {"how": dataclasses.asdict(Spec.of(how)), "data": data.info.hash, "model": base_hash(stack)},
+        "give another --output, or delete that folder",
     )
     first, last = len(stack) // 3, 2 * len(stack) // 3
     if first == last:

@@ -36,7 +36,7 @@ from wheretune.anatomy import (
     skeleton,
 )
 from wheretune.capture import LastState
-from wheretune.data import TextData, collator, encode, load_data
+from wheretune.data import TextData, collator, encode, load_data, log
 from wheretune.delta import remove_delta, save_delta
 from wheretune.errors import ConfigError, DataError, WheretuneError
 from wheretune.files import claim, sweep
@@ -149,7 +149,14 @@ def gather_model(
 ) -> Gathered:
     """Loads a model and data by name and feeds every scorer; see `scorers.base.gather`."""
     reads = {scorer.card.reads for scorer in scorers}
-    texts = load_data(data, labels="required" if "gradients" in reads else "optional")
+    needed = "gradients" in reads or ("meanings" in reads and data.target_column is None)
+    try:
+        texts = load_data(data, labels="required" if needed else "optional")
+    except DataError as error:
+        if needed:
+            raise
+        texts = load_data(data, labels="ignored")  # says what is wrong if it is not the labels
+        log.warning("the labels are left aside: %s", error.problem)
     model = load_language_model(name) if "meanings" in reads else load_model(name, quantize=quantize)
     revision = resolve(name).get("revision")
     return gather(find_layers(model, layers_attribute), load_tokenizer(name), texts, scorers, revision=revision, **how)
@@ -266,7 +273,7 @@ def run(spec: RunSpec, folder: Path, description: str = "training") -> RunResult
     collate = collator(tokenizer)
     with _peak_memory() as memory:
         rows = encode(data, tokenizer, length)
-        log = train(model, rows, collate, spec.settings, folder, description, tuned.attached.companion)
+        trained = train(model, rows, collate, spec.settings, folder, description, tuned.attached.companion)
     remove_delta(folder)  # of a sitting that was killed before its result was written
     save_delta(tuned, folder, data=data.info, max_length=length)
     started = time.perf_counter()
@@ -277,9 +284,9 @@ def run(spec: RunSpec, folder: Path, description: str = "training") -> RunResult
         spec=spec,
         metrics=metrics,
         trainable_parameters=tuned.trainable_parameters,
-        seconds={"train": log.seconds, "evaluate": time.perf_counter() - started},
+        seconds={"train": trained.seconds, "evaluate": time.perf_counter() - started},
         peak_memory_bytes=memory.get("peak"),
-        steps=log.steps,
+        steps=trained.steps,
         versions=versions(),
         provenance=provenance(),
     )

@@ -348,7 +348,7 @@ class Near:
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        return self._pairwise.select(self._lifted(values)[0])
+        return self._pairwise.select(self._lifted(values))
 
     @property
     def _pairwise(self) -> PairwiseSelector:
@@ -358,30 +358,38 @@ class Near:
     def adapt(self, scores: LayerScores) -> tuple[Selector, str | None]:
         """Itself, and which layers gave way."""
         values = scores.values
-        told = [
-            f"layer {higher} for {lower} ({values[higher]:.4f}, {values[lower]:.4f})"
-            for lower, higher in self._lifted(values)[1]
-        ]
-        if not told:
+        before, after = set(self._pairwise.select(values)), set(self.select(values))
+        gone, come = sorted(before - after), sorted(after - before)
+        if not gone:
             return self, None
-        return self, f"near-equal scores prefer the higher layer, which costs less to train: {', '.join(told)}"
+        told = f"{_named(come, values)} for {_named(gone, values)}" if come else f"none for {_named(gone, values)}"
+        return self, f"near-equal scores prefer the higher layer, which costs less to train: {told}"
 
     def check(self, layers: int) -> None:
         """Complains of what cannot choose among so many layers."""
         self._pairwise.select(np.zeros(layers))
 
-    def _lifted(self, values: Values) -> tuple[Values, list[tuple[int, int]]]:
-        """Values with which every near-equal contest goes to the higher layer; and the pairs (lower, higher)."""
+    def _lifted(self, values: Values) -> Values:
+        """Values with which every near-equal contest goes to the higher layer.
+
+        Near is meant of the layer that would have been chosen, so however often one gives way to the next, no more than
+        the tolerance is lost.
+        """
         room = self.tolerance * (np.nanmax(values) - np.nanmin(values))
-        lifted, swaps = values.copy(), list[tuple[int, int]]()
-        while True:  # every round moves the choice up, so it ends
+        lifted, rightful = values.copy(), values.copy()
+        while self.tolerance > 0:  # every round moves the choice up, so it ends
             contests = sorted(self._pairwise.contests(lifted), key=lambda contest: (contest[0], -contest[1]))
-            near = [c for c in contests if c[1] > c[0] and abs(values[c[0]] - values[c[1]]) <= room]
-            if not near or self.tolerance == 0:
-                return lifted, swaps
+            near = [c for c in contests if c[1] > c[0] and abs(rightful[c[0]] - values[c[1]]) <= room]
+            if not near:
+                break
             lower, higher, sign = near[0]
             lifted[higher] = np.nextafter(lifted[lower], sign * np.inf)
-            swaps.append((lower, higher))
+            rightful[higher] = rightful[lower]
+        return lifted
+
+
+def _named(layers: Sequence[int], values: Values) -> str:
+    return ", ".join(f"layer {layer} ({values[layer]:.4f})" for layer in layers)
 
 
 @dataclass(frozen=True)
@@ -418,15 +426,37 @@ class Auto:
                 f"auto reads the shape of a centrality profile, and {scores.scorer.name} has none",
                 "score with cosine-centrality, or choose another --select",
             )
-        selector, why = self._rule(scores.values, np.nan_to_num(scores.stds))
-        near, swapped = Near(selector, NEAR).adapt(scores)
-        return near, "; ".join(reason for reason in (why, swapped) if reason is not None)
+        shaped = Shaped(self.k, tuple(np.nan_to_num(scores.stds).tolist()))
+        selector, why = shaped.rule(scores.values)
+        _, swapped = Near(selector, NEAR).adapt(scores)
+        return shaped, "; ".join(reason for reason in (why, swapped) if reason is not None)
 
     def check(self, layers: int) -> None:
         """Complains of what cannot choose among so many layers."""
         _check(self.k, layers)
 
-    def _rule(self, values: Values, stds: Values) -> tuple[PairwiseSelector, str]:
+
+@dataclass(frozen=True)
+class Shaped:
+    """What `Auto` becomes for layers whose scores vary over samples by so much: decides again for any values.
+
+    Attributes:
+        k: Layers to choose.
+        stds: The standard deviation of every layer's score over samples.
+    """
+
+    k: int
+    stds: tuple[float, ...]
+    name: ClassVar[str] = "shaped"
+    needs_scores: ClassVar[bool] = True
+
+    def select(self, values: Values) -> tuple[int, ...]:
+        """The chosen layers, ascending."""
+        return Near(self.rule(values)[0], NEAR).select(values)
+
+    def rule(self, values: Values) -> tuple[PairwiseSelector, str]:
+        """The selector of the rule that fires, and its numbers."""
+        stds = np.array(self.stds)
         count, span = len(values), float(np.ptp(values))
         if count < 3 or span == 0:
             return BlockHighest(self.k), "no shape: too few layers, or all alike -> block-highest"
@@ -465,9 +495,10 @@ def _peaks(values: Values, prominence: float) -> list[int]:
 class Budget:
     """The layers of the best total score within a share of full fine-tuning's compute or parameters.
 
-    A layer counts by how far its score lies above the worst. Totals within 1 % of the best prefer the set whose lowest
-    layer is highest, which costs least. Compute is what the FLOP model of `cost.py` says; parameters are the chosen
-    layers' share of the base model.
+    For every lowest layer, the best of those above are added as long as they fit (greedily, which is exact for layers
+    of one size); the best of these sets wins. A layer counts by how far its score lies above the worst. Totals within 1
+    % of the best prefer the set whose lowest layer is highest, which costs least. Compute is what the FLOP model of
+    `cost.py` says; parameters are the chosen layers' share of the base model.
 
     Attributes:
         share: Of full fine-tuning's, above 0 and up to 1.

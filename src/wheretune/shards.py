@@ -6,7 +6,7 @@ the dataclasses that a scorer names in `kinds` are ever made from it.
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wheretune import catalog
+from wheretune.data import log
 from wheretune.errors import ConfigError
 from wheretune.files import write
-from wheretune.scorers.base import Finished, Gathered, Scorer, StackScorer, finish
+from wheretune.scorers.base import Finished, Gathered, GradientScorer, Scorer, StackScorer, StreamScorer, finish
 from wheretune.types import DataInfo, LayerParts, LayerScores, ModelInfo, Spec, from_json
 
 FORMAT = 1
@@ -61,13 +62,13 @@ def merge_scores(paths: Sequence[Path]) -> list[LayerScores]:
     found = [_read(path) for path in paths]
     first, of = found[0], found[0]["shard"][1]
     for path, content in zip(paths, found, strict=True):
-        for key in ("specs", "model", "data", "layers", "batch_size"):
-            if _same(key, content) != _same(key, first):
-                raise ConfigError(f"{path} and {paths[0]} are shards of different passes ({key})", "merge like shards")
-        if content["shard"][1] != of:
+        differs = [key for key in _COMMON if _COMMON[key](content) != _COMMON[key](first)]
+        if differs:
             raise ConfigError(
-                f"{path} is one of {content['shard'][1]} shards, {paths[0]} one of {of}", "merge like shards"
+                f"{path} and {paths[0]} are shards of different passes ({differs[0]})", "merge like shards"
             )
+        if content["versions"] != first["versions"]:
+            log.warning("%s and %s were made with different versions of the packages", path, paths[0])
     numbers = [content["shard"][0] for content in found]
     twice = sorted({number for number in numbers if numbers.count(number) > 1})
     if twice:
@@ -78,21 +79,17 @@ def merge_scores(paths: Sequence[Path]) -> list[LayerScores]:
             f"shard {missing[0]} of {of} is missing", f"run score --shard {missing[0]}/{of} and merge all"
         )
     ordered = [content for _, content in sorted(zip(numbers, found, strict=True), key=lambda pair: pair[0])]
-    specs = tuple(Spec(**spec) for spec in first["specs"])
-    scorers = [_scorer(spec) for spec in specs]
     states: dict[Scorer, Any] = {}
-    for place, scorer in enumerate(scorers):
-        parts = [_unpack(content["states"][place], content["tensors"], _kinds(scorer)) for content in ordered]
+    for place, scorer in enumerate(first["scorers"]):
+        parts = [content["states"][place] for content in ordered]
         states[scorer] = parts[0] if isinstance(scorer, StackScorer) else reduce(scorer.merge, parts)
     return finish(
         Gathered(
             states=states,
-            specs=specs,
-            model=ModelInfo(**first["model"]),
-            data=from_json(DataInfo, first["data"], str(paths[0])),
-            layers=tuple(
-                (path, int(size), from_json(LayerParts, parts, str(paths[0]))) for path, size, parts in first["layers"]
-            ),
+            specs=first["specs"],
+            model=first["model"],
+            data=first["data"],
+            layers=first["layers"],
             n_samples=sum(content["n_samples"] for content in found),
             seconds=sum(content["seconds"] for content in found),
             settlement=None,
@@ -103,29 +100,60 @@ def merge_scores(paths: Sequence[Path]) -> list[LayerScores]:
     )
 
 
-def _same(key: str, content: dict[str, Any]) -> Any:
-    """What must agree: models by their weights and data by their content, wherever they lie on each machine."""
-    value = content[key]
-    return value["hash"] if key in ("model", "data") else value
+_COMMON: dict[str, Callable[[dict[str, Any]], Any]] = {
+    # What shards must have in common: models by their weights and data by content, wherever they lie on each machine.
+    "number of shards": lambda content: content["shard"][1],
+    "scorers": lambda content: content["specs"],
+    "model": lambda content: content["model"].hash,
+    "data": lambda content: content["data"].hash,
+    "how the data is read": lambda content: dataclasses.replace(content["data"].spec, source=""),
+    "layers": lambda content: content["layers"],
+    "batch size": lambda content: content["batch_size"],
+}
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """A shard with everything in it made again; whatever does not fit is an error that names the file."""
     try:
         with safe_open(path, framework="pt") as file:
             content: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
-            content["tensors"] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        if content["format"] != FORMAT:
+            raise ConfigError(f"{path} was written by another version of wheretune", "score that shard again")
+        number, of = content["shard"]
+        specs = tuple(Spec(**spec) for spec in content["specs"])
+        scorers = [_scorer(spec) for spec in specs]
+        states = [_unpack(s, tensors, _kinds(scorer)) for s, scorer in zip(content["states"], scorers, strict=True)]
+        model = from_json(ModelInfo, content["model"], str(path))
+        layers = tuple(
+            (str(name), int(size), from_json(LayerParts, parts, str(path))) for name, size, parts in content["layers"]
+        )
+        if len(layers) != model.layers or not 1 <= int(number) <= int(of) or not specs:
+            raise ValueError("layers, shard or scorers do not fit")
+        return {
+            "shard": (int(number), int(of)),
+            "specs": specs,
+            "scorers": scorers,
+            "states": states,
+            "model": model,
+            "data": from_json(DataInfo, content["data"], str(path)),
+            "layers": layers,
+            "n_samples": int(content["n_samples"]),
+            "seconds": float(content["seconds"]),
+            "batch_size": int(content["batch_size"]),
+            "versions": dict(content["versions"]),
+        }
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror or error})", "check the path") from error
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is no shard", "give files that `score --shard i/n` wrote") from error
-    if content.get("format") != FORMAT:
-        raise ConfigError(f"{path} was written by another version of wheretune", "score that shard again")
-    return content
 
 
 def _scorer(spec: Spec) -> Scorer:
     own = {key: value for key, value in spec.params.items() if key not in ("pooling", "last_state", "standardised")}
-    made: Scorer = catalog.build("scorer", catalog.SCORERS, Spec(spec.name, own))
+    made = catalog.build("scorer", catalog.SCORERS, Spec(spec.name, own))
+    if not isinstance(made, StackScorer | StreamScorer | GradientScorer):
+        raise TypeError(f"{spec.name} gathers nothing")
     return made
 
 

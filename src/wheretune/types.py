@@ -306,6 +306,7 @@ class Settlement:
         tolerance: A layer counts as the better one if it is worse by no more than this.
         method: The kind of bound.
         open: The pairs (chosen layer, rival) that were too close to tell.
+        least: Samples it takes before anything is said.
     """
 
     selector: Spec
@@ -316,9 +317,12 @@ class Settlement:
     tolerance: float
     method: str
     open: tuple[tuple[int, int], ...]
+    least: int = 0
 
     def __str__(self) -> str:
         what = f"{self.selector} chooses {', '.join(map(str, self.layers))}"
+        if self.n_samples < self.least:
+            return f"{what}, but {self.n_samples} samples are too few to call that settled: it takes {self.least}"
         if self.settled:
             return f"{what}: settled after {self.n_samples} samples ({self.confidence:.0%}, {self.method})"
         pairs = ", ".join(f"{winner} and {loser}" for winner, loser in self.open)
@@ -470,6 +474,8 @@ class LayerScores(JupyterMixin):
                 raise ConfigError(f"{scores.scorer.name} has no deviations", "use the scorer semantic-deviation")
         if before is not None and len(before.layers) != len(self.layers):
             raise ConfigError("the scores before are of a model with other layers", "score the same model")
+        if before is not None and before.scorer != self.scorer:
+            raise ConfigError(f"the scores before are by {before.scorer}, these by {self.scorer}", "score alike")
         shown = [("", self)] if before is None else [("before tuning", before), ("after tuning", self)]
         return violin_figure(
             [
@@ -702,7 +708,7 @@ class Manifest:
 
 # --- JSON ---------------------------------------------------------------------------------------
 
-Written = TypeVar("Written", DataInfo, LayerParts, LayerScores, Plan, RunSpec, RunResult, Manifest)
+Written = TypeVar("Written", ModelInfo, DataInfo, LayerParts, LayerScores, Plan, RunSpec, RunResult, Manifest)
 
 _PLAIN: tuple[Any, ...] = (
     Spec, ModelInfo, DataSpec, DataInfo, LayerParts, LayerScore, Settlement, Confidence, Choice, Deviations,

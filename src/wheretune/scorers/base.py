@@ -200,6 +200,7 @@ LOOK_EVERY = 4  # batches between two looks at whether the choice is settled
 SKETCH = 512  # rows that are kept for resampling
 RESAMPLES = 100
 LEAST_ROWS = 16  # to be resampled
+LEAST_BATCHES = 8  # to say how batches vary
 CONSTANT = 1e-10  # a variance below this share of the squared mean is rounding
 
 
@@ -237,6 +238,45 @@ class MeanSums:
         covariance = self.products / self.n - torch.outer(means, means)
         stds = covariance.diagonal().clamp(min=0).sqrt()
         return Finished(means.numpy(), stds.numpy(), covariance=covariance.numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class BatchSums:
+    """Sums over batches of one number a layer, for scores that only a batch has.
+
+    Attributes:
+        batches: The sums.
+        texts: Texts in these batches.
+    """
+
+    batches: MeanSums
+    texts: int
+
+    @classmethod
+    def empty(cls, layers: int) -> "BatchSums":
+        """No batches yet."""
+        return cls(MeanSums.empty(layers), 0)
+
+    def add(self, numbers: Float[Tensor, " layer"], texts: int) -> "BatchSums":
+        """These sums and those of one batch."""
+        return BatchSums(self.batches.add(numbers.unsqueeze(0)), self.texts + texts)
+
+    def merge(self, other: "BatchSums") -> "BatchSums":
+        """The sums over both."""
+        return BatchSums(self.batches.merge(other.batches), self.texts + other.texts)
+
+    def finish(self, total: bool) -> Finished:
+        """The mean over batches, or their total, and how sure it is by how batches vary.
+
+        Batches are of like length and so differ by more than random ones would: the covariance is rather too large. Of
+        fewer than `LEAST_BATCHES` batches none is given.
+        """
+        many, means = self.batches.n, self.batches.finish()
+        times = many if total else 1
+        covariance = None
+        if many >= LEAST_BATCHES and means.covariance is not None:
+            covariance = means.covariance * (self.texts / (many - 1)) * times**2  # n times that of the mean or total
+        return Finished(means.values * times, covariance=covariance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -453,7 +493,8 @@ def gather(
         tokenizer: The model's tokenizer.
         data: The texts.
         scorers: Any number of scorers.
-        batch_size: Texts in a forward pass; only `gradient-norm`, a sum over batches, depends on it.
+        batch_size: Texts in a forward pass; only what is computed batch by batch (`gradient-norm`, `fisher:per=batch`)
+            depends on it.
         pooling: The representative token, or the mean over unmasked tokens.
         last: The last state after the final norm (as Transformers gives it) or before.
         standardise: Take every dimension of every latent space to mean 0 and deviation 1 over the data first, so that a
@@ -493,6 +534,13 @@ def gather(
     for scorer in streaming if standardise else ():
         if scorer.reduction is not None:
             raise ConfigError(f"{scorer.name} reads all tokens, which --standardise leaves alone", "drop one")
+    for offered in scorers:
+        if not isinstance(offered, StackScorer | StreamScorer | GradientScorer) or type(offered).__hash__ is None:
+            raise ScoreError(
+                f"{type(offered).__name__} is no scorer: it needs name, card, kinds, reduction (or per_sample), init, "
+                "update, merge and finish, or name, card and score, in a frozen dataclass",
+                "see docs/scorers.md",
+            )
     states: dict[Scorer, Any] = {
         scorer: scorer.score(stack) if isinstance(scorer, StackScorer) else scorer.init(stack) for scorer in scorers
     }
@@ -625,7 +673,7 @@ def score(
         tokenizer: Its tokenizer.
         data: The texts, from `load_data` or `from_texts`.
         scorer: For example `CosineCentrality()`.
-        batch_size: Texts in a forward pass; only `GradientNorm`, a sum over batches, depends on it.
+        batch_size: Texts in a forward pass; only what is computed batch by batch (`GradientNorm`) depends on it.
         pooling: The representative token, or the mean over unmasked tokens.
 
     Raises:

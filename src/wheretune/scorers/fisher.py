@@ -7,11 +7,11 @@ The baseline of layer-wise LoRA by CKA (Lodha et al. 2023); the empirical Fisher
 cheap as training and weighs what a batch's samples agree on; decided that batches weigh alike.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from wheretune.errors import ConfigError
-from wheretune.scorers.base import Card, Finished, MeanSums
+from wheretune.scorers.base import BatchSums, Card, Finished, MeanSums
 from wheretune.types import Gradients, LayerStack
 
 
@@ -32,31 +32,30 @@ class Fisher:
         "one backward pass, a sample at a time (per=batch: approximate, in batches)",
         "highest",
     )
-    kinds: ClassVar[tuple[type, ...]] = (MeanSums,)
+    kinds: ClassVar[tuple[type, ...]] = (BatchSums, MeanSums)
 
     @property
     def per_sample(self) -> bool:
         """Whether each sample's own gradient is read."""
         return self.per == "sample"
 
-    def init(self, stack: LayerStack) -> MeanSums:
+    def init(self, stack: LayerStack) -> MeanSums | BatchSums:
         """Empty sums."""
         if self.per not in ("sample", "batch"):
             raise ConfigError(f"fisher is not taken per {self.per!r}", "take per=sample or per=batch")
-        return MeanSums.empty(len(stack))
+        return MeanSums.empty(len(stack)) if self.per == "sample" else BatchSums.empty(len(stack))
 
-    def update(self, state: MeanSums, gradients: Gradients) -> MeanSums:
+    def update(self, state: MeanSums | BatchSums, gradients: Gradients) -> MeanSums | BatchSums:
         """Adds a batch."""
-        if self.per == "batch":
-            return state.add(gradients.batch_squares.unsqueeze(0))
+        if isinstance(state, BatchSums):
+            return state.add(gradients.batch_squares, len(gradients.sample_ids))
         assert gradients.squares is not None
         return state.add(gradients.squares)
 
-    def merge(self, one: MeanSums, other: MeanSums) -> MeanSums:
+    def merge(self, one: MeanSums | BatchSums, other: MeanSums | BatchSums) -> MeanSums | BatchSums:
         """Adds the sums of two shards."""
-        return one.merge(other)
+        return one.merge(other)  # type: ignore[arg-type]  # both are of the kind that `per` says
 
-    def finish(self, state: MeanSums) -> Finished:
+    def finish(self, state: MeanSums | BatchSums) -> Finished:
         """Means over samples; of `per=batch`, over batches."""
-        means = state.finish()
-        return means if self.per == "sample" else replace(means, stds=None)
+        return state.finish(total=False) if isinstance(state, BatchSums) else state.finish()

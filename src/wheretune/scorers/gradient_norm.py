@@ -6,10 +6,10 @@ Journal version of PRiSM, 7.4: over one epoch, without updates. Decided: the sum
 a sum; the head is freshly drawn from the data's seed and dropout is off. The score depends on the batch size.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from wheretune.scorers.base import Card, Finished, MeanSums
+from wheretune.scorers.base import BatchSums, Card, Finished, MeanSums
 from wheretune.types import Gradients, LayerStack
 
 
@@ -25,23 +25,21 @@ class GradientNorm:
         "one backward pass",
         "highest",
     )
-    kinds: ClassVar[tuple[type, ...]] = (MeanSums,)
+    kinds: ClassVar[tuple[type, ...]] = (BatchSums, MeanSums)
     per_sample: ClassVar[bool] = False
 
-    def init(self, stack: LayerStack) -> MeanSums:
+    def init(self, stack: LayerStack) -> BatchSums:
         """Empty sums."""
-        return MeanSums.empty(len(stack))
+        return BatchSums.empty(len(stack))
 
-    def update(self, state: MeanSums, gradients: Gradients) -> MeanSums:
+    def update(self, state: BatchSums, gradients: Gradients) -> BatchSums:
         """Adds a batch."""
-        return state.add(gradients.norms.unsqueeze(0))
+        return state.add(gradients.norms, len(gradients.sample_ids))
 
-    def merge(self, one: MeanSums, other: MeanSums) -> MeanSums:
+    def merge(self, one: BatchSums, other: BatchSums) -> BatchSums:
         """Adds the sums of two shards."""
         return one.merge(other)
 
-    def finish(self, state: MeanSums) -> Finished:
-        """The sums; how sure they are comes from how the norms vary over batches."""
-        means = state.finish()
-        assert means.covariance is not None
-        return replace(means, values=means.values * state.n, stds=None, covariance=means.covariance * state.n**2)
+    def finish(self, state: BatchSums) -> Finished:
+        """The sums over batches."""
+        return state.finish(total=True)

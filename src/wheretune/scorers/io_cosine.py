@@ -25,7 +25,7 @@ def mean_token_cosine(
 ) -> Float[Tensor, " batch"]:
     """The mean over a sample's unmasked tokens of the cosine between a layer's input and output."""
     cosines = torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
-    return (cosines * mask).sum(1) / mask.sum(1)
+    return torch.where(mask.bool(), cosines, 0).sum(1) / mask.sum(1)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ For every weight matrix of a layer, with singular values s and shape m x n, the 
     score(l) = sum of s above the edge / sum of s at or below it, over all matrices of the layer
 
 Spectrum (Hartford et al. 2024), whose estimate of sigma this is. Decided: matrices are summed before the ratio is
-taken, so a small matrix without noise gives no infinite score.
+taken, so a small matrix without noise gives no infinite score; and without the division by the largest singular value
+that Spectrum's code adds, which would make the score depend on the scale of the weights.
 """
 
 from dataclasses import dataclass
