@@ -176,7 +176,7 @@ class LoRA:
     """
 
     r: int = 16
-    alpha: float = 32
+    alpha: float = 32.0
     dropout: float = 0.0
     targets: str = "attention"
     name: ClassVar[str] = "lora"
@@ -206,7 +206,7 @@ class DoRA:
     """
 
     r: int = 16
-    alpha: float = 32
+    alpha: float = 32.0
     dropout: float = 0.0
     targets: str = "attention"
     name: ClassVar[str] = "dora"
@@ -239,7 +239,7 @@ class PiSSA:
     """
 
     r: int = 16
-    alpha: float = 0
+    alpha: float = 0.0
     dropout: float = 0.0
     targets: str = "attention"
     name: ClassVar[str] = "pissa"
@@ -350,7 +350,7 @@ class AdaLoRA:
 
     r: int = 8
     start: int = 12
-    alpha: float = 32
+    alpha: float = 32.0
     dropout: float = 0.0
     every: int = 10
     orthogonality: float = 0.1
@@ -374,7 +374,7 @@ class AdaLoRA:
             target_modules=_names(stack, layers, self.targets),
             init_r=self.start,
             target_r=self.r,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]
+            lora_alpha=_plain(self.alpha),
             lora_dropout=self.dropout,
             deltaT=self.every,
             orth_reg_weight=self.orthogonality,
@@ -448,8 +448,13 @@ def _lora(
     return LoraConfig(
         target_modules=names,
         r=tuner.r,
-        lora_alpha=tuner.alpha or tuner.r,  # type: ignore[arg-type]
+        lora_alpha=_plain(tuner.alpha or tuner.r),
         lora_dropout=tuner.dropout,
         use_dora=use_dora,
         init_lora_weights=init_lora_weights,
     )
+
+
+def _plain(alpha: float) -> Any:
+    """PEFT's alpha is a whole number, and so it is written where it can be."""
+    return int(alpha) if alpha == int(alpha) else alpha
