@@ -8,7 +8,7 @@ demo: .venv/.installed
 	$(BIN)/wheretune demo --output runs/demo --overwrite
 
 test: .venv/.installed lint
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --disable-warnings  # two processes of one thread: the models are tiny
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -188,10 +188,11 @@ def scored(scorer, states):
 def test_subsampling_says_how_much_fresh_samples_vary(scorer, n, monkeypatch):
     population = Population(3, 8)
     monkeypatch.setattr(base, "SKETCH", 128)
-    said = np.mean([scored(scorer, population.draw(n, seed)).covariance / n for seed in range(10)], axis=0)
+    said = np.mean([scored(scorer, population.draw(n, seed)).covariance / n for seed in range(30)], axis=0)
     monkeypatch.setattr(base, "RESAMPLES", 2)  # the scores alone
-    values = np.array([scored(scorer, population.draw(n, seed)).values for seed in range(100)])
-    np.testing.assert_allclose(np.sqrt(np.diag(said)), values.std(0), rtol=0.3)
+    values = np.array([scored(scorer, population.draw(n, seed)).values for seed in range(200)])
+    ratio = np.sqrt(np.diag(said)) / values.std(0)
+    assert ratio.min() > 0.8 and ratio.max() < (1.25 if n > 128 else 1.45)  # of few texts it says rather too much
 
 
 @pytest.mark.parametrize("scorer", [wt.GradientNorm(), wt.Fisher("batch")], ids=str)

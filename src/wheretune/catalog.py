@@ -136,7 +136,7 @@ def build(axis: str, table: Table, spec: Spec) -> Any:
         raise ConfigError(f"there is no {axis} {spec.name!r}", nearest(spec.name, table))
     defaults = getattr(table[spec.name], "__dataclass_fields__", {})
     for key, value in spec.params.items():
-        kind = type(getattr(defaults.get(key), "default", None))
+        kind = getattr(defaults.get(key), "type", None)
         if kind in (int, float) and not isinstance(value, int if kind is int else int | float):
             number = "a whole number" if kind is int else "a number"
             raise ConfigError(f"{axis} {spec.name}: {key} is {value!r}", f"give {number}")

@@ -362,17 +362,17 @@ class Sketch:
         return Sketch(keys[:SKETCH], torch.cat([self.rows, other.rows])[order[:SKETCH]])
 
     def covariance(
-        self, n: int, statistic: Callable[[Int[Tensor, " part"]], Float[np.ndarray, " layer"]]
+        self, n: int, statistic: Callable[[Float[Tensor, "row part"]], Float[Tensor, "part layer"]]
     ) -> Float[np.ndarray, "layer layer"] | None:
         """N times the covariance of a statistic of n samples, by subsampling without replacement.
 
         Of the m rows kept, `RESAMPLES` subsets of b = n m / (n + m) are drawn; the variance over subsets of size b of m
         is that of b samples times 1 - b / m, which is the variance of n samples (Politis and Romano 1994, with the
-        correction for a finite population).
+        correction for a finite population). Of few samples it is rather too large, since the statistic is no mean.
 
         Args:
             n: Samples the score itself is made of.
-            statistic: From the places of some rows to the scores.
+            statistic: From subsets of the rows, a column each with 1 for the rows that are in, to the scores of each.
 
         Returns:
             The matrix, zero where a layer has no score; None if there are too few rows.
@@ -380,11 +380,10 @@ class Sketch:
         kept = len(self.keys)
         if kept < LEAST_ROWS:
             return None
-        generator = np.random.default_rng(0)
         size = round(n * kept / (n + kept))
-        parts = (generator.choice(kept, size, replace=False) for _ in range(RESAMPLES))
-        values = np.array([statistic(torch.from_numpy(np.sort(part))) for part in parts])
-        covariance: Float[np.ndarray, "layer layer"] = np.nan_to_num(n * np.atleast_2d(np.cov(values.T)), nan=0.0)
+        ranks = np.random.default_rng(0).random((kept, RESAMPLES)).argsort(0)
+        values = statistic(torch.from_numpy((ranks < size).astype(np.float64)))
+        covariance: Float[np.ndarray, "layer layer"] = np.nan_to_num(n * np.atleast_2d(np.cov(values.numpy().T)))
         return covariance
 
 

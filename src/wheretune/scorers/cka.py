@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from wheretune.data import log
@@ -212,10 +212,7 @@ class CKA:
             hidden = sums.hidden
             centred = rows - rows.mean(0)
             hsic = torch.stack(
-                [
-                    self._from_grams(centred[:, a] @ centred[:, a].T, centred[:, b] @ centred[:, b].T)
-                    for a, b in zip(*_pairs(rows.shape[1]), strict=True)
-                ]
+                [self._from_rows(centred[:, a], centred[:, b]) for a, b in zip(*_pairs(rows.shape[1]), strict=True)]
             )
             varies = centred.square().sum((0, 2)) > CONSTANT * len(rows) * rows.mean(0).square().sum(1)
         else:
@@ -236,42 +233,60 @@ class CKA:
         }
         if len(constant) == len(varies) - 1:
             raise ScoreError("no layer's input and output both vary over the texts", "give texts that differ")
-        values = _ratio(hsic)
+        values = _ratio(hsic).numpy()
         values[list(constant)] = np.nan
-        covariance = state.sketch.covariance(sums.n, self._of_part(state.sketch, constant))
+        covariance = state.sketch.covariance(sums.n, self._of_parts(state.sketch, constant))
         return Finished(values, covariance=covariance, excluded=constant)
 
-    def _of_part(
+    def _of_parts(
         self, sketch: Sketch, constant: Collection[int]
-    ) -> Callable[[Int[Tensor, " part"]], Float[np.ndarray, " layer"]]:
-        """From the places of some rows of the sketch to their CKA."""
-        rows = sketch.rows.double()
-        centred = (rows - rows.mean(0)).transpose(0, 1) if len(rows) else rows.transpose(0, 1)
-        grams = centred @ centred.mT
+    ) -> Callable[[Float[Tensor, "row part"]], Float[Tensor, "part layer"]]:
+        """From many subsets of the sketch to their CKA: each sum over a subset is a product with its column of ones."""
+        rows = sketch.rows.double().transpose(0, 1)
+        rows = rows - rows.mean(1, keepdim=True) if rows.shape[1] else rows
+        grams = self._others(rows @ rows.mT)
 
-        def of_part(part: Int[Tensor, " part"]) -> Float[np.ndarray, " layer"]:
-            few = grams[:, part][:, :, part]
-            few = few - few.mean(1, keepdim=True) - few.mean(2, keepdim=True) + few.mean((1, 2), keepdim=True)
-            a, b = _pairs(len(few))
-            values = _ratio(self._from_grams(few[a], few[b]))
-            values[list(constant)] = np.nan
+        def of_parts(chosen: Float[Tensor, "row part"]) -> Float[Tensor, "part layer"]:
+            sums = (grams @ chosen) * chosen
+            totals = sums.sum(1)
+            hsic = [
+                self._hsic(
+                    chosen[:, 0].sum(),
+                    (((grams[a] * grams[b]) @ chosen) * chosen).sum(0),
+                    totals[a] * totals[b],
+                    (sums[a] * sums[b]).sum(0),
+                )
+                for a, b in zip(*_pairs(len(grams)), strict=True)
+            ]
+            values = _ratio(torch.stack(hsic, dim=-1))
+            values[:, list(constant)] = torch.nan
             return values
 
-        return of_part
+        return of_parts
 
-    def _from_grams(
-        self, k: Float[Tensor, "*pair row row"], m: Float[Tensor, "*pair row row"]
-    ) -> Float[Tensor, "*pair"]:
-        """HSIC from the Gram matrices of centred rows."""
-        n = k.shape[-1]
+    def _others(self, gram: Float[Tensor, "*state row row"]) -> Float[Tensor, "*state row row"]:
+        """A Gram matrix as the estimator takes it: the debiased one without what a row has with itself."""
+        return gram if self.estimator == "biased" else gram * (1 - torch.eye(gram.shape[-1], dtype=gram.dtype))
+
+    def _hsic(
+        self, n: int | Tensor, trace: Float[Tensor, "*of"], alone: Float[Tensor, "*of"], both: Float[Tensor, "*of"]
+    ) -> Float[Tensor, "*of"]:
+        """HSIC of n rows from sums over their Gram matrices K and M.
+
+        Args:
+            n: Rows.
+            trace: Sum of K_ij M_ij.
+            alone: Sum of K times sum of M.
+            both: Sum over i of the sums of row i of K and of M, multiplied.
+        """
         if self.estimator == "biased":
-            return (k * m).sum((-2, -1))
-        others = 1 - torch.eye(n, dtype=k.dtype)
-        k, m = k * others, m * others
-        both = (k.sum(-1) * m.sum(-1)).sum(-1)
-        alone = k.sum((-2, -1)) * m.sum((-2, -1))
-        whole = (k * m).sum((-2, -1)) + alone / ((n - 1) * (n - 2)) - 2 * both / (n - 2)
-        return whole / (n * (n - 3))
+            return trace - 2 * both / n + alone / n**2
+        return (trace + alone / ((n - 1) * (n - 2)) - 2 * both / (n - 2)) / (n * (n - 3))
+
+    def _from_rows(self, x: Float[Tensor, "row hidden"], y: Float[Tensor, "row hidden"]) -> Float[Tensor, ""]:
+        """HSIC of centred rows."""
+        k, m = self._others(x @ x.T), self._others(y @ y.T)
+        return self._hsic(len(x), (k * m).sum(), k.sum() * m.sum(), k.sum(0) @ m.sum(0))
 
     def _from_products(self, s: Products) -> Float[Tensor, " pair"]:
         """The same from sums, for all pairs: every term of the Gram form is one of these sums."""
@@ -284,12 +299,11 @@ class CKA:
         k_sum = x.square().sum(1) - s.square[a]
         m_sum = y.square().sum(1) - s.square[b]
         both = torch.einsum("pd,pde,pe->p", x, s.cross, y) - (x * s.left).sum(1) - (s.right * y).sum(1) + s.fourth
-        return (trace + k_sum * m_sum / ((n - 1) * (n - 2)) - 2 * both / (n - 2)) / (n * (n - 3))
+        return self._hsic(n, trace, k_sum * m_sum, both)
 
 
-def _ratio(hsic: Float[Tensor, " pair"]) -> Float[np.ndarray, " layer"]:
+def _ratio(hsic: Float[Tensor, "*part pair"]) -> Float[Tensor, "*part layer"]:
     """CKA of every layer from the HSIC of each state with itself, then of each with the next."""
-    states = (len(hsic) + 1) // 2
-    own, cross = hsic[:states], hsic[states:]
-    values: Float[np.ndarray, " layer"] = (cross / (own[:-1] * own[1:]).clamp(min=0).sqrt()).numpy()
-    return values
+    states = (hsic.shape[-1] + 1) // 2
+    own, cross = hsic[..., :states], hsic[..., states:]
+    return cross / (own[..., :-1] * own[..., 1:]).clamp(min=0).sqrt()

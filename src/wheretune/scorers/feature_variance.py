@@ -8,8 +8,8 @@ Journal version 7.4. Decided: the population variance.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from wheretune.scorers.base import Card, Finished, Moments, Sketch
@@ -54,11 +54,13 @@ class FeatureVariance:
 
     def finish(self, state: Variances) -> Finished:
         """The mean variance of every layer; how sure it is comes from subsamples."""
-
-        def of_part(part: Int[Tensor, " part"]) -> Float[np.ndarray, " layer"]:
-            variances: Float[np.ndarray, " layer"] = rows[part].var(0, unbiased=False).mean(1).numpy()
-            return variances
-
         rows = state.sketch.rows.double()
+        rows = rows - rows.mean(0) if len(rows) else rows
+
+        def of_parts(chosen: Float[Tensor, "row part"]) -> Float[Tensor, "part layer"]:
+            size = chosen[:, 0].sum()
+            mean, square = (torch.einsum("np,nld->pld", chosen, power) / size for power in (rows, rows.square()))
+            return (square - mean.square()).mean(2)
+
         values = (state.moments.spread / state.moments.n).mean(1).numpy()
-        return Finished(values, covariance=state.sketch.covariance(state.moments.n, of_part))
+        return Finished(values, covariance=state.sketch.covariance(state.moments.n, of_parts))
