@@ -362,16 +362,18 @@ def test_layer_probe_is_resumed_and_sees_the_training_data_only(run, tiny_folder
     scores = json.loads((tmp_path / "s.json").read_text())
     assert [layer["score"] is None for layer in scores["layers"]] == [True, True, False, False, True, True]
     assert scores["layers"][0]["excluded"] == "outside the middle third" and scores["n_samples"] == 24
-    found = [json.loads((tmp_path / "s-probe" / f"layer-{i}.json").read_text()) for i in (2, 3)]
+    (folder,) = (tmp_path / "s-probe").iterdir()
+    found = [json.loads((folder / f"layer-{i}.json").read_text()) for i in (2, 3)]
     assert [one["value"] for one in found] == [scores["layers"][i]["score"] for i in (2, 3)]
     assert found[0]["value"] == sum(found[0]["right"]) / 24 and found[0]["n"] == 24
-    (tmp_path / "s-probe" / "layer-3.json").unlink()
+    (folder / "layer-3.json").unlink()
     marked = found[0] | {"value": 2.0}  # so that it can be told whether it was read or made again
-    (tmp_path / "s-probe" / "layer-2.json").write_text(json.dumps(marked))
+    (folder / "layer-2.json").write_text(json.dumps(marked))
     assert run(*common)[0] == 0
     again = json.loads((tmp_path / "s.json").read_text())
     assert again["layers"][2]["score"] == 2.0 and again["layers"][3]["score"] == scores["layers"][3]["score"]
-    one_line(*run(*common[:-3], scorer.replace("48", "40"), *common[-2:])[::2], "other settings (how)")
+    other = jsonl(tmp_path / "other.jsonl", rows_of(60, 5))
+    one_line(*run(*common[:4], other, *common[5:])[::2], "other settings (data)", "another --output")
     few = scorer.replace("48", "3")
     one_line(*run(*common[:-3], few, "--output", tmp_path / "few.json")[::2], "nothing to split")
 

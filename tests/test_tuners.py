@@ -381,7 +381,10 @@ def test_methods_combine_and_their_scorers_share_a_pass(run, files, tiny_folder,
     code, out, err = run(*common, "--methods", f"{methods},io-cosine+ia3")
     assert code == 0, err
     one_line(*run(*common, "--methods", "lorra")[::2], "did you mean lora")
-    one_line(*run(*common, "--methods", "cka+lora,cka:estimator=debiased+lora")[::2], "different options")
+    assert run(*common, "--methods", "cka+lora:r=2,cka:estimator=debiased+lora:r=2")[0] == 0  # each by its own scores
+    every = json.loads((tmp_path / "compared/scores.json").read_text())["scores"]
+    estimators = [one["scorer"]["params"]["estimator"] for one in every if one["scorer"]["name"] == "cka"]
+    assert estimators == ["biased", "debiased"]
 
 
 def test_a_delta_is_put_into_the_user_s_own_model(tmp_path):
@@ -472,6 +475,26 @@ def test_the_same_numbers_as_peft_by_hand(tmp_path):
     ours, theirs = results
     assert ours.keys() == theirs.keys() and len(ours) == 10
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_olft_probes_with_the_tuner_that_will_tune(run, files, tiny_folder, tmp_path):  # noqa: F811
+    model = tiny_folder("bert", num_hidden_layers=6)
+    probe = "layer-probe:samples=16:epochs=1:batch_size=8"
+    methods = f"{probe}+middle-best:k=1+adapter,{probe}+middle-best:k=1+lora:r=2"
+    code, out, err = run(
+        "compare", "--model", model, "--train", files["train"], "--test", files["test"], "--methods", methods,
+        "--seeds", 0, "--epochs", 1, "--output", tmp_path / "c", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    every = json.loads((tmp_path / "c" / "scores.json").read_text())["scores"]
+    probed = [one["scorer"]["params"]["tuner"]["name"] for one in every if one["scorer"]["name"] == "layer-probe"]
+    assert sorted(probed) == ["adapter", "lora"]
+    for line in json.loads(out)["methods"]:
+        assert line["layers"] in ([[2]], [[3]])
+    plan = ("plan", "--model", model, "--train", files["train"], "--scorer", probe, "--tuner", "lora")
+    assert run(*plan, "--output", tmp_path / "p.json")[0] == 0
+    made = json.loads((tmp_path / "p.json").read_text())
+    assert made["tuner"]["name"] == made["scorer"]["params"]["tuner"]["name"] == "lora"
 
 
 def test_an_encoder_decoder_is_scored_by_its_weights_and_tuned_in_the_user_s_own_model(run, files, tmp_path):  # noqa: F811

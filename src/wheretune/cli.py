@@ -513,8 +513,9 @@ def score(
     target = _file(output or Path("scores.json"))
     folder = target.parent / f"{target.stem}-probe"
     every = score_model(name, data, scorers, folder, layers_attribute, quantize, **how)
-    if any(made.card.reads == "training" for made in scorers) and not json_:
-        _show_candidates(folder)
+    for made in scorers if not json_ else ():
+        if made.card.reads == "training":
+            _show_candidates(folder, made)
     _report(every, pick, target, figures, earlier, compare, json_)
 
 
@@ -567,11 +568,12 @@ def _shard(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def _show_candidates(folder: Path) -> None:
+def _show_candidates(folder: Path, scorer: Any) -> None:
     """The table of a layer probe."""
-    from wheretune.probing import candidates
+    from wheretune.probing import candidates, place
     from wheretune.show.tables import count, seconds, table
 
+    folder = place(folder, scorer)
     rows = [
         (str(c.layer), f"{c.metric} {c.value:.4f}", str(c.n), count(c.trainable_parameters), seconds(c.seconds))
         for c in candidates(folder)
@@ -774,11 +776,13 @@ def _score(
     folder: Path,
     layers_attribute: str | None,
     quantize: Any,
+    tuner: Any,
 ) -> "LayerScores":
-    """The scores by one scorer; a layer probe works in `folder`."""
+    """The scores by one scorer; a layer probe works in `folder`, and tunes as the plan will."""
+    from wheretune.probing import suited
     from wheretune.run import score_model
 
-    scorers = _scorers(scorer)
+    scorers = [suited(made, tuner) for made in _scorers(scorer)]
     if len(scorers) > 1:
         raise ConfigError(f"--scorer is {scorer!r}", "name one")
     return score_model(
@@ -923,7 +927,7 @@ def plan(
         _try_selector(pick, name, scorer or "cosine-centrality", layers_attribute)
         folder = output.parent / f"{output.stem}-probe"
         scores = _score(
-            name, data, scorer or "cosine-centrality", pooling, batch_size, folder, layers_attribute, quantize
+            name, data, scorer or "cosine-centrality", pooling, batch_size, folder, layers_attribute, quantize, how
         )
         if not json_:
             out.print(scores)
@@ -1060,7 +1064,7 @@ def tune(
                 scores = load(LayerScores, folder / "scores.json")
             else:
                 scores = _score(
-                    name, data, scorer, "token", 2 * batch_size, folder / "probe", layers_attribute, quantize
+                    name, data, scorer, "token", 2 * batch_size, folder / "probe", layers_attribute, quantize, how
                 )
             given = _plan(scores, pick, head, how)
             save(scores, folder / "scores.json")

@@ -18,7 +18,8 @@ from wheretune.data import load_data
 from wheretune.errors import ConfigError
 from wheretune.files import claim, write_csv, write_text
 from wheretune.planning import AnySelector, plan
-from wheretune.run import check_model, layer_count, run, score_model
+from wheretune.probing import suited
+from wheretune.run import AnyScorer, check_model, layer_count, run, score_model
 from wheretune.selectors import check_selector
 from wheretune.show.tables import count, seconds, short_name
 from wheretune.training import check_settings
@@ -33,6 +34,7 @@ from wheretune.types import (
     TrainSettings,
     load_scores,
     save_scores,
+    to_json,
 )
 
 SPEC, SCORES, PROBE, FAILURE = "compare.json", "scores.json", "probe", "failed.txt"
@@ -134,9 +136,6 @@ def compare(what: Comparison, folder: Path) -> list[Row]:
         if selector is not None:
             check_selector(selector, layers)
     wanted = {name: _scorer(name, what) for name in what.methods}
-    names = [catalog.scorer(text).name for text in dict.fromkeys(wanted.values())]
-    if len(set(names)) < len(names):
-        raise ConfigError("the methods name one scorer with different options", "compare these in folders of their own")
     train = load_data(what.train).info
     data = Data(
         train,
@@ -145,26 +144,36 @@ def compare(what: Comparison, folder: Path) -> list[Row]:
     )
     shared = {key: value for key, value in dataclasses.asdict(what).items() if key not in GROWING}
     claim(folder / SPEC, shared | {"data": dataclasses.asdict(data)})  # what was begun may only go on as it was
-    scores = _scores(what, wanted, folder)
-    return [_row(name, what, scores[catalog.scorer(wanted[name]).name], data, folder) for name in what.methods]
+    scores = _scores(what, list(dict.fromkeys(wanted.values())), folder)
+    return [_row(name, what, scores[wanted[name]], data, folder) for name in what.methods]
 
 
-def _scorer(name: str, what: Comparison) -> str:
+def _scorer(name: str, what: Comparison) -> AnyScorer:
     """What a method scores with; one that needs no scores still needs the list of layers."""
     method = catalog.method(name)
-    return (method.scorer or what.scorer) if method.needs_scores else catalog.FREE
+    if not method.needs_scores:
+        return catalog.scorer(catalog.FREE)
+    scorer: AnyScorer = suited(catalog.scorer(method.scorer or what.scorer), method.tuner)
+    return scorer
 
 
-def _scores(what: Comparison, wanted: dict[str, str], folder: Path) -> dict[str, LayerScores]:
-    """The scores by every scorer that a method needs, by its name; those that are missing share one pass."""
+def _scores(what: Comparison, wanted: Sequence[AnyScorer], folder: Path) -> dict[AnyScorer, LayerScores]:
+    """The scores by every scorer that a method needs; those that are missing share one pass."""
     every = load_scores(folder / SCORES) if (folder / SCORES).is_file() else []
-    there = {scores.scorer.name for scores in every}
-    scorers = [catalog.scorer(text) for text in dict.fromkeys(wanted.values())]
-    missing = [scorer for scorer in scorers if scorer.name not in there]
+
+    def found(scorer: AnyScorer) -> LayerScores | None:
+        spec = to_json(Spec.of(scorer))
+        return next(
+            (s for s in every if s.scorer.name == spec["name"] and spec["params"].items() <= s.scorer.params.items()),
+            None,
+        )
+
+    missing = [scorer for scorer in wanted if found(scorer) is None]
     if missing:
         every += score_model(what.model, what.train, missing, folder / PROBE, batch_size=2 * what.settings.batch_size)
         save_scores(every, folder / SCORES)
-    return {scores.scorer.name: scores for scores in every}
+        every = load_scores(folder / SCORES)
+    return {scorer: scores for scorer in wanted if (scores := found(scorer)) is not None}
 
 
 def _selector(name: str, k: int, layers: int, seed: int) -> AnySelector | None:

@@ -1,7 +1,7 @@
 """The scorer that must train: each candidate layer is tuned alone, briefly, and judged (OLFT).
 
-A folder holds `probe.json` (what is probed) and one `layer-I.json` a finished candidate; a candidate that was stopped
-goes on from its last finished epoch, and finished ones are read back.
+A folder (`place` says which) holds `probe.json` (what is probed) and one `layer-I.json` a finished candidate. One that
+was stopped goes on from its last finished epoch, and finished ones are read back.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from torch import nn
 from wheretune.anatomy import base_hash, find_layers, max_tokens
 from wheretune.data import TextData, collator, encode, take
 from wheretune.errors import ConfigError, DataError
-from wheretune.files import claim, write_json
+from wheretune.files import claim, digest, write_json
 from wheretune.heads import Head, LastToken, headed
 from wheretune.metrics import evaluate
 from wheretune.planning import plan
@@ -67,6 +67,18 @@ class LayerProbe:
         "a short training for a third of the layers",
         "middle-best",
     )
+
+
+def suited(scorer: Any, tuner: Tuner) -> Any:
+    """A layer probe that was not told how to tune, tuning as the plan will (OLFT 2.2); any other scorer as it is."""
+    if isinstance(scorer, LayerProbe) and scorer.tuner == WholeLayers() and tuner.needs_layers:
+        return dataclasses.replace(scorer, tuner=tuner)
+    return scorer
+
+
+def place(folder: Path, how: LayerProbe) -> Path:
+    """Where in `folder` a probe with these settings works, so that another's candidates are not taken for its own."""
+    return folder / digest(dataclasses.asdict(Spec.of(how)))[:8]
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from wheretune.errors import ConfigError, DataError, WheretuneError
 from wheretune.files import claim, sweep
 from wheretune.heads import headed
 from wheretune.metrics import evaluate
-from wheretune.probing import LayerProbe, probe
+from wheretune.probing import LayerProbe, place, probe
 from wheretune.scorers.base import Gathered, Scorer, Settle, finish, gather, versions
 from wheretune.training import check_settings, checkpoints, predict, train
 from wheretune.tuners.base import Tuned, Tuner
@@ -111,7 +111,7 @@ def score_model(
         name: A local folder or a hub name.
         data: The data.
         scorers: Any number.
-        folder: Where a layer probe works; it resumes there.
+        folder: Where layer probes work, each in its `probing.place`; they resume there.
         layers_attribute: Where the layers are, if `find_layers` must be told.
         quantize: Hold the linear maps in 4 or 8 bits; scorers that read meanings open the model as it is.
         how: The settings of `scorers.base.gather`.
@@ -135,7 +135,8 @@ def score_model(
             revision = resolve(name).get("revision")
             tokenizer = load_tokenizer(name, revision)
             opening = partial(load_model, name, revision, quantize)
-            scored[scorer] = probe(scorer, opening, tokenizer, load_data(data), folder, revision, layers_attribute)
+            own = place(folder, scorer)
+            scored[scorer] = probe(scorer, opening, tokenizer, load_data(data), own, revision, layers_attribute)
     return [scored[scorer] for scorer in scorers]
 
 
