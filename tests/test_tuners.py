@@ -356,6 +356,8 @@ def test_options_from_a_file_and_all_layers(run, files, tiny_folder, tmp_path): 
     plan = json.loads(out)
     assert plan["layers"] == [0, 1, 2, 3] and plan["tuner"]["params"]["targets"] == "query,key"
     assert plan["cost"]["trainable_parameters"] == 4 * 2 * 3 * 64 + 66
+    whole = sum(layer["parameters"] for layer in plan["chosen"])
+    assert plan["cost"]["expected_speed_up"] == pytest.approx(12 / (4 + 4 + 4 * (4 * 2 * 3 * 64 / whole)))
 
 
 def test_methods_combine_and_their_scorers_share_a_pass(run, files, tiny_folder, tmp_path):  # noqa: F811

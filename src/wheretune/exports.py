@@ -188,6 +188,7 @@ def model_card(plan: Plan, data: DataInfo | None) -> str:
         ("weights (SHA-256)", plan.model.hash),
         ("layers", f"{_escape(', '.join(map(str, plan.layers)) or 'none')} of {plan.model.layers}, counted from 0"),
         ("why these", why),
+        *([("because", _escape(plan.reason))] if plan.reason is not None else []),
         ("how sure", sure),
         ("tuner", _escape(plan.tuner)),
         ("head", _escape(plan.head)),

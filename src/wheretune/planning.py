@@ -105,6 +105,8 @@ def plan(
     layers = choice.layers
     outputs = max(len(scores.data.classes), 1)
     on_top = count(head, model.layers, model.hidden_size, outputs, model.causal)
+    below = tuner.count(model, scores.layers, layers)
+    whole = sum(scores.layers[layer].parameters for layer in layers)
     return Plan(
         layers=layers,
         selector=choice.selector,
@@ -114,9 +116,9 @@ def plan(
         model=model,
         scores_digest=scores.digest,
         cost=Cost(
-            trainable_parameters=tuner.count(model, scores.layers, layers) + on_top,
+            trainable_parameters=below + on_top,
             total_parameters=model.parameters + on_top,
-            expected_speed_up=expected_speed_up(model.layers, layers),
+            expected_speed_up=expected_speed_up(model.layers, layers, min(1.0, below / whole) if whole else 0.0),
         ),
         confidence=choice.confidence,
         reason=choice.reason,
