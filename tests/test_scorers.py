@@ -370,6 +370,19 @@ def test_a_state_that_is_not_finite_names_layer_and_row(scorer, layer):
         wt.score(model, tokenizer, wt.from_texts(texts), scorer)
 
 
+@pytest.mark.parametrize("scorer", [wt.GradientNorm(), wt.Fisher()], ids=str)
+def test_a_weight_that_is_not_finite_names_its_layer(scorer):
+    model, tokenizer = tiny_model("bert")
+    with torch.no_grad():
+        model.encoder.layer[2].output.dense.weight[0, 0] = torch.nan
+    with pytest.raises(ScoreError, match="layer 2 has weights that are not finite"):
+        wt.score(model, tokenizer, wt.from_texts(sentences(6), classes_of(6)), scorer)
+    model.encoder.layer[2].output.dense.weight.data[0, 0] = 0
+    model.encoder.layer[1].register_forward_hook(lambda module, args, output: output * float("nan"))
+    with pytest.raises(ScoreError, match=r"gradient of layer \d is not finite for rows"):
+        wt.score(model, tokenizer, wt.from_texts(sentences(6), classes_of(6)), scorer)
+
+
 def test_a_state_of_length_zero_has_no_direction():
     model, tokenizer = tiny_model("bert")
     model.encoder.layer[1].register_forward_hook(lambda module, args, output: output * 0)

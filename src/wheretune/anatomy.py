@@ -164,11 +164,17 @@ def skeleton(name: str, revision: str | None = None) -> nn.Module:
     return model
 
 
-def load_language_model(name: str, revision: str | None = None) -> nn.Module:
+def load_language_model(name: str, revision: str | None = None, quantize: Quantize | None = None) -> nn.Module:
     """The causal language model `name` with its output matrix, fp32, on the GPU if there is one.
 
+    Args:
+        name: A local folder or a name on the hub.
+        revision: A commit, branch or tag on the hub.
+        quantize: As for `load_model`; the output matrix is left as it is.
+
     Raises:
-        ModelError: It is an encoder, cannot be opened, or its checkpoint has no output matrix.
+        ModelError: It is an encoder, cannot be opened, its checkpoint has no output matrix, or this machine cannot
+            quantise.
     """
     from transformers import AutoModelForCausalLM
 
@@ -177,9 +183,10 @@ def load_language_model(name: str, revision: str | None = None) -> nn.Module:
         raise ModelError(
             f"{name} is an encoder, which predicts no next token", "give a causal language model, or another --scorer"
         )
+    arguments = dict(resolve(name, revision)) | ({} if quantize is None else _quantization(quantize))
     try:
         opened: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **resolve(name, revision)
+            name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **arguments
         )
         model, loaded = opened
     except Exception as error:
@@ -192,8 +199,8 @@ def load_language_model(name: str, revision: str | None = None) -> nn.Module:
             f"the checkpoint {name} lacks {sorted(loaded['missing_keys'])[0]}, which a causal language model needs",
             "give the language model, not a headless one or a classifier",
         )
-    made: nn.Module = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return made
+    made: nn.Module = model
+    return made if quantize is not None else made.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _quantization(quantize: Quantize) -> dict[str, Any]:

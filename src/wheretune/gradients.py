@@ -59,7 +59,7 @@ def stream_gradients(
                 squares.append(_squares(found, groups) / sizes)
         rows = tuple(int(row["row"]) for row in batch)
         batch_squares = _squares(total, groups)
-        _check_finite(batch_squares, rows)
+        _check_finite(batch_squares, rows, groups)
         yield Gradients(
             norms=batch_squares.sqrt(),
             squares=torch.stack(squares) if per_sample else None,
@@ -90,9 +90,12 @@ def _needing_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad = needed
 
 
-def _check_finite(squares: Tensor, rows: tuple[int, ...]) -> None:
+def _check_finite(squares: Tensor, rows: tuple[int, ...], groups: list[list[nn.Parameter]]) -> None:
     bad = (~torch.isfinite(squares)).nonzero()
     if len(bad):
+        spoilt = [layer for layer, group in enumerate(groups) if not all(p.isfinite().all() for p in group)]
+        if spoilt:  # it spoils the gradients of all layers: name the culprit
+            raise ScoreError(f"layer {spoilt[0]} has weights that are not finite", "give a model whose weights are")
         shown = ", ".join(str(row + 1) for row in rows[:5]) + (" ..." if len(rows) > 5 else "")
         raise ScoreError(
             f"the gradient of layer {int(bad[0])} is not finite for rows {shown} (the first row is 1)",

@@ -158,7 +158,7 @@ def gather_model(
             raise
         texts = load_data(data, labels="ignored")  # says what is wrong if it is not the labels
         log.warning("the labels are left aside: %s", error.problem)
-    model = load_language_model(name) if "meanings" in reads else load_model(name, quantize=quantize)
+    model = (load_language_model if "meanings" in reads else load_model)(name, quantize=quantize)
     revision = resolve(name).get("revision")
     return gather(find_layers(model, layers_attribute), load_tokenizer(name), texts, scorers, revision=revision, **how)
 
