@@ -46,6 +46,8 @@ def main() -> None:
     down = [f"encoder.layer.{i}.output.dense" for i in range(6)]
     for tuner, config in (
         (wt.LoRA(), LoraConfig(r=16, lora_alpha=32, target_modules=attention)),
+        (wt.DoRA(), LoraConfig(r=16, lora_alpha=32, target_modules=attention, use_dora=True)),
+        (wt.PiSSA(), LoraConfig(r=16, lora_alpha=16, target_modules=attention, init_lora_weights="pissa")),
         (wt.IA3(), IA3Config(target_modules=scaled + down, feedforward_modules=down)),
     ):
         plan = wt.plan(scores, wt.Explicit(tuple(range(6))), tuner=tuner)
