@@ -10,8 +10,9 @@ import hashlib
 import importlib.util
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -127,15 +128,9 @@ def load_model(name: str, revision: str | None = None, quantize: Quantize | None
     arguments = dict(resolve(name, revision))
     if quantize is not None:
         arguments |= _quantization(quantize)
-    try:
+    with _opening(name, "AutoModel"):
         model: nn.Module = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **arguments)
-    except Exception as error:
-        raise ModelError(
-            f"cannot open the model {name}: {_first_line(error)}",
-            "give a folder or hub name that transformers.AutoModel opens",
-        ) from error
-    if isinstance(getattr(model, "pooler", None), nn.Module):
-        model.pooler = None  # type: ignore[assignment]
+    _drop_pooler(model)
     if quantize is not None:
         return model  # it lies on the device already, and cannot be moved
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -150,18 +145,28 @@ def skeleton(name: str, revision: str | None = None) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
     arguments = resolve(name, revision)
-    try:
+    with _opening(name, "AutoModel"), torch.device("meta"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
-        with torch.device("meta"):
-            model: nn.Module = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+        model: nn.Module = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    _drop_pooler(model)
+    return model
+
+
+@contextmanager
+def _opening(name: str, kind: str) -> Iterator[None]:
+    """Says in one line why Transformers cannot open a model."""
+    try:
+        yield
     except Exception as error:
         raise ModelError(
             f"cannot open the model {name}: {_first_line(error)}",
-            "give a folder or hub name that transformers.AutoModel opens",
+            f"give a folder or hub name that transformers.{kind} opens",
         ) from error
+
+
+def _drop_pooler(model: nn.Module) -> None:
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None  # type: ignore[assignment]
-    return model
 
 
 def load_language_model(name: str, revision: str | None = None, quantize: Quantize | None = None) -> nn.Module:
@@ -184,16 +189,11 @@ def load_language_model(name: str, revision: str | None = None, quantize: Quanti
             f"{name} is an encoder, which predicts no next token", "give a causal language model, or another --scorer"
         )
     arguments = dict(resolve(name, revision)) | ({} if quantize is None else _quantization(quantize))
-    try:
+    with _opening(name, "AutoModelForCausalLM"):
         opened: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **arguments
         )
         model, loaded = opened
-    except Exception as error:
-        raise ModelError(
-            f"cannot open {name} as a causal language model: {_first_line(error)}",
-            "give a folder or hub name that transformers.AutoModelForCausalLM opens",
-        ) from error
     if loaded["missing_keys"]:  # Transformers would draw them at random
         raise ModelError(
             f"the checkpoint {name} lacks {sorted(loaded['missing_keys'])[0]}, which a causal language model needs",

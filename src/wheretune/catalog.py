@@ -1,9 +1,8 @@
 """The only table from names to classes; everything else passes objects."""
 
-import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -109,7 +108,6 @@ SELECTORS = _table(
 )
 TUNERS = _table(WholeLayers, HeadOnly, LoRA, PiSSA, DoRA, AdaLoRA, IA3, Adapter, Prefix, Bias)
 HEADS = _table(LastToken, Concat)
-_AXES: Mapping[str, Table] = {"tuner": TUNERS, "head": HEADS}
 SCHEDULES = _table(Static)
 RECIPES: Mapping[str, Recipe] = _table(ENCODER, DECODER, OLFT)
 
@@ -134,50 +132,77 @@ def build(axis: str, table: Table, spec: Spec) -> Any:
     """
     if spec.name not in table:
         raise ConfigError(f"there is no {axis} {spec.name!r}", nearest(spec.name, table))
-    defaults = getattr(table[spec.name], "__dataclass_fields__", {})
-    for key, value in spec.params.items():
-        kind = getattr(defaults.get(key), "type", None)
-        if kind in (int, float) and not isinstance(value, int if kind is int else int | float):
-            number = "a whole number" if kind is int else "a number"
-            raise ConfigError(f"{axis} {spec.name}: {key} is {value!r}", f"give {number}")
     try:
         return table[spec.name](**spec.params)
     except TypeError as error:
         raise ConfigError(f"the {axis} {spec.name} does not take these parameters ({error})", "see --help") from error
 
 
+def _preset(recipe: Recipe) -> dict[str, Any]:
+    """By option what a recipe scores with and chooses by; `causal` is the kind of model it is meant for."""
+    select, _, k = recipe.selector.partition(":k=")
+    ratio = recipe.options.get("ratio")
+    found = {"k": int(k) if k else None, "ratio": float(ratio) if ratio else None, "causal": recipe.causal}
+    return {"scorer": recipe.scorer, "select": select, **{key: v for key, v in found.items() if v is not None}}
+
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # By option what a paper's authors took; `causal` is the kind of model it is meant for. CKA: biased, on [CLS] or on
-    # the last token, the floor(ratio L) layers with the lowest, an encoder's first layer being no candidate (C 3 and
-    # appendix).
     "prism": {"scorer": "cosine-centrality", "select": "block-highest", "k": 3},
-    "cka-encoder": {"scorer": "cka:estimator=biased", "select": "lowest", "ratio": 0.5, "causal": False},
-    "cka-decoder": {"scorer": "cka:estimator=biased", "select": "lowest", "ratio": 0.5, "causal": True},
+    "cka-encoder": _preset(ENCODER),
+    "cka-decoder": _preset(DECODER),
     "salf": {"scorer": "semantic-deviation:variant=cosine", "select": "suffix", "causal": True},
-    "olft": {"scorer": "layer-probe", "select": "middle-best", "k": 1},
+    "olft": _preset(OLFT),
+}
+
+
+def _written(axis: str, table: Table, text: str, options: Iterable[str] = ()) -> Any:
+    """The object that `text` names: a name, and options after colons, as in `lora:r=8:targets=all-linear`.
+
+    Args:
+        axis: What the table holds, for the message.
+        table: One of the tables above.
+        text: What the user wrote.
+        options: More options, `name=value` each.
+
+    Raises:
+        ConfigError: The name or an option is unknown, or a value cannot be used.
+    """
+    name, *inside = text.split(":")
+    if name not in table:
+        raise ConfigError(f"there is no {axis} {name!r}", nearest(name, table))
+    kinds = {field.name: field.type for field in fields(table[name])} if is_dataclass(table[name]) else {}
+    params: dict[str, Any] = {}
+    for option in [*inside, *options]:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise ConfigError(f"the {axis} option {option!r} has no value", "write name=value")
+        if key not in kinds:
+            what = nearest(key, kinds) if kinds else "it has none"
+            raise ConfigError(f"the {axis} {name} has no option {key!r}", what)
+        try:
+            params[key] = _READERS.get(kinds[key], str)(value)
+        except (ValueError, KeyError) as error:
+            raise ConfigError(f"the {axis} option {key} is {value!r}", "give a value of its kind") from error
+    return build(axis, table, Spec(name, params))
+
+
+_READERS: Mapping[Any, Any] = {
+    int: int,
+    float: float,
+    bool: {"true": True, "false": False}.__getitem__,
+    Tuner: lambda text: tuner(Spec(text)),
+    Head: lambda text: head(Spec(text)),
 }
 
 
 def scorer(text: str) -> Scorer | LayerProbe:
-    """The scorer that `text` names: a name, and options after colons, as in `cka:estimator=debiased`.
+    """The scorer that `text` names, with its options, as in `cka:estimator=debiased`.
 
     Raises:
-        ConfigError: The name or an option is unknown.
+        ConfigError: The name or an option is unknown, or a value cannot be used.
     """
-    name, *options = text.split(":")
-    if not all("=" in option for option in options):
-        raise ConfigError(f"the scorer {text!r} has an option without a value", "write name:option=value")
-    params = {key: _value(value) for key, value in (option.split("=", 1) for option in options)}
-    params |= {key: build(key, table, Spec(str(params[key]))) for key, table in _AXES.items() if key in params}
-    made: Scorer | LayerProbe = build("scorer", SCORERS, Spec(name, params))
+    made: Scorer | LayerProbe = _written("scorer", SCORERS, text)
     return made
-
-
-def _value(text: str) -> int | float | str:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
 
 
 def selector(
@@ -211,7 +236,7 @@ def tuner(spec: Spec) -> Tuner:
 
 
 def tuner_from(text: str, options: Iterable[str] = ()) -> Tuner:
-    """The tuner that `text` names: a name, and options after colons, as in `lora:r=8:targets=all-linear`.
+    """The tuner that `text` names, with its options, as in `lora:r=8:targets=all-linear`.
 
     Args:
         text: What the user wrote.
@@ -220,26 +245,8 @@ def tuner_from(text: str, options: Iterable[str] = ()) -> Tuner:
     Raises:
         ConfigError: The name or an option is unknown, or a value cannot be used.
     """
-    name, *inside = text.split(":")
-    if name not in TUNERS:
-        raise ConfigError(f"there is no tuner {name!r}", nearest(name, TUNERS))
-    kinds = {field.name: field.type for field in fields(TUNERS[name])}
-    params: dict[str, Any] = {}
-    for option in [*inside, *options]:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise ConfigError(f"the tuner option {option!r} has no value", "write name=value")
-        if key not in kinds:
-            what = nearest(key, kinds) if kinds else "it has none"
-            raise ConfigError(f"the tuner {name} has no option {key!r}", what)
-        try:
-            params[key] = _READERS.get(kinds[key], str)(value)
-        except (ValueError, KeyError) as error:
-            raise ConfigError(f"the tuner option {key} is {value!r}", "give a value of its kind") from error
-    return tuner(Spec(name, params))
-
-
-_READERS: Mapping[Any, Any] = {int: int, float: float, bool: {"true": True, "false": False}.__getitem__}
+    made: Tuner = _written("tuner", TUNERS, text, options)
+    return made
 
 
 def head(spec: Spec) -> Head:

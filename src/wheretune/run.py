@@ -163,6 +163,7 @@ def gather_model(
     return gather(find_layers(model, layers_attribute), load_tokenizer(name), texts, scorers, revision=revision, **how)
 
 
+@cache
 def layer_count(name: str, layers_attribute: str | None = None) -> int:
     """How many layers a model has, without its weights."""
     return len(find_layers(skeleton(name), layers_attribute))
