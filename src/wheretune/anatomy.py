@@ -525,6 +525,12 @@ def accepted(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     return given
 
 
+def base_inputs(base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a call of the base model was given, by name: a classifier may give the tokens by their place."""
+    bound = inspect.signature(base.forward).bind_partial(*args, **kwargs)
+    return dict(zip(bound.signature.parameters, bound.args, strict=False)) | bound.kwargs
+
+
 def representative_positions(mask: Int[Tensor, "batch token"], causal: bool) -> Int[Tensor, " batch"]:
     """Where the representative token of each sample stands (P 3.1, T 3.1).
 

@@ -8,6 +8,7 @@ import difflib
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from wheretune.errors import ConfigError, OutputError, WheretuneError
 
 if TYPE_CHECKING:  # the rooms with torch in them are opened inside the commands, so that --help is quick
     from wheretune.planning import AnySelector
+    from wheretune.prefix import CacheSettings
     from wheretune.run import AnyScorer, PassSettings
     from wheretune.scorers.base import Settle
     from wheretune.tuners.base import Tuner
@@ -41,8 +43,8 @@ app = typer.Typer(
 )
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 TUNE_OWNED = (
-    "tune.json", "probe", "scores.json", "plan.json", "run.json", "checkpoint-*", "delta.safetensors", "adapter",
-    "README.md", "wheretune.json", "result.json",
+    "tune.json", "probe", "scores.json", "plan.json", "run.json", "checkpoint-*", "prefix-*", "delta.safetensors",
+    "adapter", "README.md", "wheretune.json", "result.json",
 )  # fmt: skip
 STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
 PIPE_WIDTH = 120  # where there is no terminal to ask, a line may be this long
@@ -242,6 +244,59 @@ Epochs = Annotated[int, _option("--epochs", text="Passes over the training data.
 LearningRate = Annotated[float, _option("--learning-rate", text="Peak learning rate.")]
 BatchSize = Annotated[int, _option("--batch-size", text="Texts in a batch.")]
 WarmupRatio = Annotated[float, _option("--warmup-ratio", text="Share of the steps that warm up.")]
+TokensPerBatch = Annotated[
+    int | None,
+    _option("--tokens-per-batch", text="Instead of --batch-size: at most so many tokens, with the padding.",
+            show_default="none", metavar="N"),
+]  # fmt: skip
+FrozenDropout = Annotated[
+    bool,
+    _option("--frozen-dropout", text="Let frozen layers drop out as stock Trainer does; nothing is cached then."),
+]
+AllTokens = Annotated[
+    bool, _option("--all-tokens", text="Let the last layer compute all tokens, not only the one that is read.")
+]
+CachePrefix = Annotated[
+    Literal["auto", "memory", "disk", "off"],
+    _option("--cache-prefix", text="Where the states that enter the lowest trained layer are kept, so that the frozen "
+            "layers below it run once only; auto goes by size, free space and measured speed."),
+]  # fmt: skip
+CacheType = Annotated[
+    Literal["fp32", "bf16"], _option("--cache-dtype", text="How these states are kept; bf16 halves the size.")
+]
+CacheDir = Annotated[
+    Path | None,
+    _option("--cache-dir", text="Where they are kept on disk.", show_default="in --output", metavar="DIR"),
+]
+CacheLimit = Annotated[
+    str | None,
+    _option("--cache-limit", text="How much they may take, such as 500MB or 20GB.", show_default="half of what is free",
+            metavar="SIZE"),
+]  # fmt: skip
+KeepCache = Annotated[bool, _option("--keep-cache", text="Leave them on disk for the next run on the same data.")]
+
+
+def _cache(
+    where: Literal["auto", "memory", "disk", "off"],
+    dtype: Literal["fp32", "bf16"],
+    folder: Path | None,
+    limit: str | None,
+    keep: bool,
+) -> "CacheSettings":
+    """How the prefix is to be cached."""
+    from wheretune.prefix import CacheSettings
+
+    return CacheSettings(where, dtype, folder, None if limit is None else _bytes(limit, "--cache-limit"), keep)
+
+
+def _bytes(text: str, option: str) -> int:
+    """A size such as 500MB in bytes."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?\s*", text, re.IGNORECASE)
+    if found is None:
+        raise ConfigError(f"{option} is {text!r}", "give a size such as 500MB or 20GB")
+    return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+
+
 Seed = Annotated[int, _option("--seed", text="Of every random draw.")]
 Resume = Annotated[
     bool, _option("--resume", text="Read a finished --output again; a stopped one goes on without being asked.")
@@ -978,7 +1033,15 @@ def tune(
     epochs: Epochs = 3,
     learning_rate: LearningRate = 5e-5,
     batch_size: BatchSize = 16,
+    tokens_per_batch: TokensPerBatch = None,
     warmup_ratio: WarmupRatio = 0.0,
+    frozen_dropout: FrozenDropout = False,
+    all_tokens: AllTokens = False,
+    cache_prefix: CachePrefix = "auto",
+    cache_dtype: CacheType = "fp32",
+    cache_dir: CacheDir = None,
+    cache_limit: CacheLimit = None,
+    keep_cache: KeepCache = False,
     max_length: MaxLength = None,
     max_samples: MaxSamples = None,
     seed: Seed = 0,
@@ -1024,7 +1087,7 @@ def tune(
     from wheretune.data import load_data
     from wheretune.files import claim, taking
     from wheretune.run import RESULT, check_model, run
-    from wheretune.training import check_settings
+    from wheretune.training import check_cache, check_settings
     from wheretune.types import LayerScores, Plan, RunSpec, Spec, TrainSettings, load, save, to_json
 
     folder = _needed(output, "--output")
@@ -1039,8 +1102,13 @@ def tune(
         _refuse(context, (*choices, *mine), "--plan, which has decided that")
     given = load(Plan, plan_file) if plan_file is not None else None
     name = model or (given.model.name if given else _needed(model, "--model, or --plan,"))
-    settings = TrainSettings(epochs, learning_rate, batch_size, warmup_ratio, seed=seed)
+    settings = TrainSettings(
+        epochs, learning_rate, batch_size, warmup_ratio, seed=seed, tokens_per_batch=tokens_per_batch,
+        frozen_dropout=frozen_dropout, all_tokens=all_tokens,
+    )  # fmt: skip
     check_settings(settings)
+    cache = _cache(cache_prefix, cache_dtype, cache_dir, cache_limit, keep_cache)
+    check_cache(settings, cache)
     columns = (text_column, pair_column, label_column, task)
     data = _data(_needed(train, "--train"), *columns, max_samples, max_length, seed)
     info = load_data(data).info
@@ -1075,7 +1143,7 @@ def tune(
         save(given, folder / "plan.json")
         if not json_:
             out.print(given)
-        result = run(RunSpec(given, info, dev, None, settings), folder, f"tuning layers {_comma(given.layers)}")
+        result = run(RunSpec(given, info, dev, None, settings), folder, f"tuning layers {_comma(given.layers)}", cache)
     _show(_summary(result, folder), json_, to_json(result))
 
 
@@ -1113,6 +1181,7 @@ def _summary(result: "RunResult", folder: Path) -> Any:
     rows = [
         ("trained", f"{count(result.trainable_parameters)} parameters, {result.steps} steps, "
                     f"{seconds(result.seconds['train'])}"),
+        *((what, how) for what, how in result.saved.items()),
         *((split, ", ".join(map(str, metrics))) for split, metrics in result.metrics.items()),
         ("engagement", "every chosen layer changed, and nothing else did"),
         ("in", str(folder)),
@@ -1277,7 +1346,13 @@ def compare(
     ] = "5e-5",
     epochs: Epochs = 3,
     batch_size: BatchSize = 16,
+    tokens_per_batch: TokensPerBatch = None,
     warmup_ratio: WarmupRatio = 0.0,
+    frozen_dropout: FrozenDropout = False,
+    all_tokens: AllTokens = False,
+    cache_prefix: CachePrefix = "auto",
+    cache_dtype: CacheType = "fp32",
+    cache_limit: CacheLimit = None,
     head: HeadOption = "last-token",
     scorer: ScorerOption = "cosine-centrality",
     text_column: TextColumn = "text",
@@ -1313,6 +1388,7 @@ def compare(
     from wheretune.files import taking
     from wheretune.run import is_causal, layer_count
     from wheretune.show.tables import table
+    from wheretune.training import check_cache
     from wheretune.types import TrainSettings
 
     folder = _needed(output, "--output")
@@ -1339,8 +1415,17 @@ def compare(
         learning_rates=tuple(sorted(set(_numbers(learning_rates, float, "--learning-rates")))),
         scorer=scorer,
         head=head,
-        settings=TrainSettings(epochs=epochs, batch_size=batch_size, warmup_ratio=warmup_ratio),
+        settings=TrainSettings(
+            epochs=epochs,
+            batch_size=batch_size,
+            warmup_ratio=warmup_ratio,
+            tokens_per_batch=tokens_per_batch,
+            frozen_dropout=frozen_dropout,
+            all_tokens=all_tokens,
+        ),
     )
+    cache = _cache(cache_prefix, cache_dtype, None, cache_limit, False)
+    check_cache(what.settings, cache)
     for option, value in (
         ("--methods", what.methods),
         ("--seeds", what.seeds),
@@ -1349,7 +1434,7 @@ def compare(
         if not value:
             raise ConfigError(f"{option} is empty", "give at least one")
     with taking(folder, OWNED, "table.md", resume=resume, overwrite=overwrite):
-        rows = run_comparison(what, folder)
+        rows = run_comparison(what, folder, cache)
         write_tables(what, rows, folder)
     found = lines(what, rows)
     for row in rows:
@@ -1447,19 +1532,26 @@ def demo(
         out.print(Text("all-MiniLM-L6-v2 (6 layers) and BBC news articles of 5 classes, both from PyPI packages."))
         done = room.demo(output, out.print)
     chosen, full = done.chosen, done.full
-    paid = chosen.seconds["train"] + done.scores.seconds
+    paid = chosen.training_seconds + done.scores.seconds
     rows = []
     for name, result, score_time, time in (
         (f"layers {_comma(done.plan.layers)}", chosen, seconds(done.scores.seconds), paid),
-        ("full fine-tuning", full, "–", full.seconds["train"]),
+        ("full fine-tuning", full, "–", full.training_seconds),
     ):
         best = result.metrics["test"][0]
         rows.append((
             name, f"{best.name} {best.value:.4f}", str(best.n), count(result.trainable_parameters),
-            seconds(result.seconds["train"]), score_time, f"{full.seconds['train'] / time:.2f}x",
+            seconds(result.training_seconds), score_time, f"{full.training_seconds / time:.2f}x",
         ))  # fmt: skip
     columns = ("tuned", "held-out articles", "n", "trainable", "train time", "score time", "speed-up")
-    out.print(table("the same batches, side by side (speed-up counts scoring)", columns, rows, left=("tuned",)))
+    out.print(
+        table(
+            "the same batches, side by side (caching and scoring are counted)",
+            columns,
+            rows,
+            left=("tuned",),
+        )
+    )
     out.print(Text(f"In {output}: scores.json, plan.json, profile.png, similarity.png and the delta in tuned/."))
     out.print(Text(
         "On your own data (a file with the columns text and label):\n"

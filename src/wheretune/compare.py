@@ -18,6 +18,7 @@ from wheretune.data import load_data
 from wheretune.errors import ConfigError
 from wheretune.files import claim, write_csv, write_text
 from wheretune.planning import AnySelector, plan
+from wheretune.prefix import CacheSettings
 from wheretune.probing import suited
 from wheretune.run import AnyScorer, check_model, layer_count, run, score_model
 from wheretune.selectors import check_selector
@@ -110,15 +111,20 @@ class Row:
 
     @property
     def train_seconds(self) -> dict[int, float]:
-        """By seed, scoring left out."""
-        return {result.spec.settings.seed: result.seconds["train"] for result in self.results}
+        """By seed, with making the prefix cache; scoring left out."""
+        return {result.spec.settings.seed: result.training_seconds for result in self.results}
 
 
-def compare(what: Comparison, folder: Path) -> list[Row]:
+def compare(what: Comparison, folder: Path, cache: CacheSettings | None = None) -> list[Row]:
     """Runs what is missing and returns a row a method, in the order asked for.
 
     A run that fails keeps its traceback in `failed.txt` and does not end the comparison; it is tried again
     when the comparison is started again.
+
+    Args:
+        what: What is compared.
+        folder: Where it is kept.
+        cache: Where runs keep the states of their frozen prefix.
 
     Raises:
         ConfigError: A method is unknown, or there are several learning rates and no validation data.
@@ -145,7 +151,7 @@ def compare(what: Comparison, folder: Path) -> list[Row]:
     shared = {key: value for key, value in dataclasses.asdict(what).items() if key not in GROWING}
     claim(folder / SPEC, shared | {"data": dataclasses.asdict(data)})  # what was begun may only go on as it was
     scores = _scores(what, list(dict.fromkeys(wanted.values())), folder)
-    return [_row(name, what, scores[wanted[name]], data, folder) for name in what.methods]
+    return [_row(name, what, scores[wanted[name]], data, folder, cache) for name in what.methods]
 
 
 def _scorer(name: str, what: Comparison) -> AnyScorer:
@@ -185,7 +191,9 @@ def _selector(name: str, k: int, layers: int, seed: int) -> AnySelector | None:
     return catalog.selector(method.selector, k=layers if method.every_layer else k, seed=seed)
 
 
-def _row(name: str, what: Comparison, scores: LayerScores, data: Data, folder: Path) -> Row:
+def _row(
+    name: str, what: Comparison, scores: LayerScores, data: Data, folder: Path, keeping: CacheSettings | None
+) -> Row:
     failures: dict[str, str] = {}
     head, tuner = catalog.head(Spec(what.head)), catalog.method(name).tuner
 
@@ -197,7 +205,7 @@ def _row(name: str, what: Comparison, scores: LayerScores, data: Data, folder: P
             selector = _selector(name, what.k, len(scores.layers), seed)
             made = plan(scores, selector, tuner=tuner, head=head)
             spec = RunSpec(made, data.train, data.validation, data.test, settings)
-            result = run(spec, where, f"{name}, lr {rate:g}, seed {seed}")
+            result = run(spec, where, f"{name}, lr {rate:g}, seed {seed}", keeping)
             (where / FAILURE).unlink(missing_ok=True)
             return result
         except Exception as error:
@@ -233,6 +241,7 @@ COLUMNS = (
     "learning rate",
     "trainable",
     "train time",
+    "of it caching",
     "score time",
     "speed-up",
     "memory",
@@ -243,7 +252,8 @@ def lines(what: Comparison, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A dictionary of plain values a method; what is not known is None, never a number.
 
     The standard deviation is the sample's, over seeds. Speed-up is full fine-tuning's mean training time over
-    the method's with its scoring pass, over the seeds that both have finished.
+    the method's, each with its prefix cache and the method's with its scoring pass, over the seeds that both have
+    finished.
     """
     full = next((row for row in rows if row.method == "full" and row.results), None)
     return [_line(row, full) | {"asked": len(what.seeds)} for row in rows]
@@ -274,6 +284,7 @@ def _line(row: Row, full: Row | None) -> dict[str, Any]:
         "std": stdev(values) if len(values) > 1 else None,
         "trainable_parameters": row.results[0].trainable_parameters,
         "train_seconds": mean(row.train_seconds.values()),
+        "cache_seconds": mean(result.seconds.get("cache", 0.0) for result in row.results),
         "score_seconds": row.score_seconds,
         "speed_up": speed_up,
         "peak_memory_bytes": max(peaks) if peaks else None,
@@ -294,6 +305,7 @@ def cells(line: dict[str, Any]) -> list[str]:
         f"{line['learning_rate']:g}",
         count(line["trainable_parameters"]),
         seconds(line["train_seconds"]),
+        seconds(line["cache_seconds"]) if line["cache_seconds"] else "–",
         seconds(line["score_seconds"]) if line["score_seconds"] else "–",
         "–" if line["speed_up"] is None else f"{line['speed_up']:.2f}x",
         "–" if line["peak_memory_bytes"] is None else f"{line['peak_memory_bytes'] / 2**20:.0f} MB",
@@ -318,7 +330,8 @@ def write_tables(what: Comparison, rows: Sequence[Row], folder: Path) -> None:
     write_text(folder / "table.md", text)
     columns = (
         "method", "seed", "learning_rate", "layers", "split", "metric", "value", "n", "higher_is_better",
-        "trainable_parameters", "train_seconds", "score_seconds", "evaluate_seconds", "peak_memory_bytes", "steps",
+        "trainable_parameters", "train_seconds", "cache_seconds", "score_seconds", "evaluate_seconds",
+        "peak_memory_bytes", "steps",
     )  # fmt: skip
     write_csv(folder / "results.csv", _records(rows), columns)
 
@@ -340,6 +353,7 @@ def _records(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
                         "higher_is_better": metric.higher_is_better,
                         "trainable_parameters": result.trainable_parameters,
                         "train_seconds": result.seconds["train"],
+                        "cache_seconds": result.seconds.get("cache", 0.0),
                         "score_seconds": row.score_seconds,
                         "evaluate_seconds": result.seconds["evaluate"],
                         "peak_memory_bytes": result.peak_memory_bytes,

@@ -485,6 +485,49 @@ def length_batches(rows: Sequence[Mapping[str, Any]], batch_size: int) -> list[l
     return [ordered[start:stop] for start, stop in pairwise(edges)]
 
 
+def token_batches(rows: Sequence[Mapping[str, Any]], tokens: int) -> list[list[dict[str, Any]]]:
+    """All rows in batches of like length, the longest first, of at most `tokens` tokens with the padding."""
+    return [
+        [dict(rows[place]) for place in batch] for batch in _filled([len(row["input_ids"]) for row in rows], tokens)
+    ]
+
+
+def _filled(lengths: Sequence[int], tokens: int, order: Sequence[int] | None = None) -> list[list[int]]:
+    """Places in batches whose size times longest length is at most `tokens` (a longer text stands alone)."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)) if order is None else order, key=lambda place: -lengths[place]):
+        if not batches or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > tokens:
+            batches.append([])
+        batches[-1].append(place)
+    return batches
+
+
+class TokenBatches(torch.utils.data.Sampler[list[int]]):
+    """Random batches of like length within a budget of tokens: a pure function of (seed, epoch).
+
+    Every epoch has as many batches as any other, as Trainer expects: which lengths go together is fixed, which of the
+    texts of one length is drawn anew, and so is the order of the batches.
+    """
+
+    def __init__(self, lengths: Sequence[int], tokens: int, seed: int) -> None:
+        self.lengths = list(lengths)
+        self.tokens = tokens
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Trainer calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(_filled(self.lengths, self.tokens))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        batches = _filled(self.lengths, self.tokens, random.permutation(len(self.lengths)).tolist())
+        return iter([batches[place] for place in random.permutation(len(batches)).tolist()])
+
+
 class EpochBuckets(torch.utils.data.Sampler[int]):
     """Rows in random batches of like length: a pure function of (seed, epoch).
 

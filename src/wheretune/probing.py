@@ -26,7 +26,7 @@ from wheretune.planning import plan
 from wheretune.scorers.base import Card, finish, gather
 from wheretune.scorers.controls import Depth
 from wheretune.selectors import Explicit
-from wheretune.training import check_settings, predict, train
+from wheretune.training import check_settings, lean, predict, train
 from wheretune.tuners.base import Tuned, Tuner
 from wheretune.tuners.whole_layers import WholeLayers
 from wheretune.types import LayerScore, LayerScores, Spec, TrainSettings
@@ -162,7 +162,9 @@ def probe(
         began = time.perf_counter()
         model = headed(open_base(), how.head, tuning, how.seed, layers_attribute)
         tuned = Tuned(model, plan(blank, Explicit((layer,)), tuner=how.tuner, head=how.head), how.tuner)
-        train(model, rows, collator(tokenizer), settings, folder / f"layer-{layer}", f"tuning layer {layer} alone")
+        place, collate = folder / f"layer-{layer}", collator(tokenizer)
+        with lean(tuned, rows, collate, settings, place):
+            train(model, rows, collate, settings, place, f"tuning layer {layer} alone")
         tuned.check()
         logits = predict(model, held, collator(tokenizer), description=f"judging layer {layer}")
         main = evaluate(logits, truth, data.info.task)[0]

@@ -42,9 +42,10 @@ from wheretune.errors import ConfigError, DataError, WheretuneError
 from wheretune.files import claim, sweep
 from wheretune.heads import headed
 from wheretune.metrics import evaluate
+from wheretune.prefix import CacheSettings
 from wheretune.probing import LayerProbe, place, probe
 from wheretune.scorers.base import Gathered, Scorer, Settle, finish, gather, versions
-from wheretune.training import check_settings, checkpoints, predict, train
+from wheretune.training import check_settings, checkpoints, lean, predict, train
 from wheretune.tuners.base import Tuned, Tuner
 from wheretune.types import (
     DataInfo,
@@ -78,22 +79,26 @@ class PassSettings(TypedDict, total=False):
     shard: tuple[int, int]
 
 
-def apply(model: nn.Module, plan: Plan, seed: int = 0) -> Tuned:
+def apply(model: nn.Module, plan: Plan, seed: int = 0, *, frozen_dropout: bool = False) -> Tuned:
     """Makes a model train as `plan` says: its layers and what sits on top, and nothing else.
 
     Whole layers need `requires_grad` alone; other tuners put modules of theirs into the plan's layers. `Tuned.undo`
     takes all of it back. Make the optimizer (or the Trainer) after.
 
+    What is frozen stays in eval mode in an unmodified `Trainer`, and no gradient runs below the lowest trained layer,
+    also with activation checkpointing.
+
     Args:
         model: Any Hugging Face transformer, with or without a head of its own.
         plan: Made for this model.
         seed: Of what the tuner draws at random.
+        frozen_dropout: Frozen layers drop out as trained ones do (stock behaviour).
 
     Raises:
         PlanError: The plan was made for another model, or names no layer.
         ModelError: The tuner does not find in the layers what it attaches to.
     """
-    return Tuned(model, plan, catalog.tuner(plan.tuner), seed)
+    return Tuned(model, plan, catalog.tuner(plan.tuner), seed, frozen_dropout)
 
 
 def score_model(
@@ -240,13 +245,14 @@ def check_model(
         catalog.build("schedule", catalog.SCHEDULES, plan.schedule)
 
 
-def run(spec: RunSpec, folder: Path, description: str = "training") -> RunResult:
+def run(spec: RunSpec, folder: Path, description: str = "training", cache: CacheSettings | None = None) -> RunResult:
     """Trains, proves the engagement, evaluates and saves; a finished run is read back, a stopped one goes on.
 
     Args:
         spec: Everything needed to repeat the run.
         folder: Its own folder; holds nothing but this run.
         description: What the progress bar says.
+        cache: Where the states of the frozen prefix are kept; decided by what pays by default.
 
     Raises:
         WheretuneError: Of every kind, for what the user can mend.
@@ -270,12 +276,13 @@ def run(spec: RunSpec, folder: Path, description: str = "training") -> RunResult
     }
     attribute = spec.plan.model.layers_attribute
     model = headed(base, catalog.head(spec.plan.head), data, spec.settings.seed, attribute)
-    tuned = apply(model, spec.plan, spec.settings.seed)
+    tuned = apply(model, spec.plan, spec.settings.seed, frozen_dropout=spec.settings.frozen_dropout)
     length = max_tokens(base, tokenizer, spec.train.spec.max_length)
     collate = collator(tokenizer)
     with _peak_memory() as memory:
         rows = encode(data, tokenizer, length)
-        trained = train(model, rows, collate, spec.settings, folder, description, tuned.attached.companion)
+        with lean(tuned, rows, collate, spec.settings, folder, cache) as saved:
+            trained = train(model, rows, collate, spec.settings, folder, description, tuned.attached.companion)
     remove_delta(folder)  # of a sitting that was killed before its result was written
     save_delta(tuned, folder, data=data.info, max_length=length)
     started = time.perf_counter()
@@ -286,11 +293,12 @@ def run(spec: RunSpec, folder: Path, description: str = "training") -> RunResult
         spec=spec,
         metrics=metrics,
         trainable_parameters=tuned.trainable_parameters,
-        seconds={"train": trained.seconds, "evaluate": time.perf_counter() - started},
+        seconds={"train": trained.seconds, "cache": saved.cache.seconds, "evaluate": time.perf_counter() - started},
         peak_memory_bytes=memory.get("peak"),
         steps=trained.steps,
         versions=versions(),
         provenance=provenance(),
+        saved=saved.told,
     )
     save(result, folder / RESULT)
     _leave_no_checkpoint(folder)

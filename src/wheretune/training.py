@@ -4,11 +4,12 @@ Trainer's own checkpoints are pickled and written in place. Ours hold what train
 and appear whole: a run that was killed goes on from its last finished epoch.
 """
 
+import contextlib
 import json
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,11 +23,14 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wheretune.capture import evaluating
-from wheretune.data import Collate, EpochBuckets, length_batches
+from wheretune.data import Collate, EpochBuckets, TokenBatches, length_batches
 from wheretune.errors import ConfigError, TrainingError
 from wheretune.files import PARTIAL, sweep, write
+from wheretune.heads import HeadedModel
+from wheretune.one_token import one_token
+from wheretune.prefix import CacheReport, CacheSettings, cached
 from wheretune.show.tables import progress
-from wheretune.tuners.base import Companion
+from wheretune.tuners.base import Companion, Tuned
 from wheretune.types import TrainSettings
 
 CHECKPOINT = "checkpoint"
@@ -46,15 +50,87 @@ def check_settings(settings: TrainSettings) -> None:
     Raises:
         ConfigError: The option is named.
     """
+    tokens = settings.tokens_per_batch
     for name, value, fine in (
         ("--epochs", settings.epochs, settings.epochs >= 1),
         ("--learning-rate", settings.learning_rate, 0 < settings.learning_rate < 10),
         ("--batch-size", settings.batch_size, settings.batch_size >= 1),
         ("--warmup-ratio", settings.warmup_ratio, 0 <= settings.warmup_ratio < 1),
+        ("--tokens-per-batch", tokens, tokens is None or tokens >= 1),
         ("--seed", settings.seed, 0 <= settings.seed < 2**32),
     ):
         if not fine:
             raise ConfigError(f"{name} is {value}", "give a positive number (a warm-up ratio and a seed may be 0)")
+
+
+def check_cache(settings: TrainSettings, cache: CacheSettings) -> None:
+    """Refuses a cache of what is never twice the same.
+
+    Raises:
+        ConfigError: Both options are named.
+    """
+    if settings.frozen_dropout and cache.where in ("memory", "disk"):
+        raise ConfigError(
+            f"with --frozen-dropout the prefix is another one in every epoch, and --cache-prefix is {cache.where}",
+            "leave out the one or the other",
+        )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a training does not compute.
+
+    Attributes:
+        cache: What was decided about the prefix cache.
+        one_token: Whether the last layer computes only the token that is read.
+    """
+
+    cache: CacheReport
+    one_token: bool
+
+    @property
+    def told(self) -> dict[str, str]:
+        """For a result."""
+        last = "the token that is read alone" if self.one_token else "all tokens"
+        return {"prefix cache": str(self.cache), "last layer": last}
+
+
+@contextlib.contextmanager
+def lean(
+    tuned: Tuned,
+    rows: Sequence[dict[str, Any]],
+    collate: Collate,
+    settings: TrainSettings,
+    folder: Path,
+    cache: CacheSettings | None = None,
+) -> Iterator[Saved]:
+    """Inside, training computes only what it needs: the frozen prefix once, and of the last layer what the head reads.
+
+    Args:
+        tuned: From `apply`, of a `HeadedModel`.
+        rows: Encoded rows.
+        collate: Makes a batch of rows.
+        settings: How they are trained on.
+        folder: The run's own.
+        cache: Where the states of the frozen prefix are kept; decided by what pays by default.
+
+    Yields:
+        What is left out.
+    """
+    model = tuned.model
+    assert isinstance(model, HeadedModel)
+    how = cache or CacheSettings()
+    check_cache(settings, how)
+    if settings.frozen_dropout:
+        how = CacheSettings("off")
+    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
+    some = collate([dict(ordered[place]) for place in (0, len(ordered) // 2, -1)])
+    with contextlib.ExitStack() as inside:
+        cut = not settings.all_tokens and inside.enter_context(one_token(tuned.stack, some))
+        known = tuned.plan.model.hash
+        prefix = cached(tuned.stack, known, rows, collate, settings.epochs, how, folder, model.all_layers)
+        report = inside.enter_context(prefix)
+        yield Saved(report, cut)
 
 
 def train(
@@ -110,7 +186,12 @@ def train(
     clock = _Clock(description)
     callbacks: list[TrainerCallback] = [clock] if companion is None else [clock, _Accompany(companion)]
     trainer = _Trainer(
-        model=model, args=arguments, train_dataset=_Rows(rows), data_collator=collate, callbacks=callbacks
+        model=model,
+        args=arguments,
+        train_dataset=_Rows(rows),
+        data_collator=collate,
+        callbacks=callbacks,
+        tokens=settings.tokens_per_batch,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -188,6 +269,10 @@ class _Accompany(TrainerCallback):
 class _Trainer(Trainer):
     """Trainer with batches that depend on (seed, epoch) alone, and checkpoints that are safe and whole."""
 
+    def __init__(self, *args: Any, tokens: int | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._tokens = tokens
+
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -206,6 +291,17 @@ class _Trainer(Trainer):
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         loss: Any = super().compute_loss(*args, **kwargs)
         return loss if self._companion is None else loss + self._companion.penalty()
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
+        if self._tokens is None:
+            return super().get_train_dataloader()
+        data = cast(_Rows, self.train_dataset)
+        batches = TokenBatches([len(row["input_ids"]) for row in data.rows], self._tokens, self.args.seed)
+        loader = torch.utils.data.DataLoader(
+            data, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory
+        )
+        prepared: torch.utils.data.DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochBuckets:
         lengths = [len(row["input_ids"]) for row in cast(_Rows, self.train_dataset).rows]

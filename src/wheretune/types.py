@@ -627,7 +627,20 @@ def _fields(config: Any) -> set[str]:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How the chosen layers are trained; the defaults are those of PRiSM and its journal version."""
+    """How the chosen layers are trained; the defaults are those of PRiSM and its journal version.
+
+    Attributes:
+        epochs: Passes over the data.
+        learning_rate: The peak, falling linearly to 0.
+        batch_size: Texts in a batch.
+        warmup_ratio: The share of the steps in which the learning rate rises.
+        weight_decay: AdamW's.
+        betas: AdamW's.
+        seed: Of everything drawn at random.
+        tokens_per_batch: Instead of `batch_size`, at most so many tokens in a batch, with the padding.
+        frozen_dropout: Frozen layers drop out as trained ones do (stock behaviour), and nothing of them is cached.
+        all_tokens: The last layer computes all tokens, not only the one that is read.
+    """
 
     epochs: int = 3
     learning_rate: float = 5e-5
@@ -636,6 +649,9 @@ class TrainSettings:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
     seed: int = 0
+    tokens_per_batch: int | None = None
+    frozen_dropout: bool = False
+    all_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -670,11 +686,12 @@ class RunResult:
         spec: The run.
         metrics: Per split, the task's main metric first.
         trainable_parameters: Counted on the model that was trained.
-        seconds: Wall-clock seconds: `train`, `evaluate`.
+        seconds: Wall-clock seconds: `train`, `cache` (making the prefix cache), `evaluate`.
         peak_memory_bytes: Highest resident memory of the process while it trained (on CUDA: of the device).
         steps: Optimizer steps.
         versions: The packages that computed it.
         provenance: When, where and from which state of the code.
+        saved: What was left out of the computation and why, or why nothing was.
     """
 
     spec: RunSpec
@@ -685,6 +702,12 @@ class RunResult:
     steps: int
     versions: dict[str, str]
     provenance: dict[str, str]
+    saved: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def training_seconds(self) -> float:
+        """Training and, before it, making the prefix cache."""
+        return self.seconds["train"] + self.seconds.get("cache", 0.0)
 
 
 @dataclass(frozen=True)

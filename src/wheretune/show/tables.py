@@ -79,6 +79,15 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 120 else f"{int(value // 60)} min {int(value % 60):02d} s"
 
 
+def size(count: int) -> str:
+    """A number of bytes, as one reads it."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000  # type: ignore[assignment]
+    return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
+
+
 def progress() -> Progress:
     """A progress bar on standard error, shown on a terminal only, so that logs and pipes stay clean."""
     console = Console(stderr=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from wheretune.anatomy import check_plan, checkpoint_activations, find_layers, head_parameters, tensor_hashes
 from wheretune.errors import EngagementError, MergeError, ModelError, PlanError
+from wheretune.prefix import still
 from wheretune.types import Layer, LayerScore, LayerStack, ModelInfo, Plan
 
 
@@ -158,7 +159,7 @@ class Tuned:
         trainable: The parameters that train, by name.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, tuner: Tuner, seed: int = 0) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, tuner: Tuner, seed: int = 0, frozen_dropout: bool = False) -> None:
         self.model = model
         self.plan = plan
         self.stack = find_layers(model, plan.model.layers_attribute)
@@ -183,6 +184,7 @@ class Tuned:
             parameter.requires_grad = id(parameter) in ids
             if parameter.requires_grad:
                 self.trainable[name] = parameter
+        self._let_go = still(self.stack, frozen_dropout)
 
     @property
     def trainable_parameters(self) -> int:
@@ -246,5 +248,6 @@ class Tuned:
         self._give_back()
 
     def _give_back(self) -> None:
+        self._let_go()
         for parameter, flag in self._before:
             parameter.requires_grad = flag
