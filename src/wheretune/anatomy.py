@@ -452,7 +452,28 @@ def _parts(layer: nn.Module, heads: int) -> LayerParts:
         mlp_output=rest[-1] if rest else None,
         heads=heads,
         biases=sum(parameter.numel() for parameter in biases(layer)),
+        dropout=any(isinstance(part, nn.Dropout) and part.p > 0 for part in layer.modules()),
+        kept=_kept_by_activation(layer),
     )
+
+
+def _kept_by_activation(layer: nn.Module) -> int:
+    """How many numbers the activation keeps for the backward pass of one: GPT-2's GELU, made of parts, keeps four."""
+    from transformers.activations import ACT2CLS
+
+    kinds = {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()}
+    activation = next((part for part in layer.modules() if type(part) in kinds), None)
+    if activation is None or any(True for _ in activation.parameters()):
+        return 1
+    kept: dict[int, Tensor] = {}
+
+    def keep(saved: Tensor) -> Tensor:
+        kept[saved.data_ptr()] = saved  # held, so that no other gets its place
+        return saved
+
+    with torch.inference_mode(False), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        activation(torch.ones(1, device="cpu", requires_grad=True))
+    return max(1, len(kept))
 
 
 def biases(layer: nn.Module) -> list[nn.Parameter]:

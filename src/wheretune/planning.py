@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from wheretune.confidence import how_sure
-from wheretune.cost import expected_speed_up
+from wheretune.cost import price
 from wheretune.errors import PlanError
 from wheretune.heads import Head, LastToken, count
 from wheretune.schedules.static import Static
 from wheretune.selectors import AdaptiveSelector, Near, Selector
 from wheretune.tuners.base import Tuner
 from wheretune.tuners.whole_layers import WholeLayers
-from wheretune.types import Choice, Cost, LayerScores, Plan, Spec
+from wheretune.types import Choice, LayerScores, Plan, Spec
 
 AnySelector = Selector | AdaptiveSelector
 
@@ -105,8 +105,6 @@ def plan(
     layers = choice.layers
     outputs = max(len(scores.data.classes), 1)
     on_top = count(head, model.layers, model.hidden_size, outputs, model.causal)
-    below = tuner.count(model, scores.layers, layers)
-    whole = sum(scores.layers[layer].parameters for layer in layers)
     return Plan(
         layers=layers,
         selector=choice.selector,
@@ -115,10 +113,16 @@ def plan(
         schedule=Spec.of(Static()),
         model=model,
         scores_digest=scores.digest,
-        cost=Cost(
-            trainable_parameters=below + on_top,
-            total_parameters=model.parameters + on_top,
-            expected_speed_up=expected_speed_up(model.layers, layers, min(1.0, below / whole) if whole else 0.0),
+        cost=price(
+            model,
+            scores.layers,
+            layers,
+            below=tuner.count(model, scores.layers, layers),
+            on_top=on_top,
+            embeddings=isinstance(tuner, WholeLayers) and tuner.embeddings,
+            all_states=head.all_layers,
+            tokens=scores.tokens,
+            texts=scores.data.rows,
         ),
         confidence=choice.confidence,
         reason=choice.reason,
