@@ -9,7 +9,7 @@ All is told from the linear maps of the layers (`LayerParts`), for texts of T to
 
 Full fine-tuning pays all three for all layers. A plan pays the forward for all layers, weight gradients for its chosen
 ones, and input gradients from its lowest chosen layer p up; inside p all maps need one but those of queries, keys and
-values, whose input is frozen. Three savings come on top:
+values, whose input is frozen (unless a norm that trains stands before them, as in decoders). Three savings come on top:
 
 - the prefix cache: no forward below p, where the stored states enter;
 - one token: in the last layer every map but those of keys and values runs for the one token that the head reads (a map
@@ -69,6 +69,7 @@ def estimate(
     *,
     tokens: float,
     savings: Savings = NOTHING,
+    norms: bool = True,
     embeddings: bool = False,
 ) -> Flops:
     """The FLOPs of one training step for one text.
@@ -79,6 +80,7 @@ def estimate(
         weights: The share of their weights that the tuner trains; 1 for whole layers, near 0 for LoRA.
         tokens: T.
         savings: What is left out.
+        norms: The norms of the chosen layers train, as with whole layers.
         embeddings: The embeddings train too, so gradients flow through all layers and nothing can be cached.
     """
     lowest = _lowest(parts, chosen, embeddings)
@@ -88,7 +90,8 @@ def estimate(
         if index >= lowest or not savings.cache:
             forward += linear + attention
         if index >= lowest:
-            inputs += (linear if index > lowest else inner) + 2 * attention
+            whole = index > lowest or (norms and one.norm_first)
+            inputs += (linear if whole else inner) + 2 * attention
         if index in chosen:
             trained += weights * linear
     return Flops(forward, inputs, trained)
@@ -128,6 +131,7 @@ def compute_share(
     *,
     tokens: float,
     epochs: int = EPOCHS,
+    norms: bool = True,
     embeddings: bool = False,
 ) -> float:
     """The share of full fine-tuning's FLOPs that a plan costs over some epochs, with every saving.
@@ -136,7 +140,7 @@ def compute_share(
     """
 
     def of(savings: Savings) -> Flops:
-        return estimate(parts, chosen, weights, tokens=tokens, savings=savings, embeddings=embeddings)
+        return estimate(parts, chosen, weights, tokens=tokens, savings=savings, norms=norms, embeddings=embeddings)
 
     making = of(NOTHING).forward - of(Savings(cache=True)).forward
     return (of(EVERYTHING).total + making / epochs) / full(parts, tokens).total
@@ -165,7 +169,7 @@ def activations(
       MLP both factors;
     - where it trains, what goes into its linear maps.
 
-    With one token read, the last layer's MLP, its dropout and its query count for that one.
+    With one token read, the last layer's MLP, its dropout and (without dropout) its query count for that one.
 
     It is within 5 % of what autograd keeps of BERT and GPT-2 on a CPU, and 15 % below for Llama (`tests/test_cost.py`).
     It is rough where attention is composed of plain operations (DeBERTa, T5), where a layer has other norms (RMSNorm
@@ -196,7 +200,7 @@ def _kept(parts: LayerParts, tokens: float, trains: bool, drops: bool, one_token
     hidden, wide = parts.maps[mlp_output]
     gated = sum(outputs for outputs, _ in into_mlp) > wide
     outcomes = hidden + parts.maps[attention_output][0]
-    queries = read if parts.query != parts.key else tokens
+    queries = read if parts.query != parts.key and not drops else tokens
     attention = width * (queries + 2 * tokens) + tokens * (3 * parts.heads * tokens if drops else width + tokens)
     norms = tokens * outcomes + (read * outcomes if drops else 0)
     mlp = read * wide * (parts.kept + (2 if gated else 0))
@@ -233,6 +237,7 @@ def price(
     *,
     below: int,
     on_top: int,
+    norms: bool = True,
     embeddings: bool = False,
     all_states: bool = False,
     tokens: float | None = None,
@@ -248,6 +253,7 @@ def price(
         chosen: The layers that train.
         below: Parameters that train below the head.
         on_top: Parameters of the head.
+        norms: The norms of the chosen layers train, as with whole layers.
         embeddings: The embeddings train too.
         all_states: The head reads the token of every layer.
         tokens: The mean length of a text, special tokens included; 128 where it is not known.
@@ -267,12 +273,12 @@ def price(
     kept = activations(parts, range(len(parts)), tokens=length, batch_size=batch_size, embeddings=True)
     lines = [CostLine("full fine-tuning", reference, memory(total, kept, 0), 1.0)]
     for name, savings in LINES.items():
-        flops = estimate(parts, chosen, weights, tokens=length, savings=savings, embeddings=embeddings)
+        flops = estimate(parts, chosen, weights, tokens=length, savings=savings, norms=norms, embeddings=embeddings)
         kept = activations(parts, chosen, tokens=length, batch_size=batch_size, savings=savings, embeddings=embeddings)
         stored = cached(model, chosen, length, texts, all_states) if savings.cache and not embeddings else 0
         faster = reference.total / flops.total if flops.total else None
         lines.append(CostLine(name, flops, memory(below + on_top, kept, stored), faster))
-    share = compute_share(parts, chosen, weights, tokens=length, epochs=epochs, embeddings=embeddings)
+    share = compute_share(parts, chosen, weights, tokens=length, epochs=epochs, norms=norms, embeddings=embeddings)
     return Cost(
         trainable_parameters=below + on_top,
         total_parameters=total,

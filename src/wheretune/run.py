@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wheretune import catalog
+from wheretune import catalog, planning
 from wheretune.anatomy import (
     causal,
     check_one_sequence,
@@ -36,7 +36,7 @@ from wheretune.anatomy import (
     skeleton,
 )
 from wheretune.capture import LastState
-from wheretune.cost import BATCH_SIZE, EPOCHS, price
+from wheretune.cost import BATCH_SIZE, EPOCHS
 from wheretune.data import TextData, collator, encode, load_data, log
 from wheretune.delta import remove_delta, save_delta
 from wheretune.errors import ConfigError, DataError, PlanError, WheretuneError
@@ -47,7 +47,6 @@ from wheretune.probing import LayerProbe, place, probe
 from wheretune.scorers.base import Gathered, Scorer, Settle, finish, gather, versions
 from wheretune.training import check_settings, checkpoints, predict, train
 from wheretune.tuners.base import Tuned, Tuner
-from wheretune.tuners.whole_layers import WholeLayers
 from wheretune.types import (
     Cost,
     DataInfo,
@@ -251,19 +250,17 @@ def cost_of(
     tokenizer = load_tokenizer(name, plan.model.revision)
     texts = load_data(data, labels="ignored")
     rows = encode(texts, tokenizer, max_tokens(stack.base, tokenizer, data.max_length))
-    tuner, on_top = catalog.tuner(plan.tuner), plan.cost.total_parameters - plan.model.parameters
-    return price(
+    return planning.cost_of(
         plan.model,
         layers,
         plan.layers,
-        below=plan.cost.trainable_parameters - on_top,
-        on_top=on_top,
-        embeddings=isinstance(tuner, WholeLayers) and tuner.embeddings,
-        all_states=catalog.head(plan.head).all_layers,
-        tokens=sum(len(row["input_ids"]) for row in rows) / len(rows),
-        texts=len(rows),
-        batch_size=batch_size,
+        catalog.tuner(plan.tuner),
+        catalog.head(plan.head),
+        plan.cost.total_parameters - plan.model.parameters,
+        sum(len(row["input_ids"]) for row in rows) / len(rows),
+        len(rows),
         epochs=epochs,
+        batch_size=batch_size,
     )
 
 

@@ -75,6 +75,7 @@ class LayerParts:
         biases: How many numbers all biases of the layer hold.
         dropout: Whether it drops anything out in training.
         kept: What the MLP's activation keeps for the backward pass, in multiples of its input.
+        norm_first: Whether a norm stands before the queries, keys and values.
     """
 
     maps: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -87,6 +88,7 @@ class LayerParts:
     biases: int = 0
     dropout: bool = False
     kept: int = 1
+    norm_first: bool = False
 
     def targets(self, wanted: str) -> list[str]:
         """The maps that `wanted` names, each once.
@@ -614,30 +616,28 @@ class Cost(JupyterMixin):
             return words
         words += f" over {self.epochs} epoch{'s' * (self.epochs > 1)}"
         if self.limit is None:
-            return f"{words}, and more the more there are: then only the head is trained"
+            return f"{words}, and the more of them, the more"
         return f"{words}, and at most {self.limit:.2f}x"
 
     def __rich__(self) -> Group:
-        columns = (
-            "", "forward", "input gradients", "weight gradients", "weights", "gradients", "optimizer", "activations",
-            "cache", "speed-up",
-        )  # fmt: skip
-        rows = [
+        flops = [
             (
                 line.name,
-                *(short(part / 1e9) for part in dataclasses.astuple(line.flops)),
-                *(short(part / 1e6) for part in dataclasses.astuple(line.memory)),
+                *(short(part / 1e9) for part in (*dataclasses.astuple(line.flops), line.flops.total)),
                 "–" if line.speed_up is None else f"{line.speed_up:.2f}x",
             )
             for line in self.lines
         ]
-        title = (
-            f"GFLOP for a text of {self.tokens or 0:.4g} tokens, then MB in fp32 for batches of {self.batch_size} "
-            "(speed-up: without making the cache)"
-        )
+        memory = [
+            (line.name, *(short(part / 1e6) for part in (*dataclasses.astuple(line.memory), line.memory.total)))
+            for line in self.lines
+        ]
+        passes = ("", "forward", "input gradients", "weight gradients", "all", "speed-up")
+        kinds = ("", "weights", "gradients", "optimizer", "activations", "cache", "all")
         return Group(
-            table(title, columns, rows, left=("",)),
-            Text(f"expected, by FLOPs: {self}"),
+            table(f"GFLOP of a step, for a text of {short(self.tokens or 0)} tokens", passes, flops, left=("",)),
+            table(f"MB in fp32, for batches of {self.batch_size} texts", kinds, memory, left=("",)),
+            Text(f"with everything, making the cache counted: {self}, by FLOPs"),
         )
 
 
