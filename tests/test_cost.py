@@ -164,7 +164,7 @@ def kept_bytes(model, inputs):
     return sum(size for size, _ in kept.values())
 
 
-@pytest.mark.parametrize(("family", "within"), [("bert", 0.05), ("bert-base", 0.05), ("gpt2", 0.05), ("llama", 0.15)])
+@pytest.mark.parametrize(("family", "within"), [("bert", 0.05), ("bert-base", 0.05), ("gpt2", 0.1), ("llama", 0.15)])
 @pytest.mark.parametrize("chosen", [(3,), (1,), (0, 2), (0, 1, 2, 3)])
 @pytest.mark.parametrize("quiet", [True, False])
 def test_activations_are_those_that_autograd_keeps(family, within, chosen, quiet):

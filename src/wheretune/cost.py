@@ -171,12 +171,13 @@ def activations(
 
     With one token read, the last layer's MLP, its dropout and (without dropout) its query count for that one.
 
-    It is within 5 % of what autograd keeps of BERT and GPT-2 on a CPU, and 15 % below for Llama (`tests/test_cost.py`).
-    It is rough where attention is composed of plain operations (DeBERTa, T5), where a layer has other norms (RMSNorm
-    that trains keeps its outcome too, which makes the 15 %; Gemma 2 has four norms), and for tuners other than whole
-    layers (taken to keep the inputs of all maps, an upper bound, and without what the tuner adds). On CUDA a mask of
-    dropout takes 1 byte and not 4, and fused attention drops out without keeping T x T matrices: there it is an upper
-    bound. Embeddings, final norm and head are left out.
+    On a CPU it is within 5 % of what autograd keeps of BERT, up to 10 % below it for GPT-2 and 15 % for Llama
+    (`tests/test_cost.py`; a third for Llama's last layer alone with one token read). It is rough where attention is
+    composed of plain operations (DeBERTa, T5), where a layer has other norms (RMSNorm that trains keeps its outcome
+    too, which makes the 15 %; Gemma 2 has four norms), and for tuners other than whole layers (taken to keep the
+    inputs of all maps, an upper bound, and without what the tuner adds). On CUDA a mask of dropout takes 1 byte and
+    not 4, and fused attention drops out without keeping T x T matrices: there it is an upper bound. Embeddings, final
+    norm and head are left out.
     """
     lowest = _lowest(parts, chosen, embeddings)
     kept = 0.0
