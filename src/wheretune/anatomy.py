@@ -334,13 +334,14 @@ def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
     hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", 0)
     if not isinstance(hidden, int):
         raise ModelError(f"the config of {type(base).__name__} has no hidden_size", "give a Hugging Face transformer")
+    decodes = causal(config)
     return LayerStack(
         model=model,
         base=base,
         base_path=base_path,
-        layers=tuple(Layer(i, path, layer, _parts(layer, heads)) for i, (path, layer) in enumerate(modules)),
+        layers=tuple(Layer(i, path, layer, _parts(layer, heads, decodes)) for i, (path, layer) in enumerate(modules)),
         hidden_size=hidden,
-        causal=causal(config),
+        causal=decodes,
         attribute=attribute,
     )
 
@@ -428,12 +429,13 @@ def linear_maps(module: nn.Module) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _parts(layer: nn.Module, heads: int) -> LayerParts:
+def _parts(layer: nn.Module, heads: int, causal: bool) -> LayerParts:
     """The linear maps of a layer, and which of them does what.
 
     Every family registers a layer's attention before its MLP, the attention's maps ending with its output, and calls it
     something with "att"; the decoders of encoder-decoders have a second attention, to the encoder. One map that makes
-    queries, keys and values is the widest of its attention.
+    queries, keys and values is the widest of its attention. Decoders are taken to have their norm before attention,
+    encoders behind it; ModernBERT, which has it before, calls it `attn_norm`.
     """
     maps = linear_maps(layer)
     attention = [path for path in maps if "att" in path.lower()]
@@ -452,7 +454,29 @@ def _parts(layer: nn.Module, heads: int) -> LayerParts:
         mlp_output=rest[-1] if rest else None,
         heads=heads,
         biases=sum(parameter.numel() for parameter in biases(layer)),
+        dropout=any(isinstance(part, nn.Dropout) and part.p > 0 for part in layer.modules()),
+        kept=_kept_by_activation(layer),
+        norm_first=causal or any(name.startswith("attn_norm.") for name, _ in layer.named_parameters()),
     )
+
+
+def _kept_by_activation(layer: nn.Module) -> int:
+    """How many numbers the activation keeps for the backward pass of one: GPT-2's GELU, made of parts, keeps four."""
+    from transformers.activations import ACT2CLS
+
+    kinds = {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()}
+    activation = next((part for part in layer.modules() if type(part) in kinds), None)
+    if activation is None or any(True for _ in activation.parameters()):
+        return 1
+    kept: dict[int, Tensor] = {}
+
+    def keep(saved: Tensor) -> Tensor:
+        kept[saved.data_ptr()] = saved  # held, so that no other gets its place
+        return saved
+
+    with torch.inference_mode(False), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        activation(torch.ones(1, device="cpu", requires_grad=True))
+    return max(1, len(kept))
 
 
 def biases(layer: nn.Module) -> list[nn.Parameter]:

@@ -1486,6 +1486,53 @@ def inspect_command(
 
 
 @app.command()
+def cost(
+    model: Annotated[
+        str | None, _option("--model", text="Local folder or hub name.", show_default="the plan's", metavar="M")
+    ] = None,
+    plan_file: Annotated[
+        Path | None, _option("--plan", text="What `wheretune plan` wrote.", show_default=False)
+    ] = None,
+    data: Data = None,
+    text_column: TextColumn = "text",
+    pair_column: PairColumn = None,
+    max_samples: MaxSamples = None,
+    max_length: MaxLength = None,
+    seed: Seed = 0,
+    epochs: Epochs = 3,
+    batch_size: BatchSize = 16,
+    output: Annotated[
+        Path | None, _option("--output", text="Where the numbers go, as JSON.", show_default="none")
+    ] = None,
+    json_: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Say what a plan costs beside full fine-tuning, in FLOPs and memory, and what each saving brings.
+
+    It loads no weights and trains nothing.
+
+    For example:
+
+    wheretune cost --plan plan.json --data train.jsonl
+
+    wheretune cost --model bert-base-cased --plan plan.json --data train.jsonl --epochs 5 --batch-size 32
+    """
+    from wheretune.run import cost_of
+    from wheretune.types import Plan, load, save, to_json
+
+    given = load(Plan, _needed(plan_file, "--plan"))
+    source = _needed(data, "--data")
+    spec = _data(source, text_column, pair_column, None, "auto", max_samples, max_length, seed)
+    target = None if output is None else _file(output)
+    found = cost_of(given, spec, model, epochs=epochs, batch_size=batch_size)
+    if target is not None:
+        save(found, target)
+    _show(found, json_, to_json(found))
+    if target is not None:
+        _note(f"the cost is in {target}")
+
+
+@app.command()
 def export(
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="What `wheretune plan` wrote.", show_default=False)],
     to: Annotated[str, _option("--to", text="peft, trl, axolotl or llama-factory.")] = "peft",

@@ -194,7 +194,7 @@ def model_card(plan: Plan, data: DataInfo | None) -> str:
         ("head", _escape(plan.head)),
         ("schedule", _escape(plan.schedule)),
         ("trainable", f"{plan.cost.trainable_parameters} of {plan.cost.total_parameters} parameters ({share:.2%})"),
-        ("expected", f"{plan.cost.expected_speed_up:.2f}x the training speed of full fine-tuning, by FLOPs"),
+        ("expected", f"{plan.cost}, by FLOPs"),
     ]
     if data is not None:
         rows.append(("data", f"{_escape(Path(data.spec.source).name)}, {data.rows} rows, {data.task}"))

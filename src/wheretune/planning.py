@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from wheretune.confidence import how_sure
-from wheretune.cost import expected_speed_up
+from wheretune.cost import BATCH_SIZE, EPOCHS, price
 from wheretune.errors import PlanError
 from wheretune.heads import Head, LastToken, count
 from wheretune.schedules.static import Static
 from wheretune.selectors import AdaptiveSelector, Near, Selector
 from wheretune.tuners.base import Tuner
+from wheretune.tuners.bias import Bias
 from wheretune.tuners.whole_layers import WholeLayers
-from wheretune.types import Choice, Cost, LayerScores, Plan, Spec
+from wheretune.types import Choice, Cost, LayerScore, LayerScores, ModelInfo, Plan, Spec
 
 AnySelector = Selector | AdaptiveSelector
 
@@ -105,8 +106,6 @@ def plan(
     layers = choice.layers
     outputs = max(len(scores.data.classes), 1)
     on_top = count(head, model.layers, model.hidden_size, outputs, model.causal)
-    below = tuner.count(model, scores.layers, layers)
-    whole = sum(scores.layers[layer].parameters for layer in layers)
     return Plan(
         layers=layers,
         selector=choice.selector,
@@ -115,13 +114,52 @@ def plan(
         schedule=Spec.of(Static()),
         model=model,
         scores_digest=scores.digest,
-        cost=Cost(
-            trainable_parameters=below + on_top,
-            total_parameters=model.parameters + on_top,
-            expected_speed_up=expected_speed_up(model.layers, layers, min(1.0, below / whole) if whole else 0.0),
-        ),
+        cost=cost_of(model, scores.layers, layers, tuner, head, on_top, scores.tokens, scores.data.rows),
         confidence=choice.confidence,
         reason=choice.reason,
         chosen=tuple(scores.layers[layer] for layer in layers),
         scorer=scores.scorer,
+    )
+
+
+def cost_of(
+    model: ModelInfo,
+    every: Sequence[LayerScore],
+    layers: Sequence[int],
+    tuner: Tuner,
+    head: Head,
+    on_top: int,
+    tokens: float | None,
+    texts: int,
+    *,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH_SIZE,
+) -> Cost:
+    """What it costs to tune some layers so; see `cost.price`.
+
+    Args:
+        model: The model.
+        every: All its layers.
+        layers: The chosen ones.
+        tuner: How they are tuned.
+        head: What sits on top.
+        on_top: The head's parameters.
+        tokens: The mean length of a text; None where that is not known.
+        texts: How many there are.
+        epochs: Passes over them.
+        batch_size: Texts in a batch.
+    """
+    return price(
+        model,
+        every,
+        layers,
+        below=tuner.count(model, every, layers),
+        on_top=on_top,
+        norms=isinstance(tuner, WholeLayers | Bias),
+        embeddings=isinstance(tuner, WholeLayers) and tuner.embeddings,
+        all_states=head.all_layers,
+        tokens=tokens,
+        texts=texts,
+        batch_size=batch_size,
+        epochs=epochs,
     )

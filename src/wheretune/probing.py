@@ -186,6 +186,7 @@ def probe(
         layers=tuple(_score(layer, values.get(layer.index)) for layer in blank.layers),
         covariance=_covariance(tried, len(stack)),
         seconds=sum(candidate.seconds for candidate in tried),
+        tokens=float(np.mean([len(row["input_ids"]) for row in (*rows, *held)])),
     )
 
 

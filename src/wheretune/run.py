@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wheretune import catalog
+from wheretune import catalog, planning
 from wheretune.anatomy import (
     causal,
     check_one_sequence,
@@ -36,9 +36,10 @@ from wheretune.anatomy import (
     skeleton,
 )
 from wheretune.capture import LastState
+from wheretune.cost import BATCH_SIZE, EPOCHS
 from wheretune.data import TextData, collator, encode, load_data, log
 from wheretune.delta import remove_delta, save_delta
-from wheretune.errors import ConfigError, DataError, WheretuneError
+from wheretune.errors import ConfigError, DataError, PlanError, WheretuneError
 from wheretune.files import claim, sweep
 from wheretune.heads import headed
 from wheretune.metrics import evaluate
@@ -48,10 +49,12 @@ from wheretune.scorers.base import Gathered, Scorer, Settle, finish, gather, ver
 from wheretune.training import check_settings, checkpoints, lean, predict, train
 from wheretune.tuners.base import Tuned, Tuner
 from wheretune.types import (
+    Cost,
     DataInfo,
     DataSpec,
     LayerScore,
     LayerScores,
+    LayerStack,
     Metric,
     ModelInfo,
     Plan,
@@ -192,11 +195,7 @@ def inspect_model(name: str, layers_attribute: str | None = None) -> dict[str, A
     stack = find_layers(skeleton(name), layers_attribute)
     total = sum(parameter.numel() for parameter in stack.base.parameters())
     info = ModelInfo(name, None, "", len(stack), stack.hidden_size, total, stack.causal, layers_attribute)
-    sizes = [sum(parameter.numel() for parameter in layer.module.parameters()) for layer in stack.layers]
-    layers = [
-        LayerScore(layer.index, None, None, layer.path, size, None, layer.parts)
-        for layer, size in zip(stack.layers, sizes, strict=True)
-    ]
+    layers = _unscored(stack)
 
     def trained(tuner: Tuner, layer: int) -> int | None:
         try:
@@ -215,6 +214,74 @@ def inspect_model(name: str, layers_attribute: str | None = None) -> dict[str, A
         "parameters": total,
         "layers": each,
     }
+
+
+def _unscored(stack: LayerStack) -> list[LayerScore]:
+    """The layers with their paths, sizes and parts, and without a score."""
+    return [
+        LayerScore(
+            layer.index, None, None, layer.path, sum(p.numel() for p in layer.module.parameters()), None, layer.parts
+        )
+        for layer in stack.layers
+    ]
+
+
+def cost_of(
+    plan: Plan, data: DataSpec, model: str | None = None, *, epochs: int = EPOCHS, batch_size: int = BATCH_SIZE
+) -> Cost:
+    """What a plan costs on some texts, told from the model's shapes and the texts' tokens; loads no weights.
+
+    Args:
+        plan: The plan.
+        data: The texts; their labels are not looked at.
+        model: Where the plan's model is now, if not where it was.
+        epochs: Passes over the texts.
+        batch_size: Texts in a batch.
+
+    Raises:
+        ConfigError: There is no epoch or nothing in a batch.
+        DataError: The texts cannot be read.
+        ModelError: The model or its tokenizer cannot be opened.
+        PlanError: The plan was made for a model of other layers.
+    """
+    for option, value in (("--epochs", epochs), ("--batch-size", batch_size)):
+        if value < 1:
+            raise ConfigError(f"{option} is {value}", "give 1 or more")
+    name = plan.model.name if model is None else model
+    stack = find_layers(skeleton(name, plan.model.revision), plan.model.layers_attribute)
+    check_one_sequence(stack.base)
+    layers = _unscored(stack)
+    _check_layers(stack, plan, name)
+    tokenizer = load_tokenizer(name, plan.model.revision)
+    texts = load_data(data, labels="ignored")
+    rows = encode(texts, tokenizer, max_tokens(stack.base, tokenizer, data.max_length))
+    return planning.cost_of(
+        plan.model,
+        layers,
+        plan.layers,
+        catalog.tuner(plan.tuner),
+        catalog.head(plan.head),
+        plan.cost.total_parameters - plan.model.parameters,
+        sum(len(row["input_ids"]) for row in rows) / len(rows),
+        len(rows),
+        epochs=epochs,
+        batch_size=batch_size,
+    )
+
+
+def _check_layers(stack: LayerStack, plan: Plan, name: str) -> None:
+    """Makes sure, without the weights, that a model has the layers that `plan` was made for."""
+    shape, there = (plan.model.layers, plan.model.hidden_size), (len(stack), stack.hidden_size)
+    if there == shape and all(
+        stack.layers[one.index].path == one.path and stack.layers[one.index].parts.maps == one.parts.maps
+        for one in plan.chosen
+    ):
+        return
+    told = f"{there[0]} layers of width {there[1]}" if there != shape else "layers of other maps"
+    raise PlanError(
+        f"the plan was made for {plan.model.name} ({shape[0]} layers of width {shape[1]}), but {name} has {told}",
+        "give the plan's model, or score this one and make a plan for it",
+    )
 
 
 def check_model(

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from wheretune.cost import compute_share
+from wheretune.cost import EPOCHS, TOKENS, compute_share, known_parts
 from wheretune.errors import PlanError
 from wheretune.types import LayerScores
 
@@ -498,7 +498,8 @@ class Budget:
     For every lowest layer, the best of those above are added as long as they fit (greedily, which is exact for layers
     of one size); the best of these sets wins. A layer counts by how far its score lies above the worst. Totals within 1
     % of the best prefer the set whose lowest layer is highest, which costs least. Compute is what the FLOP model of
-    `cost.py` says; parameters are the chosen layers' share of the base model.
+    `cost.py` says of whole layers over 3 epochs with every saving, so a plan's `expected_speed_up` is 1 over what is
+    spent; parameters are the chosen layers' share of the base model.
 
     Attributes:
         share: Of full fine-tuning's, above 0 and up to 1.
@@ -519,11 +520,24 @@ class Budget:
             PlanError: The share is not above 0 and up to 1, or no layer fits into it.
         """
         self.check(len(scores.layers))
-        sizes = tuple(layer.parameters / scores.model.parameters for layer in scores.layers)
-        selector = Affordable(self.share, sizes if self.of == "parameters" else None, self.prefer == "highest")
-        layers = selector.select(scores.values)
-        spent = selector.cost(layers, len(sizes))
-        return selector, f"{spent:.1%} of full fine-tuning's {self.of} spent, of {self.share:.1%} allowed"
+        depths, sizes = self._prices(scores)
+        selector = Affordable(self.share, depths, sizes, self.prefer == "highest")
+        spent = selector.cost(selector.select(scores.values))
+        over = f" over {EPOCHS} epochs" if self.of == "compute" else ""
+        return selector, f"{spent:.1%} of full fine-tuning's {self.of}{over} spent, of {self.share:.1%} allowed"
+
+    def _prices(self, scores: LayerScores) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What it costs to reach down to each layer, and what to train it besides."""
+        if self.of == "parameters":
+            sizes = tuple(layer.parameters / scores.model.parameters for layer in scores.layers)
+            return (0.0,) * len(sizes), sizes
+        parts = [known_parts(layer) for layer in scores.layers]
+        tokens = TOKENS if scores.tokens is None else scores.tokens
+        shares = [
+            [compute_share(parts, (layer,), weights, tokens=tokens) for layer in range(len(parts))]
+            for weights in (0.0, 1.0)
+        ]
+        return tuple(shares[0]), tuple(trained - reached for reached, trained in zip(*shares, strict=True))
 
     def check(self, layers: int) -> None:
         """Complains of settings that are not known."""
@@ -535,41 +549,42 @@ class Budget:
 
 @dataclass(frozen=True)
 class Affordable:
-    """What `Budget` becomes for layers of known sizes.
+    """What `Budget` becomes for layers of known prices.
 
     Attributes:
         share: What may be spent.
-        sizes: Each layer's share of the parameters; None where compute is what is spent.
+        depths: What it costs that each layer is the lowest that trains.
+        sizes: What it costs to train each layer besides.
         high: Whether high scores are good.
     """
 
     share: float
-    sizes: tuple[float, ...] | None
+    depths: tuple[float, ...]
+    sizes: tuple[float, ...]
     high: bool
     name: ClassVar[str] = "affordable"
     needs_scores: ClassVar[bool] = True
 
-    def cost(self, layers: Sequence[int], count: int) -> float:
-        """The share that tuning `layers` of `count` costs."""
-        return compute_share(count, layers) if self.sizes is None else sum(self.sizes[layer] for layer in layers)
+    def cost(self, layers: Sequence[int]) -> float:
+        """The share that tuning `layers` costs."""
+        return self.depths[min(layers)] + sum(self.sizes[layer] for layer in layers)
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        count = len(values)
         scores = values if self.high else -values
         worth = scores - np.nanmin(scores)
         ranked = _ranked(scores)
         best: list[tuple[float, int, tuple[int, ...]]] = []
         for lowest in ranked:
             chosen = [lowest]
-            if self.cost(chosen, count) > self.share:
+            if self.cost(chosen) > self.share:
                 continue
             for layer in ranked:
-                if layer > lowest and worth[layer] > 0 and self.cost([*chosen, layer], count) <= self.share:
+                if layer > lowest and worth[layer] > 0 and self.cost([*chosen, layer]) <= self.share:
                     chosen.append(layer)
             best.append((float(worth[chosen].sum()), lowest, tuple(sorted(chosen))))
         if not best:
-            least = min(self.cost([layer], count) for layer in ranked)
+            least = min(self.cost([layer]) for layer in ranked)
             raise PlanError(f"a budget of {self.share:.1%} pays for no layer", f"allow {least:.3f} or more")
         highest = max(total for total, _, _ in best)
         return max((lowest, layers) for total, lowest, layers in best if total >= (1 - NEAR) * highest)[1]

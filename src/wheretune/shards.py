@@ -24,7 +24,7 @@ from wheretune.files import write
 from wheretune.scorers.base import Finished, Gathered, GradientScorer, Scorer, StackScorer, StreamScorer, finish
 from wheretune.types import DataInfo, LayerParts, LayerScores, ModelInfo, Spec, from_json
 
-FORMAT = 1
+FORMAT = 2
 KEY = "wheretune.shard"
 
 
@@ -47,6 +47,7 @@ def save_shard(gathered: Gathered, path: Path) -> None:
         "seconds": gathered.seconds,
         "batch_size": gathered.batch_size,
         "versions": gathered.versions,
+        "tokens": gathered.tokens,
         "states": states,
     }
     write(path, lambda draft: save_file(tensors, draft, {KEY: json.dumps(content)}))
@@ -96,6 +97,7 @@ def merge_scores(paths: Sequence[Path]) -> list[LayerScores]:
             shard=(1, 1),
             batch_size=first["batch_size"],
             versions=first["versions"],
+            tokens=sum(content["tokens"] for content in found),
         )
     )
 
@@ -142,6 +144,7 @@ def _read(path: Path) -> dict[str, Any]:
             "seconds": float(content["seconds"]),
             "batch_size": int(content["batch_size"]),
             "versions": dict(content["versions"]),
+            "tokens": int(content["tokens"]),
         }
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror or error})", "check the path") from error

@@ -19,12 +19,13 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from rich.console import Group
 from rich.jupyter import JupyterMixin
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 from wheretune.errors import ConfigError
 from wheretune.files import digest, write_json
 from wheretune.show.figures import heatmap_figure, profile_figure, violin_figure
-from wheretune.show.tables import count, profile_table, short_name, table
+from wheretune.show.tables import count, profile_table, short, short_name, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,6 +73,9 @@ class LayerParts:
         mlp_output: The map at the end of the MLP.
         heads: Attention heads.
         biases: How many numbers all biases of the layer hold.
+        dropout: Whether it drops anything out in training.
+        kept: What the MLP's activation keeps for the backward pass, in multiples of its input.
+        norm_first: Whether a norm stands before the queries, keys and values.
     """
 
     maps: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -82,6 +86,9 @@ class LayerParts:
     mlp_output: str | None = None
     heads: int = 0
     biases: int = 0
+    dropout: bool = False
+    kept: int = 1
+    norm_first: bool = False
 
     def targets(self, wanted: str) -> list[str]:
         """The maps that `wanted` names, each once.
@@ -420,6 +427,7 @@ class LayerScores(JupyterMixin):
         versions: The packages that computed it.
         deviations: Of every latent space, where the scorer measures them.
         choice: What one selector makes of the scores, and how sure that is.
+        tokens: The mean number of tokens of a text as it was read, special ones included; None where none was read.
     """
 
     scorer: Spec
@@ -434,6 +442,7 @@ class LayerScores(JupyterMixin):
     versions: dict[str, str]
     deviations: Deviations | None = None
     choice: Choice | None = None
+    tokens: float | None = None
 
     @property
     def values(self) -> Float[np.ndarray, " layer"]:
@@ -515,18 +524,121 @@ class LayerScores(JupyterMixin):
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a plan costs.
+class Flops:
+    """Floating-point operations of one training step for one text.
+
+    Attributes:
+        forward: Of the layers' forward pass.
+        input_gradients: What brings the gradient down through the layers.
+        weight_gradients: What makes the gradients of the weights that train.
+    """
+
+    forward: float
+    input_gradients: float
+    weight_gradients: float
+
+    @property
+    def total(self) -> float:
+        """All three."""
+        return self.forward + self.input_gradients + self.weight_gradients
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes while training, everything in fp32.
+
+    Attributes:
+        weights: Of all parameters.
+        gradients: Of those that train.
+        optimizer: AdamW's two moments of those that train.
+        activations: What the layers keep of one batch for its backward pass.
+        cache: The stored states of the frozen prefix, of all texts; they may lie on disk.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    cache: int
+
+    @property
+    def total(self) -> int:
+        """All of it, the cache included, wherever it lies."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.cache
+
+
+@dataclass(frozen=True)
+class CostLine:
+    """One way of training, and what it costs.
+
+    Attributes:
+        name: In words.
+        flops: Of one step, a text, making the cache left out.
+        memory: At its highest.
+        speed_up: Full fine-tuning's FLOPs over these; None where no layer runs any more.
+    """
+
+    name: str
+    flops: Flops
+    memory: Memory
+    speed_up: float | None
+
+
+@dataclass(frozen=True)
+class Cost(JupyterMixin):
+    """What a plan costs; see `cost.py` for how it is told.
 
     Attributes:
         trainable_parameters: Of the chosen layers and the head.
         total_parameters: Of the base model and the head.
-        expected_speed_up: Full fine-tuning's FLOPs of one training step over the plan's.
+        expected_speed_up: Full fine-tuning's FLOPs over the plan's, over all epochs, with the prefix cached (making the
+            cache counted), one token read in the last layer and frozen layers quiet.
+        limit: The same without making the cache, which no number of epochs exceeds; None where no layer runs any more.
+        tokens: The length of a text that was assumed: the mean of the data, or 128 where the scorer read no text; None
+            in plans of older versions, which have none of what is below either.
+        batch_size: The texts in a batch that the memory is for.
+        epochs: Over which making the cache is spread.
+        lines: Full fine-tuning, plain freezing, that with the prefix cache, that with one token read, and everything.
     """
 
     trainable_parameters: int
     total_parameters: int
     expected_speed_up: float
+    limit: float | None = None
+    tokens: float | None = None
+    batch_size: int = 0
+    epochs: int = 0
+    lines: tuple[CostLine, ...] = ()
+
+    def __str__(self) -> str:
+        words = f"{self.expected_speed_up:.2f}x the training speed of full fine-tuning"
+        if self.tokens is None:
+            return words
+        words += f" over {self.epochs} epoch{'s' * (self.epochs > 1)}"
+        if self.limit is None:
+            return f"{words}, and the more of them, the more"
+        return f"{words}, and at most {self.limit:.2f}x"
+
+    def __rich__(self) -> Group:
+        flops = [
+            (
+                line.name,
+                *(short(part / 1e9) for part in (*dataclasses.astuple(line.flops), line.flops.total)),
+                "–" if line.speed_up is None else f"{line.speed_up:.2f}x",
+            )
+            for line in self.lines
+        ]
+        memory = [
+            (line.name, *(short(part / 1e6) for part in (*dataclasses.astuple(line.memory), line.memory.total)))
+            for line in self.lines
+        ]
+        passes = ("", "forward", "input gradients", "weight gradients", "all", "speed-up")
+        kinds = ("", "weights", "gradients", "optimizer", "activations", "cache", "all")
+        return Group(
+            table(f"GFLOP of a step, for a text of {short(self.tokens or 0)} tokens", passes, flops, left=("",)),
+            table(f"MB in fp32, for batches of {self.batch_size} texts", kinds, memory, left=("",)),
+            Text(f"with everything, making the cache counted: {self}, by FLOPs"),
+        )
 
 
 @dataclass(frozen=True)
@@ -613,7 +725,7 @@ class Plan(JupyterMixin):
             ("head", str(self.head)),
             ("schedule", str(self.schedule)),
             ("trainable", f"{count(self.cost.trainable_parameters)} parameters ({share:.1%})"),
-            ("expected", f"{self.cost.expected_speed_up:.2f}x the training speed of full fine-tuning"),
+            ("expected", str(self.cost)),
         ]
         return Group(table("plan", ("", "choice"), rows, left=("", "choice")))
 
@@ -731,11 +843,11 @@ class Manifest:
 
 # --- JSON ---------------------------------------------------------------------------------------
 
-Written = TypeVar("Written", ModelInfo, DataInfo, LayerParts, LayerScores, Plan, RunSpec, RunResult, Manifest)
+Written = TypeVar("Written", ModelInfo, DataInfo, LayerParts, LayerScores, Cost, Plan, RunSpec, RunResult, Manifest)
 
 _PLAIN: tuple[Any, ...] = (
     Spec, ModelInfo, DataSpec, DataInfo, LayerParts, LayerScore, Settlement, Confidence, Choice, Deviations,
-    LayerScores, Cost, Plan, TrainSettings, RunSpec, Metric, RunResult, Manifest,
+    LayerScores, Flops, Memory, CostLine, Cost, Plan, TrainSettings, RunSpec, Metric, RunResult, Manifest,
 )  # fmt: skip
 for _type in _PLAIN:
     _type.__pydantic_config__ = ConfigDict(extra="forbid")
@@ -764,7 +876,7 @@ def from_json(kind: type[Written], content: object, origin: str) -> Written:
         ) from error
 
 
-def save(thing: LayerScores | Plan | RunSpec | RunResult | Manifest, path: str | Path) -> None:
+def save(thing: LayerScores | Cost | Plan | RunSpec | RunResult | Manifest, path: str | Path) -> None:
     """Writes a dataclass as a JSON file, whole or not at all."""
     write_json(Path(path), to_json(thing))
 

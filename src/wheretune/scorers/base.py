@@ -456,6 +456,7 @@ class Gathered:
         shard: Which of how many shards, counted from 1.
         batch_size: Texts in a batch.
         versions: The packages that computed it.
+        tokens: How many the samples have together, special ones included.
     """
 
     states: dict[Scorer, Any]
@@ -469,6 +470,7 @@ class Gathered:
     shard: tuple[int, int]
     batch_size: int
     versions: dict[str, str]
+    tokens: int
 
 
 def gather(
@@ -543,14 +545,18 @@ def gather(
     states: dict[Scorer, Any] = {
         scorer: scorer.score(stack) if isinstance(scorer, StackScorer) else scorer.init(stack) for scorer in scorers
     }
-    seen, settlement, chunk, watch = 0, None, CHUNK, None
+    seen, length_seen, settlement, chunk, watch = 0, 0, None, CHUNK, None
     if settle is not None:
         data, chunk = shuffled(data, data.info.spec.seed), LOOK_EVERY
         watch = settle(streaming[0], len(data))
     collate = collator(tokenizer)
 
     def batches() -> Iterator[list[dict[str, Any]]]:
-        return islice(stream_batches(data, tokenizer, length, batch_size, chunk), number - 1, None, shards)
+        nonlocal length_seen
+        length_seen = 0  # every pass reads the same
+        for rows in islice(stream_batches(data, tokenizer, length, batch_size, chunk), number - 1, None, shards):
+            length_seen += sum(len(row["input_ids"]) for row in rows)
+            yield rows
 
     tokens, targets = next_tokens(data, tokenizer) if any(s.card.reads == "meanings" for s in streaming) else ((), None)
     bases = semantic_bases(stack, tokens) if tokens else None
@@ -604,6 +610,7 @@ def gather(
         shard=shard,
         batch_size=batch_size,
         versions=versions(),
+        tokens=length_seen,
     )
 
 
@@ -631,6 +638,7 @@ def finish(gathered: Gathered) -> list[LayerScores]:
                 seconds=gathered.seconds,
                 versions=gathered.versions,
                 deviations=result.deviations,
+                tokens=None if isinstance(scorer, StackScorer) else gathered.tokens / gathered.n_samples,
             )
         )
     return scored

@@ -69,6 +69,11 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def short(number: float) -> str:
+    """Three figures, or all before the point where there are more: 0.00123, 12.3, 12345."""
+    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
+
+
 def short_name(name: str) -> str:
     """A model's name without the folders that lead to it: its last two parts, as on the hub."""
     return "/".join(Path(name).parts[-2:])
