@@ -462,3 +462,34 @@ def test_output_error_is_what_a_full_disk_raises(tmp_path):
 
     with pytest.raises(OutputError):
         write(tmp_path / "x", lambda draft: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+
+
+def test_idle_weights_lie_in_a_file_while_the_cache_feeds(tmp_path):
+    rows, collate = texts()
+    model, tuned = headed("llama", "last-token", (2,))
+    values = {name: value.clone() for name, value in model.state_dict().items()}
+    places = {name: value.data_ptr() for name, value in model.named_parameters()}
+    with caching(tuned, rows, collate, tmp_path):
+        moved = {name for name, value in model.named_parameters() if value.data_ptr() != places[name]}
+        frozen = {
+            name for name in places if name.startswith(("base.layers.0", "base.layers.1", "base.embed", "base.norm"))
+        }
+        assert moved == frozen
+        assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
+        assert list(tmp_path.iterdir()) == [], "no name is left for a killed process to leave behind"
+    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(1)  # they are the model's own memory again
+
+
+def test_a_model_whose_layers_read_the_embeddings_is_not_fed(tmp_path, caplog):
+    rows, collate = texts()
+    model, tuned = headed("bert", "last-token", (2,))
+    seen = []
+    model.base.embeddings.register_forward_hook(lambda _, __, output: seen.append(output))
+    model.stack.layers[3].module.register_forward_hook(lambda _, __, output: output + seen[-1] + 1)
+    expected = model(**given(rows, collate)[0]).logits
+    with caching(tuned, rows, collate, tmp_path) as report:
+        assert report.where == "off" and "gives other states" in report.reason and "gives other states" in caplog.text
+        torch.testing.assert_close(model(**given(rows, collate)[0]).logits, expected)

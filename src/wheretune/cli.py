@@ -1501,6 +1501,9 @@ def cost(
     seed: Seed = 0,
     epochs: Epochs = 3,
     batch_size: BatchSize = 16,
+    measure: Annotated[
+        bool, _option("--measure", text="Load the model and time a few steps of the plan and of full fine-tuning.")
+    ] = False,
     output: Annotated[
         Path | None, _option("--output", text="Where the numbers go, as JSON.", show_default="none")
     ] = None,
@@ -1509,22 +1512,28 @@ def cost(
 ) -> None:
     """Say what a plan costs beside full fine-tuning, in FLOPs and memory, and what each saving brings.
 
-    It loads no weights and trains nothing.
+    It loads no weights and trains nothing, unless --measure asks this machine.
 
     For example:
 
     wheretune cost --plan plan.json --data train.jsonl
 
-    wheretune cost --model bert-base-cased --plan plan.json --data train.jsonl --epochs 5 --batch-size 32
+    wheretune cost --model bert-base-cased --plan plan.json --data train.jsonl --epochs 5 --batch-size 32 --measure
     """
+    from dataclasses import replace
+
+    from wheretune.measuring import measure as time_it
     from wheretune.run import cost_of
-    from wheretune.types import Plan, load, save, to_json
+    from wheretune.types import Plan, TrainSettings, load, save, to_json
 
     given = load(Plan, _needed(plan_file, "--plan"))
     source = _needed(data, "--data")
     spec = _data(source, text_column, pair_column, None, "auto", max_samples, max_length, seed)
     target = None if output is None else _file(output)
     found = cost_of(given, spec, model, epochs=epochs, batch_size=batch_size)
+    if measure:
+        settings = TrainSettings(epochs, batch_size=batch_size)
+        found = replace(found, measured=time_it(given, spec, model, settings=settings))
     if target is not None:
         save(found, target)
     _show(found, json_, to_json(found))

@@ -13,31 +13,35 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wheretune.anatomy import base_inputs, head_parameters
 from wheretune.capture import evaluating, forward_states
 from wheretune.data import Batch, Collate, log, token_batches
 from wheretune.errors import ConfigError, OutputError
-from wheretune.files import sweep, write
+from wheretune.files import PARTIAL, sweep, write
 from wheretune.show.tables import progress, seconds
 from wheretune.show.tables import size as told_size
 from wheretune.types import LayerStack
 
 Where = Literal["auto", "memory", "disk", "off"]
-TOKENS = 4096  # padded tokens in a forward pass while the cache is filled
+TOKENS = 1024  # padded tokens in a forward pass while the cache is filled
 SPARE = 0.5  # of the free memory or disk that a cache may take
 CLOSE = {"fp32": 1e-4, "bf16": 2**-7}  # how far a stored state may be from one computed anew, of the largest
 FORMAT = 1
+OTHER = "fed from a cache, this model gives other states"
 Key = bytes  # the hash of a text's tokens
 
 
@@ -219,6 +223,15 @@ class InMemory:
 
     rows: Tensor
 
+    @classmethod
+    def of(cls, computed: Iterable[Tensor], total: int, width: int, dtype: torch.dtype) -> "InMemory":
+        """All that is computed, in that order."""
+        rows, at = torch.empty(total, width, dtype=dtype), 0
+        for flat in computed:
+            rows[at : at + len(flat)] = flat
+            at += len(flat)
+        return cls(rows)
+
     def read(self, spans: Sequence[tuple[int, int]]) -> Tensor:
         """The rows from start to stop of every span, one after the other."""
         return torch.cat([self.rows[start:stop] for start, stop in spans])
@@ -255,21 +268,27 @@ class _Layout:
 
     Attributes:
         first: The lowest trained layer; L if only the head trains.
-        states: The states (i + 1 is what layer i puts out) whose representative token is stored.
-        whole: Whether the states of all tokens are stored.
+        layers: L.
+        all_layers: Whether the head reads the representative token of every layer.
         width: The hidden size.
     """
 
     first: int
-    states: tuple[int, ...]
-    whole: bool
+    layers: int
+    all_layers: bool
     width: int
 
-    @classmethod
-    def of(cls, stack: LayerStack, first: int, all_layers: bool) -> "_Layout":
-        below = first < len(stack)
-        states = range(1, first + (0 if below else 1)) if all_layers else () if below else (first,)
-        return cls(first, tuple(states), below, stack.hidden_size)
+    @property
+    def whole(self) -> bool:
+        """Whether the states of all tokens are stored."""
+        return self.first < self.layers
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """The states (i + 1 is what layer i puts out) whose representative token is stored."""
+        if self.all_layers:
+            return tuple(range(1, self.first + (0 if self.whole else 1)))
+        return () if self.whole else (self.first,)
 
     def rows(self, tokens: int) -> int:
         """How many rows of `width` numbers a text of so many tokens takes."""
@@ -294,14 +313,25 @@ class PrefixCache:
         self._base = stack.base
         below = [layer.module for layer in stack.layers[: layout.first]]
         self._restore = [_replace_forward(m, partial(self._pass, i, m.forward)) for i, m in enumerate(below)]
+        table = stack.base.get_input_embeddings()  # type: ignore[operator]
+        self._restore.append(_replace_forward(table, partial(self._embed, table, table.forward)))
         self._hooks = [
             stack.base.register_forward_pre_hook(self._look, with_kwargs=True),
             stack.base.register_forward_hook(self._forget, always_call=True),
         ]
 
-    def fill(self, store: Store, spans: dict[Key, tuple[int, int]]) -> None:
-        """Begins to feed."""
+    def fill(self, store: Store | None, spans: dict[Key, tuple[int, int]]) -> None:
+        """Begins to feed, or ends it."""
         self._store, self._spans = store, spans
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Inside, every batch runs as ever."""
+        store, self._store = self._store, None
+        try:
+            yield
+        finally:
+            self._store = store
 
     def _pass(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._now is None:
@@ -311,6 +341,13 @@ class PrefixCache:
         given: Tensor = args[0] if args else kwargs["hidden_states"]
         hidden = self._now[index].to(given.dtype) if index in self._now else given
         return hidden if self._kind is None else (hidden, *[None] * (self._kind - 1))
+
+    def _embed(self, table: nn.Module, forward: Callable[..., Any], ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Nothing that is fed depends on the embeddings: their table is not read."""
+        if self._now is None:
+            return forward(ids, *args, **kwargs)
+        weight: Tensor = table.weight  # type: ignore[assignment]
+        return weight.new_zeros(*ids.shape, weight.shape[1])
 
     def _look(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._now = None
@@ -417,7 +454,7 @@ def cached(
     Yields:
         What was decided, and why.
     """
-    layout = _Layout.of(stack, lowest_trained(stack), all_layers)
+    layout = _Layout(lowest_trained(stack), len(stack), all_layers, stack.hidden_size)
     size = (4 if settings.dtype == "fp32" else 2) * layout.width * sum(layout.rows(len(r["input_ids"])) for r in rows)
     place = settings.folder or folder
     cache = PrefixCache(stack, layout)
@@ -430,7 +467,8 @@ def cached(
             path = place / f"prefix-{_digest(model_hash, layout, rows, settings)}"
         if report.where != "off":
             report = _make(cache, stack, layout, rows, collate, settings, report, path)
-        yield report
+        with _set_aside(stack, layout.first, folder) if report.where != "off" else nullcontext():
+            yield report
         if path is not None and not settings.keep:
             shutil.rmtree(path, ignore_errors=True)
     finally:
@@ -490,7 +528,7 @@ def _worth_it(
     """Measures, on a batch of middling length, whether reading states is faster than computing them."""
     batches = token_batches(rows, TOKENS)
     batch = batches[len(batches) // 2]
-    layout = _Layout.of(stack, lowest_trained(stack), False)
+    layout = _Layout(lowest_trained(stack), len(stack), False, stack.hidden_size)
     share = sum(len(row["input_ids"]) for row in batch) / max(1, sum(len(row["input_ids"]) for row in rows))
     took = []
     for _ in range(2):  # the first also warms up
@@ -573,37 +611,84 @@ def _make(
     report: CacheReport,
     path: Path | None,
 ) -> CacheReport:
-    """Fills the cache, or takes it from disk; a full disk leaves none."""
+    """Fills the cache, or takes it from disk; a full disk leaves none, nor does a model that gives other states."""
     batches = token_batches(rows, TOKENS)
     spans, total = _spans(stack, layout, batches)
     dtype = torch.float32 if settings.dtype == "fp32" else torch.bfloat16
     if path is not None and path.is_dir():
-        kept = _kept(path, stack, layout, batches, collate, settings, total)
-        if isinstance(kept, float):
+        found = _found(path, total * layout.width * dtype.itemsize)
+        if isinstance(found, float):
             cache.fill(OnDisk(path / "states.bin", layout.width, dtype), spans)
-            return CacheReport("disk", f"found whole in {path}", report.bytes, kept)
-        log.warning("the prefix cache in %s is made again: %s", path, kept)
+            if _agrees(cache, stack, layout, collate(batches[-1]), CLOSE[settings.dtype]):
+                return CacheReport("disk", f"found whole in {path}", report.bytes, found)
+            found = OTHER
+        log.warning("the prefix cache in %s is made again: %s", path, found)
         shutil.rmtree(path)
     started = time.perf_counter()
-    with progress() as shown:
-        each = (_compute(stack, layout, collate(batch)) for batch in batches)
-        computed = shown.track(each, len(batches), description=f"caching what lies below layer {layout.first}")
-        if path is None:
-            memory = torch.empty(total, layout.width, dtype=dtype)
-            at = 0
-            for flat in computed:
-                memory[at : at + len(flat)] = flat
-                at += len(flat)
-            cache.fill(InMemory(memory), spans)
-            return CacheReport("memory", report.reason, report.bytes, time.perf_counter() - started)
-        try:
-            sweep(path.parent, path.name)
-            write(path, lambda draft: _write(draft, computed, dtype, started))
-        except OutputError as error:
-            log.warning("no prefix cache: %s", error.problem)
-            return CacheReport("off", error.problem)
-    cache.fill(OnDisk(path / "states.bin", layout.width, dtype), spans)
-    return CacheReport("disk", report.reason, report.bytes, time.perf_counter() - started)
+    try:
+        with progress() as shown:
+            each = (_compute(stack, layout, collate(batch)) for batch in batches)
+            computed = shown.track(each, len(batches), description=f"caching what lies below layer {layout.first}")
+            if path is None:
+                store: Store = InMemory.of(computed, total, layout.width, dtype)
+            else:
+                sweep(path.parent, path.name)
+                write(path, lambda draft: _write(draft, computed, dtype, started))
+                store = OnDisk(path / "states.bin", layout.width, dtype)
+        cache.fill(store, spans)
+        wrong = None if _agrees(cache, stack, layout, collate(batches[-1]), CLOSE[settings.dtype]) else OTHER
+    except OutputError as error:
+        wrong = error.problem
+    if wrong is not None:
+        cache.fill(None, {})
+        log.warning("no prefix cache: %s", wrong)
+        return CacheReport("off", wrong)
+    return CacheReport(report.where, report.reason, report.bytes, time.perf_counter() - started)
+
+
+def _agrees(cache: PrefixCache, stack: LayerStack, layout: _Layout, batch: Batch, close: float) -> bool:
+    """Whether a batch that is fed gives what it gives when all layers run, in every state that the head reads."""
+    device = next(stack.base.parameters()).device
+    inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+    read = slice(1 if layout.all_layers else -1, None)
+
+    def states() -> Tensor:
+        with torch.no_grad(), evaluating(stack.base):
+            return forward_states(stack, inputs)[0][:, read]
+
+    fed = states()
+    with cache.resting():
+        whole = states()
+    return bool((fed - whole).abs().max() <= close * (1 + whole.abs().max()))
+
+
+@contextmanager
+def _set_aside(stack: LayerStack, first: int, folder: Path) -> Iterator[None]:
+    """Inside, weights that the cache makes idle lie in a mapped file and not in memory.
+
+    They can be read as ever, by a batch that is not in the cache for example, and come back afterwards. On a GPU they
+    stay where they are, and so they do where the disk has no room.
+    """
+    parts = [*(layer.module for layer in stack.layers[:first]), *_outside(stack)]
+    idle = {str(place): value for place, value in enumerate({p: None for part in parts for p in part.parameters()})}
+    idle = {place: p for place, p in idle.items() if p.device.type == "cpu" and p.is_floating_point()}
+    size = sum(p.numel() * p.element_size() for p in idle.values())
+    folder.mkdir(parents=True, exist_ok=True)
+    if size > SPARE * _free_disk(folder):
+        idle = {}
+    try:
+        with TemporaryDirectory(prefix=f".prefix-weights{PARTIAL}", dir=folder, ignore_cleanup_errors=True) as scratch:
+            file = Path(scratch) / "weights.safetensors"
+            save_file({place: p.detach().contiguous() for place, p in idle.items()}, file)
+            for place, mapped in load_file(file).items():
+                idle[place].data = mapped  # the mapping outlives the file's name
+    except (OSError, SafetensorError) as error:
+        log.info("idle weights stay in memory: %s", error)
+    try:
+        yield
+    finally:
+        for p in idle.values():
+            p.data = p.data.clone()
 
 
 def _spans(
@@ -634,35 +719,20 @@ def _write(draft: Path, computed: Iterable[Tensor], dtype: torch.dtype, started:
     (draft / "cache.json").write_text(json.dumps(made))
 
 
-def _kept(
-    path: Path,
-    stack: LayerStack,
-    layout: _Layout,
-    batches: Sequence[list[dict[str, Any]]],
-    collate: Collate,
-    settings: CacheSettings,
-    total: int,
-) -> float | str:
-    """The seconds it took to make a cache that is there, or what is wrong with it: one batch is computed anew."""
-    states = path / "states.bin"
+def _found(path: Path, size: int) -> float | str:
+    """The seconds it took to make a cache that is there, or what is wrong with it."""
     try:
         made = json.loads((path / "cache.json").read_text())
         took = float(made["seconds"])
         if made["format"] != FORMAT:
             return "it has another format"
-        width = 4 if settings.dtype == "fp32" else 2
-        if states.stat().st_size != total * layout.width * width:
+        if (path / "states.bin").stat().st_size != size:
             return "it is not of the right size"
-        with states.open("rb") as file:
+        with (path / "states.bin").open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != made["sha256"]:
                 return "its content was changed"
     except (OSError, ValueError, KeyError, TypeError):
         return "it cannot be read"
-    computed = _compute(stack, layout, collate(batches[-1])).cpu()
-    dtype = torch.float32 if settings.dtype == "fp32" else torch.bfloat16
-    stored = OnDisk(states, layout.width, dtype).read([(total - len(computed), total)]).float()
-    if (computed - stored).abs().max() > CLOSE[settings.dtype] * (1 + computed.abs().max()):
-        return "the model gives other states"
     return took
 
 

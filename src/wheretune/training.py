@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import random
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,10 +39,22 @@ CHECKPOINT = "checkpoint"
 
 @dataclass(frozen=True)
 class TrainLog:
-    """What training took: seconds (of all sittings, evaluation and saving left out) and optimizer steps."""
+    """What training took, evaluation and saving left out.
+
+    Attributes:
+        seconds: Of all sittings.
+        steps: Of the optimizer.
+        first_step: Seconds of this sitting's first step, which also makes room for the optimizer's state.
+    """
 
     seconds: float
     steps: int
+    first_step: float = 0.0
+
+    @property
+    def step(self) -> float:
+        """Seconds of one step of a training without a stop, the first left out."""
+        return (self.seconds - self.first_step) / max(1, self.steps - 1)
 
 
 def check_settings(settings: TrainSettings) -> None:
@@ -138,7 +151,7 @@ def train(
     rows: Sequence[dict[str, Any]],
     collate: Collate,
     settings: TrainSettings,
-    folder: Path,
+    folder: Path | None,
     description: str = "training",
     companion: Companion | None = None,
 ) -> TrainLog:
@@ -149,7 +162,8 @@ def train(
         rows: Encoded rows with labels.
         collate: Makes a batch of rows.
         settings: Epochs, learning rate and so on.
-        folder: Where the checkpoint lives; one that is there is resumed from. The caller removes it.
+        folder: Where the checkpoint lives; one that is there is resumed from. The caller removes it. None saves
+            nothing.
         description: What the progress bar says.
         companion: What the tuner does while it trains.
 
@@ -159,7 +173,7 @@ def train(
     check_settings(settings)
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     arguments = TrainingArguments(
-        output_dir=str(folder),
+        output_dir=str(folder or tempfile.gettempdir()),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
@@ -171,7 +185,7 @@ def train(
         weight_decay=settings.weight_decay,
         seed=settings.seed,
         data_seed=settings.seed,
-        save_strategy="epoch",
+        save_strategy="no" if folder is None else "epoch",
         logging_strategy="no",
         report_to="none",
         remove_unused_columns=False,
@@ -195,9 +209,9 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    there = checkpoints(folder)
+    there = [] if folder is None else checkpoints(folder)
     trainer.train(resume_from_checkpoint=str(there[-1]) if there else None)
-    return TrainLog(seconds=clock.seconds, steps=trainer.state.global_step)
+    return TrainLog(clock.seconds, trainer.state.global_step, clock.first_step)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -223,6 +237,7 @@ class _Clock(TrainerCallback):
 
     def __init__(self, description: str) -> None:
         self.seconds = 0.0
+        self.first_step = 0.0
         self._description = description
         self._started = 0.0
         self._progress = progress()
@@ -233,6 +248,7 @@ class _Clock(TrainerCallback):
         self._started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        self.first_step = self.first_step or time.perf_counter() - self._started
         self._progress.update(self._task, completed=state.global_step)
 
     def pause(self) -> float:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from wheretune.errors import ConfigError
 from wheretune.files import digest, write_json
 from wheretune.show.figures import heatmap_figure, profile_figure, violin_figure
-from wheretune.show.tables import count, profile_table, short, short_name, table
+from wheretune.show.tables import count, profile_table, seconds, short, short_name, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -585,6 +585,52 @@ class CostLine:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a machine showed in a few steps; see `measuring.py`.
+
+    Attributes:
+        full_step: Seconds of a step of full fine-tuning.
+        step: Seconds of a step of the plan, its states fed from the cache.
+        making: Seconds that making the prefix cache of all texts takes.
+        steps: Steps in an epoch.
+        epochs: Over which making the cache is spread.
+        timed: How many steps of each were timed.
+        machine: On what.
+    """
+
+    full_step: float
+    step: float
+    making: float
+    steps: int
+    epochs: int
+    timed: int
+    machine: str
+
+    @property
+    def steady(self) -> float:
+        """Full fine-tuning's time over the plan's, once the cache is made."""
+        return self.full_step / self.step
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole training, making the cache counted."""
+        return self.epochs * self.steps * self.step + self.making
+
+    @property
+    def speed_up(self) -> float:
+        """Full fine-tuning's time over the plan's, making the cache counted."""
+        return self.epochs * self.steps * self.full_step / self.seconds
+
+    def __str__(self) -> str:
+        return (
+            f"measured in {self.timed} steps of each ({self.machine}): {self.full_step:.3g} s a step of full "
+            f"fine-tuning, {self.step:.3g} s of the plan, {seconds(self.making)} to make the cache; so "
+            f"{seconds(self.seconds)} for {self.epochs} epochs of {self.steps} steps: {self.speed_up:.2f}x, "
+            f"{self.steady:.2f}x once the cache is made"
+        )
+
+
+@dataclass(frozen=True)
 class Cost(JupyterMixin):
     """What a plan costs; see `cost.py` for how it is told.
 
@@ -599,6 +645,7 @@ class Cost(JupyterMixin):
         batch_size: The texts in a batch that the memory is for.
         epochs: Over which making the cache is spread.
         lines: Full fine-tuning, plain freezing, that with the prefix cache, that with one token read, and everything.
+        measured: What a machine showed, where it was asked.
     """
 
     trainable_parameters: int
@@ -609,6 +656,7 @@ class Cost(JupyterMixin):
     batch_size: int = 0
     epochs: int = 0
     lines: tuple[CostLine, ...] = ()
+    measured: Measured | None = None
 
     def __str__(self) -> str:
         words = f"{self.expected_speed_up:.2f}x the training speed of full fine-tuning"
@@ -638,6 +686,7 @@ class Cost(JupyterMixin):
             table(f"GFLOP of a step, for a text of {short(self.tokens or 0)} tokens", passes, flops, left=("",)),
             table(f"MB in fp32, for batches of {self.batch_size} texts", kinds, memory, left=("",)),
             Text(f"with everything, making the cache counted: {self}, by FLOPs"),
+            *([] if self.measured is None else [Text(str(self.measured))]),
         )
 
 
