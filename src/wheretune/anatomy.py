@@ -549,6 +549,33 @@ def accepted(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     return given
 
 
+def packed(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """The inputs of a padded batch without its padding: all texts one after the other, in a batch of one.
+
+    Positions begin anew with every text. By them alone Transformers tells the texts apart, in the masks of decoders and
+    in flash attention, and only where it is given neither a mask nor a key-value cache.
+
+    Raises:
+        ModelError: As for `check_one_sequence`, or the model takes no positions.
+    """
+    check_one_sequence(base)
+    takes = inspect.signature(base.forward).parameters
+    if "position_ids" not in takes:
+        raise ModelError(
+            f"{type(base).__name__} takes no position_ids, and nothing else tells packed texts apart",
+            "leave --pack out",
+        )
+    unmasked = inputs["attention_mask"] != 0
+    positions = unmasked.cumsum(1) - 1 + _first_position(base)
+    columns = {name: value for name, value in inputs.items() if name in takes and name != "attention_mask"}
+    given: dict[str, Any] = {
+        name: value[unmasked].unsqueeze(0) for name, value in {**columns, "position_ids": positions}.items()
+    }
+    if "use_cache" in takes or "kwargs" in takes:  # a vision model hands it on to its language model
+        given["use_cache"] = False
+    return given
+
+
 def base_inputs(base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """What a call of the base model was given, by name: a classifier may give the tokens by their place."""
     bound = inspect.signature(base.forward).bind_partial(*args, **kwargs)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wheretune.anatomy import accepted, representative_positions
+from wheretune.anatomy import accepted, packed, representative_positions
 from wheretune.data import Batch, Collate
 from wheretune.errors import ModelError, ScoreError
 from wheretune.types import LayerStack, Meanings, Pooling, States
@@ -34,6 +34,15 @@ def represent(
     return hidden[rows, representative_positions(mask, causal)].float()
 
 
+def represent_packed(
+    hidden: Float[Tensor, "1 place hidden"], mask: Int[Tensor, "batch token"], causal: bool
+) -> Float[Tensor, "batch hidden"]:
+    """The representative token of each sample in what `anatomy.packed` made of a batch with this mask, in fp32."""
+    rows = torch.arange(len(mask), device=mask.device)
+    places = (mask != 0).flatten().cumsum(0).view_as(mask) - 1
+    return hidden[0, places[rows, representative_positions(mask, causal)]].float()
+
+
 Reduction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From a layer's input, its output (batch, token, hidden) and the mask (batch, token) to a number a sample."""
 
@@ -44,6 +53,7 @@ def forward_states(
     pooling: Pooling = "token",
     last: LastState = "normed",
     reductions: Mapping[str, Reduction] | None = None,
+    pack: bool = False,
 ) -> tuple[Float[Tensor, "batch layer_plus_1 hidden"], dict[str, Float[Tensor, "batch layer"]]]:
     """Runs the base model once and returns the representative token before layer 0 and after every layer.
 
@@ -54,6 +64,7 @@ def forward_states(
         last: `normed` takes the last layer's state after the final norm, as `output_hidden_states` gives
             it (the papers' code); `raw` takes the layer's own output.
         reductions: What to compute from all tokens of a layer's input and output while they are there.
+        pack: Run the texts one after the other, without padding; for the representative token alone.
 
     Returns:
         The representative tokens, and what each reduction made of every layer.
@@ -61,6 +72,7 @@ def forward_states(
     Raises:
         ModelError: A layer did not run in the forward pass.
     """
+    assert not pack or (pooling == "token" and not reductions)
     mask = inputs["attention_mask"]
     tokens: list[Tensor | None] = [None] * (len(stack) + 1)
     reduced: dict[str, list[Tensor]] = {name: [] for name in reductions or {}}
@@ -74,7 +86,10 @@ def forward_states(
                 f"{stack.hidden_size}",
                 "take the last layer's own with --last-state raw",
             )
-        tokens[index] = represent(hidden, mask, pooling, stack.causal)
+        if pack:
+            tokens[index] = represent_packed(hidden, mask, stack.causal)
+        else:
+            tokens[index] = represent(hidden, mask, pooling, stack.causal)
         if reductions:
             for name, reduction in reductions.items():
                 if index > 0:
@@ -91,7 +106,7 @@ def forward_states(
     hooks = [stack.layers[0].module.register_forward_pre_hook(enter, with_kwargs=True)]
     hooks += [layer.module.register_forward_hook(leave(layer.index)) for layer in own]
     try:
-        output = stack.base(**accepted(stack.base, inputs))
+        output = stack.base(**(packed if pack else accepted)(stack.base, inputs))
     finally:
         for hook in hooks:
             hook.remove()

@@ -256,6 +256,11 @@ FrozenDropout = Annotated[
 AllTokens = Annotated[
     bool, _option("--all-tokens", text="Let the last layer compute all tokens, not only the one that is read.")
 ]
+Pack = Annotated[
+    bool,
+    _option("--pack", text="Put the texts of a batch one after the other instead of padding them; for decoders, and "
+            "worth it with flash attention on a GPU."),
+]  # fmt: skip
 CachePrefix = Annotated[
     Literal["auto", "memory", "disk", "off"],
     _option("--cache-prefix", text="Where the states that enter the lowest trained layer are kept, so that the frozen "
@@ -1037,6 +1042,7 @@ def tune(
     warmup_ratio: WarmupRatio = 0.0,
     frozen_dropout: FrozenDropout = False,
     all_tokens: AllTokens = False,
+    pack: Pack = False,
     cache_prefix: CachePrefix = "auto",
     cache_dtype: CacheType = "fp32",
     cache_dir: CacheDir = None,
@@ -1104,7 +1110,7 @@ def tune(
     name = model or (given.model.name if given else _needed(model, "--model, or --plan,"))
     settings = TrainSettings(
         epochs, learning_rate, batch_size, warmup_ratio, seed=seed, tokens_per_batch=tokens_per_batch,
-        frozen_dropout=frozen_dropout, all_tokens=all_tokens,
+        frozen_dropout=frozen_dropout, all_tokens=all_tokens, packed=pack,
     )  # fmt: skip
     check_settings(settings)
     cache = _cache(cache_prefix, cache_dtype, cache_dir, cache_limit, keep_cache)
@@ -1350,6 +1356,7 @@ def compare(
     warmup_ratio: WarmupRatio = 0.0,
     frozen_dropout: FrozenDropout = False,
     all_tokens: AllTokens = False,
+    pack: Pack = False,
     cache_prefix: CachePrefix = "auto",
     cache_dtype: CacheType = "fp32",
     cache_limit: CacheLimit = None,
@@ -1422,6 +1429,7 @@ def compare(
             tokens_per_batch=tokens_per_batch,
             frozen_dropout=frozen_dropout,
             all_tokens=all_tokens,
+            packed=pack,
         ),
     )
     cache = _cache(cache_prefix, cache_dtype, None, cache_limit, False)

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from wheretune.anatomy import accepted, find_layers
-from wheretune.capture import forward_states, represent
+from wheretune.anatomy import accepted, find_layers, packed
+from wheretune.capture import forward_states, represent, represent_packed
 from wheretune.data import TextData
 from wheretune.types import Task
 
@@ -87,6 +87,9 @@ class HeadedModel(nn.Module):
         seed: Of the head's weights; the global generator is left as it was.
         centre: The mean training label of a regression, where the head's bias starts if it has one.
         layers_attribute: Where the layers are, if `find_layers` must be told.
+
+    Attributes:
+        packed: Whether in training mode the texts of a batch run one after the other, without padding.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class HeadedModel(nn.Module):
         super().__init__()
         self.base = base
         self.task = task
+        self.packed = False
         self.all_layers = head.all_layers
         self.config = base.config
         self.stack = find_layers(base, layers_attribute)
@@ -118,12 +122,14 @@ class HeadedModel(nn.Module):
         """The headless transformer, under the name that Transformers' own models have for it."""
         return self.base
 
-    def features(self, inputs: dict[str, Tensor]) -> Float[Tensor, "batch features"]:
-        """What the head reads."""
+    def features(self, inputs: dict[str, Tensor], pack: bool = False) -> Float[Tensor, "batch features"]:
+        """What the head reads, of texts that run padded or, with `pack`, one after the other."""
+        mask = inputs["attention_mask"]
         if self.all_layers:
-            return forward_states(self.stack, inputs)[0][:, 1:].flatten(1)
-        hidden = self.base(**accepted(self.base, inputs))[0]
-        return represent(hidden, inputs["attention_mask"], "token", self.stack.causal)
+            return forward_states(self.stack, inputs, pack=pack)[0][:, 1:].flatten(1)
+        if pack:
+            return represent_packed(self.base(**packed(self.base, inputs))[0], mask, self.stack.causal)
+        return represent(self.base(**accepted(self.base, inputs))[0], mask, "token", self.stack.causal)
 
     def forward(
         self,
@@ -136,7 +142,7 @@ class HeadedModel(nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
-        logits: Tensor = self.head(self.features(inputs))
+        logits: Tensor = self.head(self.features(inputs, pack=self.packed and self.training))
         loss: Any = None
         if labels is not None and self.task == "regression":
             loss = nn.functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -359,17 +360,17 @@ class PrefixCache:
             self.misses += 1
             return
         self.hits += 1
-        self._now = self._output(self._store, spans, given["input_ids"], given.get("attention_mask"))
+        self._now = self._output(self._store, spans, given)
 
     def _find(self, given: Mapping[str, Any]) -> list[tuple[int, int]] | None:
         found = [self._spans.get(key) for key in _keys(given)]
         spans = [span for span in found if span is not None]
         return spans if len(spans) == len(found) else None
 
-    def _output(
-        self, store: Store, spans: Sequence[tuple[int, int]], ids: Tensor, mask: Tensor | None
-    ) -> dict[int, Tensor]:
+    def _output(self, store: Store, spans: Sequence[tuple[int, int]], given: Mapping[str, Any]) -> dict[int, Tensor]:
         """What the layers put out: the last of them all tokens, others the one that is read, at every place."""
+        ids: Tensor = given["input_ids"]
+        mask, lengths = given.get("attention_mask"), _packed_lengths(given)
         count, layout = len(layout_states := self._layout.states), self._layout
         flat = store.read(spans).to(ids.device, non_blocking=True)
         out: dict[int, Tensor] = {}
@@ -377,11 +378,17 @@ class PrefixCache:
             ends = torch.tensor([stop - start for start, stop in spans], device=ids.device).cumsum(0)
             places = ends.unsqueeze(1) - count + torch.arange(count, device=ids.device)
             for column, state in enumerate(layout_states):
-                out[state - 1] = flat[places[:, column]].unsqueeze(1).expand(-1, ids.shape[1], -1)
+                read = flat[places[:, column]]
+                if lengths is None:
+                    out[state - 1] = read.unsqueeze(1).expand(-1, ids.shape[1], -1)
+                else:
+                    out[state - 1] = read.repeat_interleave(torch.tensor(lengths, device=ids.device), 0).unsqueeze(0)
             token = torch.ones(len(flat), dtype=torch.bool, device=ids.device)
             token[places.flatten()] = False
             flat = flat[token]
-        if layout.whole:
+        if layout.whole and lengths is not None:
+            out[layout.first - 1] = flat.unsqueeze(0)
+        elif layout.whole:
             padded = flat.new_zeros(*ids.shape, layout.width)
             padded[torch.ones_like(ids).bool() if mask is None else mask.bool()] = flat
             out[layout.first - 1] = padded
@@ -406,12 +413,25 @@ def _asks_for_more(base: nn.Module, given: Mapping[str, Any]) -> bool:
     return given.get("input_ids") is None or any(wanted) or given.get("past_key_values") is not None
 
 
+def _packed_lengths(given: Mapping[str, Any]) -> list[int] | None:
+    """How long the texts of a packed batch are: positions begin anew with each; None of a batch with a text a row."""
+    positions: Tensor | None = given.get("position_ids")
+    if given.get("attention_mask") is not None or positions is None:
+        return None
+    if len(positions) != 1 or positions.shape != given["input_ids"].shape:
+        return None
+    starts = (positions[0] == positions[0, 0]).nonzero().flatten().tolist()
+    return [stop - start for start, stop in pairwise([*starts, positions.shape[1]])]
+
+
 def _keys(given: Mapping[str, Any]) -> list[Key]:
-    """What every text of a batch is known by, whatever the padding."""
+    """What every text of a batch is known by, whatever the padding, or packed."""
     ids: Int[Tensor, "batch token"] = given["input_ids"].cpu()
-    mask, types = given.get("attention_mask"), given.get("token_type_ids")
-    kept = torch.ones_like(ids).bool() if mask is None else mask.cpu().bool()
+    mask, types, lengths = given.get("attention_mask"), given.get("token_type_ids"), _packed_lengths(given)
     columns = [ids, *([] if types is None else [types.cpu()])]
+    if lengths is not None:
+        return [_key(parts) for parts in zip(*(column[0].split(lengths) for column in columns), strict=True)]
+    kept = torch.ones_like(ids).bool() if mask is None else mask.cpu().bool()
     return [_key([column[row][kept[row]].numpy() for column in columns]) for row in range(len(ids))]
 
 

@@ -29,6 +29,7 @@ from wheretune.errors import ConfigError, TrainingError
 from wheretune.files import PARTIAL, sweep, write
 from wheretune.heads import HeadedModel
 from wheretune.one_token import one_token
+from wheretune.packing import packing
 from wheretune.prefix import CacheReport, CacheSettings, cached
 from wheretune.show.tables import progress
 from wheretune.tuners.base import Companion, Tuned
@@ -129,6 +130,10 @@ def lean(
 
     Yields:
         What is left out.
+
+    Raises:
+        ConfigError: The settings ask for packed texts, and the model would read across them.
+        ModelError: They do, and it takes no positions.
     """
     model = tuned.model
     assert isinstance(model, HeadedModel)
@@ -136,10 +141,14 @@ def lean(
     check_cache(settings, how)
     if settings.frozen_dropout:
         how = CacheSettings("off")
-    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
+    different = {tuple(row["input_ids"]): row for row in rows}.values()
+    ordered = sorted(different, key=lambda row: len(row["input_ids"]))
     some = collate([dict(ordered[place]) for place in (0, len(ordered) // 2, -1)])
     with contextlib.ExitStack() as inside:
-        cut = not settings.all_tokens and inside.enter_context(one_token(tuned.stack, some))
+        if settings.packed:
+            inside.enter_context(packing(model, some))
+        every = settings.all_tokens or settings.packed  # one residual a text does not fit a row of all texts
+        cut = not every and inside.enter_context(one_token(tuned.stack, some))
         known = tuned.plan.model.hash
         prefix = cached(tuned.stack, known, rows, collate, settings.epochs, how, folder, model.all_layers)
         report = inside.enter_context(prefix)

@@ -801,6 +801,7 @@ class TrainSettings:
         tokens_per_batch: Instead of `batch_size`, at most so many tokens in a batch, with the padding.
         frozen_dropout: Frozen layers drop out as trained ones do (stock behaviour), and nothing of them is cached.
         all_tokens: The last layer computes all tokens, not only the one that is read.
+        packed: The texts of a batch run one after the other, without padding; the last layer then computes all tokens.
     """
 
     epochs: int = 3
@@ -813,6 +814,7 @@ class TrainSettings:
     tokens_per_batch: int | None = None
     frozen_dropout: bool = False
     all_tokens: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,53 @@
+"""The texts of a batch one after the other, without padding, where the attention keeps them apart.
+
+Most decoders do so by the positions, which begin anew with every text: through the mask, and with flash attention by
+running texts of any lengths at once. Encoders, and OPT, make their masks without positions and read across. Which of
+the two a model does is seen by running it both ways.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from wheretune.capture import evaluating
+from wheretune.data import Batch
+from wheretune.errors import ConfigError
+from wheretune.heads import HeadedModel
+
+CLOSE, CLOSE_IN_HALF = 1e-4, 2**-4  # how far packed features may be from padded ones, in fp32 and in less
+
+
+@contextmanager
+def packing(model: HeadedModel, batch: Batch) -> Iterator[None]:
+    """Inside, the model trains on packed texts; it evaluates on padded ones as ever.
+
+    Args:
+        model: What is trained.
+        batch: Some texts that differ, to try it on.
+
+    Raises:
+        ConfigError: The texts are not kept apart.
+        ModelError: The base model takes no positions.
+    """
+    device = next(model.base.parameters()).device
+    inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+    whole = all(parameter.dtype == torch.float32 for parameter in model.base.parameters())
+    close = CLOSE if whole else CLOSE_IN_HALF
+    with torch.no_grad(), evaluating(model):
+        padded = model.features(inputs)
+        try:
+            apart = torch.allclose(model.features(inputs, pack=True), padded, atol=close, rtol=close)
+        except (RuntimeError, IndexError, ValueError):  # its mask is not made for this
+            apart = False
+    if not apart:
+        attention = getattr(model.config, "_attn_implementation", None) or "its own"
+        raise ConfigError(
+            f"--pack: {type(model.base).__name__} with {attention} attention reads across packed texts",
+            "leave --pack out; most decoders keep them apart, and so does flash attention",
+        )
+    model.packed = True
+    try:
+        yield
+    finally:
+        model.packed = False
