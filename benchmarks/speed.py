@@ -1,6 +1,7 @@
 """What wheretune's savings are worth: seconds and memory of the papers' plans, as ratios to full fine-tuning.
 
     python benchmarks/speed.py [--geometry bert-base|minilm] [--train FILE] [--steps 20] [--output benchmarks/results]
+    python benchmarks/speed.py --help                                              # all options
     python benchmarks/speed.py --draw benchmarks/results/speed-minilm.json         # the table and the figure again
     python benchmarks/speed.py --page docs/performance.md benchmarks/results/speed-*.json
 
@@ -50,7 +51,7 @@ from transformers import (
 
 import wheretune as wt
 from wheretune import planning
-from wheretune.anatomy import find_layers, load_model, load_tokenizer
+from wheretune.anatomy import describe, find_layers, load_model, load_tokenizer
 from wheretune.data import collator, encode, take
 from wheretune.demo import model_folder
 from wheretune.files import write_json, write_text
@@ -59,7 +60,7 @@ from wheretune.prefix import CacheSettings
 from wheretune.run import _peak_memory, provenance
 from wheretune.scorers.base import finish, gather, versions
 from wheretune.show.figures import save_figure, speed_figure
-from wheretune.show.tables import short, size, table
+from wheretune.show.tables import short, short_name, size, table
 from wheretune.training import lean, train
 
 LENGTH = 128  # what stock Trainer pads to, and real texts are cut to
@@ -185,13 +186,19 @@ def tuning(
 
 
 def scoring(setting: Setting, base: nn.Module, tokenizer: Any, data: wt.TextData) -> Measurement:
-    """Scores all texts by cosine centrality, once some of them have been scored."""
+    """Scores all texts by cosine centrality, once some of them have been scored.
+
+    The hash of the weights does not grow with the texts: of a few texts it would be a large part, so it is left out.
+    """
     stack, steps = find_layers(base), -(-len(data) // setting.batch_size)
     some = take(data, range(min(len(data), WARM_UP * setting.batch_size)))
     finish(gather(stack, tokenizer, some, [wt.CosineCentrality()]))
     started = time.perf_counter()
+    describe(stack)
+    hashing, started = time.perf_counter() - started, time.perf_counter()
     finish(gather(stack, tokenizer, data, [wt.CosineCentrality()]))
-    return {"steps": steps, "seconds_a_step": (time.perf_counter() - started) / steps}
+    seconds = time.perf_counter() - started
+    return {"steps": steps, "seconds_a_step": (seconds - hashing) / steps, "hashing_seconds": hashing}
 
 
 class Clock(TrainerCallback):
@@ -371,9 +378,9 @@ def cells(result: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """A row a plan."""
     for plan in result["plans"]:
         layers = plan["layers"]
-        every = layers is None or len(layers) > 3 or plan["plan"].startswith("LoRA")
+        named = layers is not None and len(layers) <= 3 and "LoRA" not in plan["plan"] and "disk" not in plan["plan"]
         yield (
-            plan["plan"] + ("" if every else f" ({', '.join(map(str, layers))})"),
+            plan["plan"] + (f" ({', '.join(map(str, layers))})" if named else ""),
             percent(plan["trained"]),
             *(times(plan[name]) for name in ("off", "on", "limit", "scored", "settled", "stock")),
             *(percent(plan[name]) for name in ("memory_off", "memory_on")),
@@ -396,7 +403,7 @@ def title(result: dict[str, Any]) -> str:
     if model is None or data is None:
         return str(result["name"])
     told = f"{model['layers']} layers of width {model['hidden_size']}"
-    source = Path(data["source"]).name
+    source = short_name(data["source"])
     return (
         f"{result['name']} ({told}), {data['tokens']:.0f} tokens a text of {source}, batches of {setting['batch_size']}"
     )
@@ -510,6 +517,7 @@ def main() -> None:
         parser.error(f"--tokens is {chosen.tokens}: give 3 to {LENGTH}")
     if min(chosen.batch_size, chosen.steps, chosen.epochs) < 1 or not 0 <= chosen.settled <= 1:
         parser.error("--batch-size, --steps and --epochs are 1 or more, --settled is a share")
+    failed = False
     for geometry in [chosen.geometry] if chosen.geometry else ["bert-base", "minilm"]:
         setting = Setting(
             geometry, chosen.train if geometry == "minilm" else None, chosen.tokens, chosen.batch_size, chosen.steps,
@@ -520,10 +528,12 @@ def main() -> None:
             print(f"{setting.name} {place}/{len(listed)}: {what}, switches {switches}", file=sys.stderr, flush=True)
             results.append(measured(setting, what, switches))
             if "failed" in results[-1]:
+                failed = True
                 print(f"  failed: {results[-1]['failed']}", file=sys.stderr, flush=True)
         path = chosen.output / f"speed-{setting.name}.json"
         write_json(path, conclude(setting, results))
         show(json.loads(path.read_text(encoding="utf-8")), path)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
