@@ -1,4 +1,4 @@
-"""Figures, made with matplotlib from plain arrays: the score profile and the similarity heatmap.
+"""Figures, made with matplotlib from plain arrays: score profiles, similarities, deviations, speed-ups.
 
 Colours are from the Okabe-Ito palette and from `cividis`, both made for colour-blind readers. Chosen
 layers also differ in shape and size, so nothing hangs on colour alone.
@@ -211,6 +211,62 @@ def agreement_figure(
     right.set_title("which layers each would choose", fontsize=10)
     right.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
+    pyplot.close(figure)
+    return figure
+
+
+def speed_figure(
+    names: Sequence[str],
+    plain: Sequence[float | None],
+    lean: Sequence[float | None],
+    limits: Sequence[float | None],
+    *,
+    title: str,
+) -> "Figure":
+    """Two bars a plan, how many times as fast as full fine-tuning it trains, and a tick where its FLOPs end.
+
+    Args:
+        names: Of the plans, the first on top.
+        plain: The speed-up of plain freezing; None where it is not known.
+        lean: The speed-up with every saving.
+        limits: The most that the FLOPs allow.
+        title: Of the figure.
+    """
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.6, 1.5 + 0.55 * len(names)), dpi=150, layout="constrained")
+    places, height = np.arange(len(names)), 0.36
+    most = max([1.0, *(value for value in (*plain, *lean, *limits) if value is not None)])
+    for values, offset, colour, label in (
+        (plain, -height / 2, GREY, "plain freezing"),
+        (lean, height / 2, BLUE, "wheretune"),
+    ):
+        known = [(place + offset, value) for place, value in zip(places, values, strict=True) if value is not None]
+        axes.barh([place for place, _ in known], [value for _, value in known], height, color=colour, label=label)
+        for place, value in known:
+            inside = value > 0.15 * most
+            axes.text(
+                0.01 * most + (0 if inside else value), place, f"{value:.2f}x", va="center", fontsize=7.5,
+                color="white" if inside else "black",
+            )  # fmt: skip
+    reached = [(place, limit) for place, limit in zip(places, limits, strict=True) if limit is not None]
+    axes.vlines(
+        [limit for _, limit in reached],
+        [place - height for place, _ in reached],
+        [place + height for place, _ in reached],
+        color=ORANGE, linewidth=2.2, label="limit by FLOPs", zorder=3,
+    )  # fmt: skip
+    axes.axvline(1.0, color="black", linewidth=0.9, linestyle="--", zorder=3)
+    axes.set_xlim(0, 1.04 * most)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(places, names, fontsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("times as fast as full fine-tuning (dashed), a step")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.3, linewidth=0.6)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=10)
     pyplot.close(figure)
     return figure
 

@@ -1,0 +1,148 @@
+"""benchmarks/speed.py: ratios, table, figure and page from made-up seconds, and the command on a tiny model."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benchmarks" / "speed.py"
+
+
+@pytest.fixture(scope="module")
+def speed():
+    spec = importlib.util.spec_from_file_location("speed", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["speed"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["speed"]
+
+
+def made_up(speed):
+    """Seconds and bytes that are easy to divide."""
+    common = dict(
+        trained_parameters=20, total_parameters=100, limit=6.0, expected=4.0, layers=[1, 3, 5], libraries_bytes=5
+    )
+    common |= {"model": dict(layers=6, hidden_size=8, parameters=99)}
+    common |= {"data": dict(source="random words", hash="", texts=32, tokens=12.0)}
+
+    def one(what, switches, seconds, peak, cache=0.0):
+        took = dict(seconds_a_step=seconds, peak_memory_bytes=peak, cache_seconds_a_step=cache)
+        return {"what": what, "switches": switches, **common, **took}
+
+    return [
+        one(speed.FULL, "off", 5.0, 90),
+        one(speed.BLOCKS, "off", 3.0, 50),
+        one(speed.BLOCKS, "memory", 1.0, 40, cache=0.6),
+        {"what": speed.BLOCKS, "switches": "disk", "failed": "OSError: the | disk is full"},
+        {"what": "top-3", "switches": "off", "failed": "killed"},
+        one("top-3", "memory", 2.0, 20),
+        one(speed.SCORING, "on", 3.0, 0),
+        one(speed.STOCK, "off", 18.0, 180),
+        one(speed.FULL, "off", 7.0, 110),
+    ]
+
+
+SETTING = dict(
+    geometry="minilm", train=None, tokens=12, batch_size=16, steps=2, epochs=3, settled=0.1, layers=12, hidden=768
+)
+
+
+def test_ratios_follow_from_the_seconds(speed):
+    found = speed.ratios(made_up(speed), epochs=3, settled=0.1)
+    assert found["reference"] == dict(
+        seconds_a_step=6.0, peak_memory_bytes=100.0, libraries_bytes=5.0, last_over_first=1.4
+    )
+    assert found["others"] == dict(scoring=0.5, stock=3.0, stock_memory=1.8)
+    blocks, disk, top = found["plans"]
+    assert blocks == dict(
+        plan=speed.BLOCKS, layers=[1, 3, 5], trained=0.2, off=2.0, on=6.0, limit=6.0, expected=4.0,
+        scored=pytest.approx(3 * 6 / (3 * 1 + 0.6 + 3)), settled=pytest.approx(3 * 6 / (3 * 1 + 0.6 + 0.3)),
+        stock=18.0, stock_scored=pytest.approx(3 * 18 / (3 * 1 + 0.6 + 3)), memory_off=0.5, memory_on=0.4,
+    )  # fmt: skip
+    assert disk["plan"] == "block-wise k=3, cache on disk" and disk["off"] == 2.0
+    assert disk["on"] is disk["scored"] is disk["settled"] is disk["memory_on"] is None
+    assert top["off"] is None and top["on"] == 3.0
+    without_full = speed.ratios([one for one in made_up(speed) if one["what"] != speed.FULL], 3, 0.1)
+    assert without_full["reference"]["seconds_a_step"] is None and without_full["plans"][0]["on"] is None
+
+
+def test_the_papers_layers(speed):
+    for layers, blocks, middle in ((12, (3, 7, 11), 5), (6, (1, 3, 5), 2)):
+        depths = np.arange(layers, dtype=float)
+        assert speed.PLANS[speed.BLOCKS](layers)[0].select(depths) == blocks
+        assert speed.PLANS["one middle layer"](layers)[0].select(depths) == (middle,)
+        assert speed.PLANS["upper half"](layers)[0].select(depths) == tuple(range(layers // 2, layers))
+
+
+def test_it_is_shown_and_the_page_holds_what_was_measured(speed, tmp_path, capsys):
+    path = tmp_path / "results" / "speed-minilm.json"
+    result = speed.conclude(speed.Setting(**SETTING), made_up(speed))
+    speed.write_json(path, result)
+    speed.show(result, path)
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "6.00x" in printed and "the | disk is full" in printed
+    assert max(map(len, printed.splitlines())) <= 120
+    page = tmp_path / "performance.md"
+    page.write_text(f"before\n{speed.BEGIN}\nold\n{speed.END}\nafter\n")
+    for _ in range(2):  # again, and it is the same
+        speed.write_page(page, [path])
+        text = page.read_text()
+        assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+        assert text.count("| block-wise k=3 (1, 3, 5) | 20 % | 2.00x | 6.00x | 6.00x |") == 1
+        assert "](results/speed-minilm.png)" in text and "](results/speed-minilm.json)" in text
+    speed.show(speed.conclude(speed.Setting(**SETTING), [dict(one, failed="x") for one in made_up(speed)]), path)
+
+
+def test_another_size_than_bert_base_is_not_called_so(speed):
+    setting = replace(speed.Setting(**SETTING), geometry="bert-base")
+    assert setting.name == "bert-base" and replace(setting, layers=4).name == "bert-4x768"
+
+
+def test_the_page_has_the_markers(speed):
+    text = (ROOT / "docs" / "performance.md").read_text()
+    assert text.count(speed.BEGIN) == text.count(speed.END) == 1
+
+
+@pytest.mark.slow
+def test_the_command_on_a_tiny_model(speed, tmp_path):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--geometry", "bert-base", "--layers", "4", "--hidden", "64", "--steps", "3",
+         "--batch-size", "4", "--tokens", "12", "--plans", speed.BLOCKS, "--output", tmp_path],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    result = json.loads((tmp_path / "speed-bert-4x64.json").read_text())
+    assert (tmp_path / "speed-bert-4x64.png").is_file() and "7/7: full fine-tuning" in done.stderr
+    assert result["model"]["layers"] == 4 and result["data"]["tokens"] == 12 and result["data"]["texts"] == 12
+    each = result["measurements"]
+    assert [(one["what"], one["switches"]) for one in each] == speed.cases([speed.BLOCKS])
+    assert not any("failed" in one for one in each)
+    assert all(one["steps"] == 3 and one["seconds_a_step"] > 0 for one in each)
+    full, off, memory, disk, scoring, stock, again = each
+    assert full["trained_parameters"] == full["total_parameters"] and full["cache_seconds_a_step"] == 0
+    assert off["layers"] == memory["layers"] == [1, 2, 3] and off["saved"]["last layer"] == "all tokens"
+    assert off["saved"]["prefix cache"].startswith("none") and memory["saved"]["prefix cache"].find("in memory") > 0
+    assert memory["cache_bytes"] == disk["cache_bytes"] == 4 * 64 * 12 * 12
+    assert memory["saved"]["last layer"] == "the token that is read alone" and stock["padded_to"] == 128
+    seconds = [one["seconds_a_step"] for one in each]
+    row = result["plans"][0]
+    reference = (seconds[0] + seconds[-1]) / 2
+    assert row["off"] == pytest.approx(reference / seconds[1]) and row["on"] == pytest.approx(reference / seconds[2])
+    whole = 3 * seconds[2] + memory["cache_seconds_a_step"] + scoring["seconds_a_step"]
+    assert row["scored"] == pytest.approx(3 * reference / whole)
+    assert row["stock"] == pytest.approx(seconds[5] / seconds[2]) and again["peak_memory_bytes"] > 0
+    again = subprocess.run(
+        [sys.executable, SCRIPT, "--draw", tmp_path / "speed-bert-4x64.json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert again.stdout == done.stdout
