@@ -41,6 +41,7 @@ Where = Literal["auto", "memory", "disk", "off"]
 TOKENS = 1024  # padded tokens in a forward pass while the cache is filled
 SPARE = 0.5  # of the free memory or disk that a cache may take
 CLOSE = {"fp32": 1e-4, "bf16": 2**-7}  # how far a stored state may be from one computed anew, of the largest
+TRIED = 4  # texts on which a cache is tried before it is used
 FORMAT = 1
 OTHER = "fed from a cache, this model gives other states"
 Key = bytes  # the hash of a text's tokens
@@ -639,7 +640,7 @@ def _make(
         found = _found(path, total * layout.width * dtype.itemsize)
         if isinstance(found, float):
             cache.fill(OnDisk(path / "states.bin", layout.width, dtype), spans)
-            if _agrees(cache, stack, layout, collate(batches[-1]), CLOSE[settings.dtype]):
+            if _agrees(cache, stack, layout, collate(batches[-1][:TRIED]), CLOSE[settings.dtype]):
                 return CacheReport("disk", f"found whole in {path}", report.bytes, found)
             found = OTHER
         log.warning("the prefix cache in %s is made again: %s", path, found)
@@ -656,7 +657,7 @@ def _make(
                 write(path, lambda draft: _write(draft, computed, dtype, started))
                 store = OnDisk(path / "states.bin", layout.width, dtype)
         cache.fill(store, spans)
-        wrong = None if _agrees(cache, stack, layout, collate(batches[-1]), CLOSE[settings.dtype]) else OTHER
+        wrong = None if _agrees(cache, stack, layout, collate(batches[-1][:TRIED]), CLOSE[settings.dtype]) else OTHER
     except OutputError as error:
         wrong = error.problem
     if wrong is not None:
