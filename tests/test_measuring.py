@@ -15,7 +15,7 @@ from wheretune.types import Cost, DataSpec, Measured, TrainSettings, load, save
 
 
 def test_what_follows_from_the_seconds():
-    found = Measured(full_step=2.0, step=0.5, making=10.0, steps=100, epochs=3, timed=8, machine="this one")
+    found = Measured(full_step=2.0, step=0.5, making=10.0, cache="", steps=100, epochs=3, timed=8, machine="this one")
     assert found.steady == 4.0
     assert found.seconds == 3 * 100 * 0.5 + 10
     assert found.speed_up == pytest.approx(600 / 160)

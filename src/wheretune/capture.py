@@ -119,6 +119,11 @@ def forward_states(
     return torch.stack([state for state in tokens if state is not None], dim=1), found
 
 
+def closeness(base: nn.Module, fine: float) -> float:
+    """How near to each other two ways of computing the same may be expected: `fine`, or 2^-4 where not all is fp32."""
+    return fine if all(parameter.dtype == torch.float32 for parameter in base.parameters()) else 2**-4
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode for every module inside, and the mode each had before outside."""

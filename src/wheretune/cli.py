@@ -246,7 +246,8 @@ BatchSize = Annotated[int, _option("--batch-size", text="Texts in a batch.")]
 WarmupRatio = Annotated[float, _option("--warmup-ratio", text="Share of the steps that warm up.")]
 TokensPerBatch = Annotated[
     int | None,
-    _option("--tokens-per-batch", text="Instead of --batch-size: at most so many tokens, with the padding.",
+    _option("--tokens-per-batch",
+            text="Instead of --batch-size: so many tokens at most, with padding; a longer text stands alone.",
             show_default="none", metavar="N"),
 ]  # fmt: skip
 FrozenDropout = Annotated[
@@ -282,24 +283,21 @@ KeepCache = Annotated[bool, _option("--keep-cache", text="Leave them on disk for
 
 
 def _cache(
-    where: Literal["auto", "memory", "disk", "off"],
-    dtype: Literal["fp32", "bf16"],
-    folder: Path | None,
-    limit: str | None,
-    keep: bool,
+    where: Literal["auto", "memory", "disk", "off"], folder: Path | None, limit: str | None, keep: bool
 ) -> "CacheSettings":
     """How the prefix is to be cached."""
     from wheretune.prefix import CacheSettings
 
-    return CacheSettings(where, dtype, folder, None if limit is None else _bytes(limit, "--cache-limit"), keep)
+    most = None if limit is None else _bytes(limit, "--cache-limit")
+    return CacheSettings(where, folder=folder, limit=most, keep=keep)
 
 
 def _bytes(text: str, option: str) -> int:
     """A size such as 500MB in bytes."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?\s*", text, re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     if found is None:
         raise ConfigError(f"{option} is {text!r}", "give a size such as 500MB or 20GB")
-    return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " "))
 
 
 Seed = Annotated[int, _option("--seed", text="Of every random draw.")]
@@ -1102,6 +1100,8 @@ def tune(
     _check_names(scorer, head, pick)
     _refuse_idle(context, ["states", "meanings"], pick)
     how = catalog.tuner_from(tuner, tuner_option or ())
+    if tokens_per_batch is not None:
+        _refuse(context, ["batch_size"], "--tokens-per-batch")
     if plan_file is not None:
         choices = ("select", "k", "ratio", "near", "budget", "budget_of", "layers", "head", "scorer", "preset")
         mine = ("tuner", "tuner_option", "layers_attribute", "quantize")
@@ -1110,10 +1110,10 @@ def tune(
     name = model or (given.model.name if given else _needed(model, "--model, or --plan,"))
     settings = TrainSettings(
         epochs, learning_rate, batch_size, warmup_ratio, seed=seed, tokens_per_batch=tokens_per_batch,
-        frozen_dropout=frozen_dropout, all_tokens=all_tokens, packed=pack,
+        cache_dtype=cache_dtype, frozen_dropout=frozen_dropout, all_tokens=all_tokens, packed=pack,
     )  # fmt: skip
     check_settings(settings)
-    cache = _cache(cache_prefix, cache_dtype, cache_dir, cache_limit, keep_cache)
+    cache = _cache(cache_prefix, cache_dir, cache_limit, keep_cache)
     check_cache(settings, cache)
     columns = (text_column, pair_column, label_column, task)
     data = _data(_needed(train, "--train"), *columns, max_samples, max_length, seed)
@@ -1427,12 +1427,13 @@ def compare(
             batch_size=batch_size,
             warmup_ratio=warmup_ratio,
             tokens_per_batch=tokens_per_batch,
+            cache_dtype=cache_dtype,
             frozen_dropout=frozen_dropout,
             all_tokens=all_tokens,
             packed=pack,
         ),
     )
-    cache = _cache(cache_prefix, cache_dtype, None, cache_limit, False)
+    cache = _cache(cache_prefix, None, cache_limit, False)
     check_cache(what.settings, cache)
     for option, value in (
         ("--methods", what.methods),

@@ -1,5 +1,6 @@
 """A few steps of a plan and of full fine-tuning, timed on this machine with the user's texts."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,7 @@ from wheretune.anatomy import load_model, load_tokenizer, max_tokens
 from wheretune.data import EpochBuckets, collator, encode, load_data
 from wheretune.errors import ConfigError
 from wheretune.heads import HeadedModel
+from wheretune.prefix import CacheReport
 from wheretune.run import apply, provenance
 from wheretune.training import check_settings, lean, train
 from wheretune.tuners.whole_layers import WholeLayers
@@ -50,9 +52,21 @@ def measure(
     every = encode(texts, tokenizer, max_tokens(load_model(name, plan.model.revision), tokenizer, data.max_length))
     some = _drawn(every, settings, steps)
     share = sum(len(row["input_ids"]) for row in some) / sum(len(row["input_ids"]) for row in every)
-    everything = replace(plan, layers=tuple(range(plan.model.layers)), tuner=Spec.of(WholeLayers(embeddings=True)))
+    everything = replace(
+        plan,
+        layers=tuple(range(plan.model.layers)),
+        tuner=Spec.of(WholeLayers(embeddings=True)),
+        model=replace(plan.model, quantize=None),  # quantised weights cannot train
+    )
 
-    def timed(what: Plan, description: str) -> tuple[float, float]:
+    if len(some) <= settings.batch_size or len(every) < 2 * settings.batch_size:
+        raise ConfigError(
+            f"{len(every)} texts in batches of {settings.batch_size} make no two steps to time",
+            "give more --data or a smaller --batch-size",
+        )
+
+    def timed(what: Plan, description: str) -> tuple[float, CacheReport]:
+        gc.collect()  # the model before
         base = load_model(name, what.model.revision, what.model.quantize)
         head = catalog.head(what.head)
         made = HeadedModel(base, head, 2, "classification", settings.seed, 0.0, what.model.layers_attribute)
@@ -60,17 +74,18 @@ def measure(
         with TemporaryDirectory() as folder, lean(tuned, some, collator(tokenizer), settings, Path(folder)) as saved:
             once = replace(settings, epochs=1)
             log = train(made, some, collator(tokenizer), once, None, description, tuned.attached.companion)
-        return log.step, saved.cache.seconds / share
+        return log.step, saved.cache
 
     before, _ = timed(everything, "timing full fine-tuning")
-    step, making = timed(plan, "timing the plan")
+    step, cache = timed(plan, "timing the plan")
     after, _ = timed(everything, "timing full fine-tuning again")
     steps_an_epoch = -(-len(every) // settings.batch_size)
     machine = provenance()["machine"]
     return Measured(
         (before + after) / 2,
         step,
-        making,
+        cache.seconds / share,
+        str(cache),
         steps_an_epoch,
         settings.epochs,
         -(-len(some) // settings.batch_size) - 1,

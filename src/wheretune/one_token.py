@@ -7,13 +7,14 @@ that is read. Whether a family's layer bears this is seen by running both.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wheretune.anatomy import accepted, base_inputs, representative_positions
-from wheretune.capture import evaluating, represent
+from wheretune.capture import closeness, evaluating, represent
 from wheretune.data import Batch
 from wheretune.types import LayerStack
 
@@ -39,12 +40,12 @@ def one_token(stack: LayerStack, batch: Batch) -> Iterator[bool]:
             hidden = stack.base(**accepted(stack.base, inputs))[0]
         return represent(hidden, inputs["attention_mask"], "token", stack.causal)
 
-    whole = read()
+    whole, close = read(), closeness(stack.base, CLOSE)
     for with_query in (True, False):
         cut = _Cut(stack, with_query)
         try:
-            same = cut.hooks and torch.allclose(read(), whole, atol=CLOSE, rtol=CLOSE)
-            holds = bool(same) and cut.queries <= 1  # DeBERTa's query map also reads its table of positions
+            same = bool(cut.hooks) and torch.allclose(read(), whole, atol=close, rtol=close)
+            holds = same and set(cut.ran.values()) == {1}  # DeBERTa's query map also reads its table of positions
         except (RuntimeError, IndexError, ValueError):  # the family's layer wants all tokens there
             holds = False
         if holds:
@@ -63,7 +64,7 @@ class _Cut:
         self._stack = stack
         self._positions: Tensor | None = None
         self._tokens = 0
-        self.queries = 0  # how often the query map ran
+        self.ran: dict[str, int] = {}  # how often each map was cut
         self.hooks: list[torch.utils.hooks.RemovableHandle] = []
         parts, last = stack.layers[-1].parts, stack.layers[-1].module
         if parts.attention_output is None or parts.mlp_output is None:
@@ -71,13 +72,17 @@ class _Cut:
         maps = list(parts.maps)
         behind = maps[maps.index(parts.attention_output) + 1 :]
         for path in (parts.attention_output, *(path for path in behind if path != parts.mlp_output)):
-            self.hooks.append(last.get_submodule(path).register_forward_pre_hook(self._cut))
+            self._hang(path, last.get_submodule(path))
         if with_query and parts.query is not None and parts.query != parts.key:
             query = last.get_submodule(parts.query)
-            self.hooks.append(query.register_forward_pre_hook(self._cut))
+            self._hang(parts.query, query)
             self.hooks.append(query.register_forward_hook(self._at_every_place, prepend=True))
         self.hooks.append(stack.base.register_forward_pre_hook(self._begin, with_kwargs=True))
         self.hooks.append(stack.base.register_forward_hook(self._end, always_call=True))
+
+    def _hang(self, path: str, module: nn.Module) -> None:
+        self.ran[path] = 0
+        self.hooks.append(module.register_forward_pre_hook(partial(self._cut, path)))
 
     def _begin(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = base_inputs(base, args, kwargs)
@@ -87,15 +92,17 @@ class _Cut:
     def _end(self, *_: Any) -> None:
         self._positions = None
 
-    def _cut(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self._positions is None or args[0].ndim != 3 or args[0].shape[1] == 1:
+    def _cut(self, path: str, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._positions is None or args[0].ndim != 3:
+            return None
+        self.ran[path] += 1
+        if args[0].shape[1] == 1:
             return None
         rows = torch.arange(len(args[0]), device=args[0].device)
         return (args[0][rows, self._positions].unsqueeze(1), *args[1:])
 
     def _at_every_place(self, _: nn.Module, __: tuple[Any, ...], query: Tensor) -> Tensor | None:
         """Attention wants as many queries as keys: the one, again and again."""
-        self.queries += 1
         return query.expand(-1, self._tokens, -1) if self._positions is not None and query.ndim == 3 else None
 
     def undo(self) -> None:

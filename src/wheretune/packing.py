@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 import torch
 
-from wheretune.capture import evaluating
+from wheretune.capture import closeness, evaluating
 from wheretune.data import Batch
 from wheretune.errors import ConfigError
 from wheretune.heads import HeadedModel
 
-CLOSE, CLOSE_IN_HALF = 1e-4, 2**-4  # how far packed features may be from padded ones, in fp32 and in less
+CLOSE = 1e-4  # how far packed features may be from padded ones in fp32
 
 
 @contextmanager
@@ -32,8 +32,7 @@ def packing(model: HeadedModel, batch: Batch) -> Iterator[None]:
     """
     device = next(model.base.parameters()).device
     inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
-    whole = all(parameter.dtype == torch.float32 for parameter in model.base.parameters())
-    close = CLOSE if whole else CLOSE_IN_HALF
+    close = closeness(model.base, CLOSE)
     with torch.no_grad(), evaluating(model):
         padded = model.features(inputs)
         try:

@@ -1,4 +1,4 @@
-"""Everything below the lowest trained layer: no gradient, no dropout, computed once and cached.
+"""Everything below the lowest trained layer is computed once and cached.
 
 Nothing is sliced and no module replaced: hooks, and a `forward` that lets states pass, so a model that reads settings
 by the index of a layer works as ever. All of it comes off again.
@@ -10,16 +10,17 @@ is not there (a user's own augmentation, other data) makes the batch run as ever
 import hashlib
 import inspect
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -28,11 +29,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from wheretune.anatomy import base_inputs, head_parameters
-from wheretune.capture import evaluating, forward_states
+from wheretune.anatomy import base_inputs
+from wheretune.capture import closeness, evaluating, forward_states
 from wheretune.data import Batch, Collate, log, token_batches
 from wheretune.errors import ConfigError, OutputError
-from wheretune.files import PARTIAL, sweep, write
+from wheretune.files import PARTIAL, digest, sweep, write, write_json
+from wheretune.freezing import lowest_trained, outside, replace_forward
 from wheretune.show.tables import progress, seconds
 from wheretune.show.tables import size as told_size
 from wheretune.types import LayerStack
@@ -40,8 +42,9 @@ from wheretune.types import LayerStack
 Where = Literal["auto", "memory", "disk", "off"]
 TOKENS = 1024  # padded tokens in a forward pass while the cache is filled
 SPARE = 0.5  # of the free memory or disk that a cache may take
-CLOSE = {"fp32": 1e-4, "bf16": 2**-7}  # how far a stored state may be from one computed anew, of the largest
-TRIED = 4  # texts on which a cache is tried before it is used
+CLOSE = {"fp32": 1e-4, "bf16": 2**-7}  # how far states fed from a cache may be from computed ones, of their length
+DECIDED = "prefix-decided.json"  # what `auto` made of it, for a run that is stopped and goes on
+PLACES: tuple[Literal["memory", "disk"], ...] = ("memory", "disk")  # as `auto` prefers them
 FORMAT = 1
 OTHER = "fed from a cache, this model gives other states"
 Key = bytes  # the hash of a text's tokens
@@ -73,8 +76,10 @@ class CacheSettings:
             )
         if self.limit is not None and self.limit < 0:
             raise ConfigError(f"the prefix cache may take {self.limit} bytes", "give 0 or more")
-        if self.where == "memory" and (self.keep or self.folder is not None):
-            raise ConfigError("a cache in memory has no folder and is not kept", "give --cache-prefix disk")
+        if self.where in ("memory", "off") and (self.keep or self.folder is not None):
+            raise ConfigError(f"with --cache-prefix {self.where} nothing lies in a folder", "give --cache-prefix disk")
+        if self.keep and self.folder is None:
+            raise ConfigError("--keep-cache would keep it where no other run looks", "give --cache-dir")
 
 
 @dataclass(frozen=True)
@@ -85,135 +90,22 @@ class CacheReport:
         where: `memory`, `disk` or `off`.
         reason: Why.
         bytes: Its size; 0 where there is none.
-        seconds: What it took to make, also when it was made by an earlier run and kept.
+        dtype: Of what it holds.
+        seconds: What deciding and making took, also when it was made by an earlier run and kept.
     """
 
     where: Literal["memory", "disk", "off"]
     reason: str
     bytes: int = 0
+    dtype: Literal["fp32", "bf16"] = "fp32"
     seconds: float = 0.0
 
     def __str__(self) -> str:
         if self.where == "off":
             return f"none: {self.reason}"
-        return f"{told_size(self.bytes)} in {self.where}, made in {seconds(self.seconds)}: {self.reason}"
-
-
-# --- what is frozen ------------------------------------------------------------------------------
-
-
-def lowest_trained(stack: LayerStack) -> int:
-    """The lowest layer with a parameter that trains; L if there is none, and 0 if something outside the layers does."""
-    if any(parameter.requires_grad for part in _outside(stack) for parameter in part.parameters()):
-        return 0
-    training = (layer.index for layer in stack.layers if _trains(layer.module))
-    return min(training, default=len(stack))
-
-
-def _trains(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def _outside(stack: LayerStack) -> list[nn.Module]:
-    """The largest modules of the base model that hold no layer and are no head: embeddings, the final norm."""
-    layers = {id(layer.module) for layer in stack.layers}
-    head = {id(parameter) for parameter in head_parameters(stack)}  # the pooler is inside the base model
-
-    def below(module: nn.Module) -> Iterator[nn.Module]:
-        for child in module.children():
-            if id(child) in layers:
-                continue
-            if any(id(inner) in layers for inner in child.modules()):
-                yield from below(child)
-            elif all(id(parameter) not in head for parameter in child.parameters()):
-                yield child
-
-    return list(below(stack.base))
-
-
-def still(stack: LayerStack, dropout: bool = False) -> Callable[[], None]:
-    """Keeps what is frozen out of the training; returns what undoes it.
-
-    Frozen layers, and with frozen embeddings all else in the base model, stay in eval mode, though Trainer calls
-    `model.train()` at every step; with activation checkpointing, one that a gradient passes is recomputed all the same,
-    though Transformers does so in training mode only. The states that enter the first layer ask for no gradient, though
-    activation checkpointing may make them do so: below the lowest trained layer no graph is made and nothing kept for
-    it.
-
-    Args:
-        stack: The layers, what is frozen set to require no gradient.
-        dropout: Leave frozen layers in whatever mode they are (stock behaviour).
-    """
-    hooks = []
-    outside = _outside(stack)
-    fixed = not any(_trains(part) for part in outside)
-    frozen = [layer.module for layer in stack.layers if not _trains(layer.module)] + (outside if fixed else [])
-    modules = [] if dropout else [module for part in frozen for module in part.modules()]
-
-    def hush(base: nn.Module, _: Any) -> None:
-        if base.training:
-            for module in modules:
-                module.training = False
-
-    first = lowest_trained(stack)
-    passed = [] if dropout else [x.module for x in stack.layers[first:] if not _trains(x.module)]
-    restore = [_replace_forward(module, partial(_recomputed, stack.base, module, module.forward)) for module in passed]
-    hooks.append(stack.base.register_forward_pre_hook(hush, prepend=True))
-    if fixed:
-        hooks.append(stack.layers[0].module.register_forward_pre_hook(_without_graph, with_kwargs=True))
-        if 0 <= first < len(stack):
-            hooks.append(stack.layers[first].module.register_forward_pre_hook(_for_reentrant, with_kwargs=True))
-
-    def undo() -> None:
-        for hook in hooks:
-            hook.remove()
-        for give_back in restore:
-            give_back()
-        for module in modules:
-            module.training = stack.base.training
-
-    return undo
-
-
-def _recomputed(base: nn.Module, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A frozen layer in eval mode under activation checkpointing."""
-    if base.training and torch.is_grad_enabled() and getattr(module, "gradient_checkpointing", False):
-        kwargs |= {name: None for name in ("past_key_values", "layer_past") if name in kwargs}  # it would grow twice
-        how: Callable[..., Any] = module._gradient_checkpointing_func  # type: ignore[assignment]
-        return how(partial(forward, **kwargs), *args)
-    return forward(*args, **kwargs)
-
-
-def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], None]:
-    """Gives one module another `forward`; returns what gives the old one back."""
-    before = module.__dict__.get("forward")
-    module.forward = forward
-
-    def undo() -> None:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
-
-    return undo
-
-
-def _without_graph(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    hidden = args[0] if args else kwargs["hidden_states"]
-    return _with_hidden(args, kwargs, hidden.detach()) if hidden.requires_grad else None
-
-
-def _for_reentrant(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Reentrant checkpointing gives a layer's parameters a gradient only if its input asks for one too."""
-    how = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
-    if module.training and getattr(module, "gradient_checkpointing", False) and how.get("use_reentrant", False):
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return _with_hidden(args, kwargs, hidden.detach().requires_grad_())
-    return None
-
-
-def _with_hidden(args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor) -> Any:
-    return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+        return (
+            f"{told_size(self.bytes)} of {self.dtype} in {self.where}, made in {seconds(self.seconds)}: {self.reason}"
+        )
 
 
 # --- the cache -----------------------------------------------------------------------------------
@@ -241,15 +133,23 @@ class InMemory:
 
 @dataclass(frozen=True, eq=False)
 class OnDisk:
-    """States in a file of raw numbers, mapped anew at every reading, so that what was read does not stay in memory."""
+    """States in a file of raw numbers, mapped anew at every reading, so that what was read does not stay in memory.
 
-    path: Path
+    The file stays open: another process may take its name away.
+    """
+
+    file: BinaryIO
     width: int
     dtype: torch.dtype
 
+    @classmethod
+    def open(cls, path: Path, width: int, dtype: torch.dtype) -> "OnDisk":
+        """What `_write` wrote."""
+        return cls((path / "states.bin").open("rb"), width, dtype)
+
     def read(self, spans: Sequence[tuple[int, int]]) -> Tensor:
         """The rows from start to stop of every span, one after the other."""
-        mapped = np.memmap(self.path, _numbers(self.dtype), mode="r").reshape(-1, self.width)
+        mapped = np.memmap(self.file, _numbers(self.dtype), mode="r").reshape(-1, self.width)
         found = np.concatenate([mapped[start:stop] for start, stop in spans])
         return torch.from_numpy(found).view(self.dtype)
 
@@ -314,9 +214,10 @@ class PrefixCache:
         self._kind: int | None = None  # how long a tuple a layer puts out, None for a plain tensor
         self._base = stack.base
         below = [layer.module for layer in stack.layers[: layout.first]]
-        self._restore = [_replace_forward(m, partial(self._pass, i, m.forward)) for i, m in enumerate(below)]
-        table = stack.base.get_input_embeddings()  # type: ignore[operator]
-        self._restore.append(_replace_forward(table, partial(self._embed, table, table.forward)))
+        self._restore = [replace_forward(m, partial(self._pass, i, m.forward)) for i, m in enumerate(below)]
+        table = _table(stack.base)
+        if table is not None:
+            self._restore.append(replace_forward(table, partial(self._embed, table, table.forward)))
         self._hooks = [
             stack.base.register_forward_pre_hook(self._look, with_kwargs=True),
             stack.base.register_forward_hook(self._forget, always_call=True),
@@ -344,12 +245,11 @@ class PrefixCache:
         hidden = self._now[index].to(given.dtype) if index in self._now else given
         return hidden if self._kind is None else (hidden, *[None] * (self._kind - 1))
 
-    def _embed(self, table: nn.Module, forward: Callable[..., Any], ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _embed(self, table: nn.Embedding, forward: Callable[..., Any], ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Nothing that is fed depends on the embeddings: their table is not read."""
         if self._now is None:
             return forward(ids, *args, **kwargs)
-        weight: Tensor = table.weight  # type: ignore[assignment]
-        return weight.new_zeros(*ids.shape, weight.shape[1])
+        return table.weight.new_zeros(*ids.shape, table.embedding_dim)
 
     def _look(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._now = None
@@ -404,7 +304,18 @@ class PrefixCache:
             hook.remove()
         for give_back in self._restore:
             give_back()
+        if isinstance(self._store, OnDisk):
+            self._store.file.close()
         self._store, self._now = None, None
+
+
+def _table(base: nn.Module) -> nn.Embedding | None:
+    """The embeddings of the tokens, where the model says which they are."""
+    try:
+        table = base.get_input_embeddings()  # type: ignore[operator]
+    except (NotImplementedError, AttributeError):
+        return None
+    return table if isinstance(table, nn.Embedding) else None
 
 
 def _asks_for_more(base: nn.Module, given: Mapping[str, Any]) -> bool:
@@ -460,7 +371,8 @@ def cached(
 ) -> Iterator[CacheReport]:
     """Inside, texts of `rows` are fed to the lowest trained layer from a cache, if that pays; then it is taken off.
 
-    A cache on disk that a stopped run left is used again if it is whole and of the same model, texts and settings.
+    What a stopped run decided, and a cache on disk that it left, are taken again, if that cache is whole and of the
+    same model, texts and settings.
 
     Args:
         stack: The layers, what is frozen set to require no gradient and to be `still`.
@@ -476,60 +388,129 @@ def cached(
         What was decided, and why.
     """
     layout = _Layout(lowest_trained(stack), len(stack), all_layers, stack.hidden_size)
-    size = (4 if settings.dtype == "fp32" else 2) * layout.width * sum(layout.rows(len(r["input_ids"])) for r in rows)
-    place = settings.folder or folder
-    cache = PrefixCache(stack, layout)
-    path: Path | None = None
-    try:
-        report = _unneeded(layout, epochs, settings) or _where(size, settings, place)
-        if report.where != "off" and settings.where == "auto":
-            report = _worth_it(stack, rows, collate, epochs, size, report, place)
-        if report.where == "disk":
-            path = place / f"prefix-{_digest(model_hash, layout, rows, settings)}"
+    job = _Job(stack, layout, rows, collate, settings.dtype, closeness(stack.base, CLOSE[settings.dtype]))
+    own = settings.folder is None or not settings.keep
+    place = folder if settings.folder is None else settings.folder
+    if settings.folder is not None and own:  # another run with this --cache-dir must not find what we shall remove
+        place /= f"prefix-{digest(str(folder.resolve()))[:16]}"
+    path = place / f"prefix-{_digest(model_hash, job)}"
+    started = time.perf_counter()
+    with ExitStack() as after:
+        report = _decide(job, epochs, settings, place, path, folder / DECIDED)
         if report.where != "off":
-            report = _make(cache, stack, layout, rows, collate, settings, report, path)
-        with _set_aside(stack, layout.first, folder) if report.where != "off" else nullcontext():
-            yield report
-        if path is not None and not settings.keep:
-            shutil.rmtree(path, ignore_errors=True)
-    finally:
-        cache.undo()
+            if own:
+                sweep(place)
+            cache = PrefixCache(stack, layout)
+            after.callback(cache.undo)
+            report = _make(cache, job, report, path if report.where == "disk" else None)
+        if report.where != "off":
+            after.enter_context(_set_aside(stack, layout.first, folder))
+            cache.hits = cache.misses = 0
+        yield replace(report, seconds=report.seconds + time.perf_counter() - started if report.bytes else 0.0)
+        if report.where != "off" and cache.misses:
+            log.warning("%d of %d batches were not in the prefix cache", cache.misses, cache.misses + cache.hits)
+    (folder / DECIDED).unlink(missing_ok=True)
+    if own:
+        for left in (place if settings.folder is not None else folder).glob("prefix-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if settings.folder is not None:
+            shutil.rmtree(place, ignore_errors=True)
 
 
-def _unneeded(layout: _Layout, epochs: int, settings: CacheSettings) -> CacheReport | None:
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What is to be cached.
+
+    Attributes:
+        stack: The layers.
+        layout: What is stored of a text.
+        rows: The texts.
+        collate: Makes a batch of them.
+        kind: `fp32` or `bf16`.
+        close: How far a stored state may be from one computed anew, of its length.
+    """
+
+    stack: LayerStack
+    layout: _Layout
+    rows: Sequence[Mapping[str, Any]]
+    collate: Collate
+    kind: Literal["fp32", "bf16"]
+    close: float
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored states."""
+        return torch.float32 if self.kind == "fp32" else torch.bfloat16
+
+    @property
+    def total(self) -> int:
+        """Rows in the store."""
+        return sum(self.layout.rows(len(row["input_ids"])) for row in self.rows)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the store."""
+        return self.total * self.layout.width * self.dtype.itemsize
+
+    def batches(self) -> list[list[dict[str, Any]]]:
+        """The texts in the order in which they are stored."""
+        return token_batches(self.rows, TOKENS)
+
+    def some(self) -> Batch:
+        """A short text, a middling one and the longest."""
+        ordered = sorted(self.rows, key=lambda row: len(row["input_ids"]))
+        return self.collate([dict(ordered[place]) for place in (0, len(ordered) // 2, -1)])
+
+
+def _decide(job: _Job, epochs: int, settings: CacheSettings, place: Path, path: Path, decided: Path) -> CacheReport:
+    """Where the cache is to be, or that there is to be none; what a stopped run decided stands."""
     if settings.where == "off":
         return CacheReport("off", "as asked")
-    if layout.first == 0:
+    if job.layout.first == 0:
         return CacheReport("off", "nothing frozen lies below the lowest trained layer")
-    if settings.where == "auto" and epochs < 2:
+    asked = settings.where
+    if asked == "auto" and epochs < 2:
         return CacheReport("off", "every text is read once only")
-    return None
-
-
-def _where(size: int, settings: CacheSettings, place: Path) -> CacheReport:
-    """Where a cache of `size` bytes fits."""
-    asked: tuple[Literal["memory", "disk"], ...]
-    asked = ("memory", "disk") if settings.where == "auto" else (settings.where,)  # type: ignore[assignment]
-    if settings.where == "auto" and (settings.keep or settings.folder is not None):
-        asked = ("disk",)
-    for where in asked:
-        free = _free_memory() if where == "memory" else _free_disk(place)
-        allowed = SPARE * free if settings.limit is None else min(settings.limit, free)
-        if size <= allowed:
-            return CacheReport(where, f"of {told_size(free)} free", size)
-        report = CacheReport(
-            "off", f"{told_size(size)} are more than the {told_size(int(allowed))} it may take in {where}"
-        )
-        log.info("prefix cache: %s", report.reason)
-    if settings.where != "auto":
+    if asked == "auto" and decided.is_file():
+        before = json.loads(decided.read_text(encoding="utf-8"))
+        return CacheReport(before["where"], before["reason"], job.size if before["where"] != "off" else 0, job.kind)
+    if asked != "memory" and path.is_dir():
+        return CacheReport("disk", "it is there", job.size, job.kind)
+    report = _where(job, settings, place)
+    if asked == "auto":
+        if report.where != "off":
+            report = _worth_it(job, epochs, report, place)
+        with suppress(OutputError):  # where nothing can be written no resumed run will look
+            write_json(decided, {"where": report.where, "reason": report.reason})
+    elif report.where == "off":
         log.warning("no prefix cache: %s", report.reason)
     return report
 
 
+def _where(job: _Job, settings: CacheSettings, place: Path) -> CacheReport:
+    """Where a cache fits."""
+    asked: list[Literal["memory", "disk"]] = [where for where in PLACES if settings.where in (where, "auto")]
+    if settings.where == "auto" and settings.folder is not None:
+        asked = ["disk"]
+    refused = []
+    for where in asked:
+        free = _free_memory() if where == "memory" else _free_disk(place)
+        allowed = int(SPARE * free) if settings.limit is None else min(settings.limit, free)
+        if job.size <= allowed:
+            return CacheReport(where, f"of {told_size(free)} free", job.size, job.kind)
+        refused.append(f"{told_size(job.size)} are more than the {told_size(allowed)} it may take in {where}")
+    return CacheReport("off", "; ".join(refused))
+
+
 def _free_memory() -> int:
+    """Of this machine or, where it is less, of the container."""
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no container, or none with a limit
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return max(0, free)
 
 
 def _free_disk(place: Path) -> int:
@@ -537,47 +518,54 @@ def _free_disk(place: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _worth_it(
-    stack: LayerStack,
-    rows: Sequence[Mapping[str, Any]],
-    collate: Collate,
-    epochs: int,
-    size: int,
-    report: CacheReport,
-    place: Path,
-) -> CacheReport:
+def _worth_it(job: _Job, epochs: int, report: CacheReport, place: Path) -> CacheReport:
     """Measures, on a batch of middling length, whether reading states is faster than computing them."""
-    batches = token_batches(rows, TOKENS)
+    batches = job.batches()
     batch = batches[len(batches) // 2]
-    layout = _Layout(lowest_trained(stack), len(stack), False, stack.hidden_size)
-    share = sum(len(row["input_ids"]) for row in batch) / max(1, sum(len(row["input_ids"]) for row in rows))
-    took = []
-    for _ in range(2):  # the first also warms up
+    share = sum(len(row["input_ids"]) for row in batch) / sum(len(row["input_ids"]) for row in job.rows)
+
+    def timed(work: Callable[[], Any]) -> float:
         started = time.perf_counter()
-        flat = _compute(stack, layout, collate(batch))
-        took.append(time.perf_counter() - started)
-    computing = took[-1] / share
-    raw = torch.zeros(max(1, int(size * share) // 4))
-    started = time.perf_counter()
+        work()
+        return (time.perf_counter() - started) / share
+
+    states = _compute(job, batch)  # also warms up
+    computing = timed(lambda: _compute(job, batch))
     if report.where == "memory":
-        raw.clone()
-        writing = reading = (time.perf_counter() - started) / share
+        writing = reading = timed(states.clone)
     else:
-        draft = place / ".prefix-speed"
-        write(draft, lambda path: path.write_bytes(raw.numpy().tobytes()))
-        writing, started = (time.perf_counter() - started) / share, time.perf_counter()
-        draft.read_bytes()
-        reading = (time.perf_counter() - started) / share
-        draft.unlink()
-    del flat
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=f".prefix-speed{PARTIAL}", dir=place) as scratch:
+                file = Path(scratch) / "states"
+                writing = timed(lambda: _flushed(file, states.cpu().numpy().tobytes()))
+                reading = timed(file.read_bytes)
+        except OSError as error:
+            return CacheReport("off", f"nothing can be written in {place} ({error.strerror or error})")
     told = f"{seconds(computing)} to compute, {seconds(reading)} to read, {epochs} epochs"
-    if writing + epochs * reading >= (epochs - 1) * computing:
+    if not pays(computing, writing, reading, epochs):
         return CacheReport("off", f"it would not pay in {report.where} ({told})")
-    return CacheReport(report.where, f"{told}; {report.reason}", size)
+    return replace(report, reason=f"{told}; {report.reason}")
 
 
-def _compute(stack: LayerStack, layout: _Layout, batch: Batch) -> Float[Tensor, "row hidden"]:
-    """What is stored of a batch, text by text. The layers above let the states pass."""
+def pays(computing: float, writing: float, reading: float, epochs: int) -> bool:
+    """Whether computing once, writing once and reading in every epoch takes less than computing in every epoch."""
+    return computing + writing + epochs * reading < epochs * computing
+
+
+def _flushed(file: Path, content: bytes) -> None:
+    """Writes a file and drops it from the system's own cache, so that reading it is reading the disk."""
+    with file.open("wb") as written:
+        written.write(content)
+        written.flush()
+        os.fsync(written.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(written.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _compute(job: _Job, rows: list[dict[str, Any]]) -> Float[Tensor, "row hidden"]:
+    """What is stored of some texts, one after the other. The layers above let the states pass."""
+    stack, layout, batch = job.stack, job.layout, job.collate(rows)
     device = next(stack.base.parameters()).device
     inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
     mask = inputs["attention_mask"].bool()
@@ -613,7 +601,7 @@ def _idle(stack: LayerStack, first: int) -> Iterator[None]:
         hidden = args[0] if args else kwargs["hidden_states"]
         return hidden if kind[0] is None else (hidden, *[None] * (kind[0] - 1))
 
-    restore = [_replace_forward(layer.module, skip) for layer in stack.layers[first:]]
+    restore = [replace_forward(layer.module, skip) for layer in stack.layers[first:]]
     try:
         yield
     finally:
@@ -622,65 +610,58 @@ def _idle(stack: LayerStack, first: int) -> Iterator[None]:
             give_back()
 
 
-def _make(
-    cache: PrefixCache,
-    stack: LayerStack,
-    layout: _Layout,
-    rows: Sequence[Mapping[str, Any]],
-    collate: Collate,
-    settings: CacheSettings,
-    report: CacheReport,
-    path: Path | None,
-) -> CacheReport:
+def _make(cache: PrefixCache, job: _Job, report: CacheReport, path: Path | None) -> CacheReport:
     """Fills the cache, or takes it from disk; a full disk leaves none, nor does a model that gives other states."""
-    batches = token_batches(rows, TOKENS)
-    spans, total = _spans(stack, layout, batches)
-    dtype = torch.float32 if settings.dtype == "fp32" else torch.bfloat16
+    batches = job.batches()
+    spans = _spans(job, batches)
     if path is not None and path.is_dir():
-        found = _found(path, total * layout.width * dtype.itemsize)
+        found = _found(path, job.size)
         if isinstance(found, float):
-            cache.fill(OnDisk(path / "states.bin", layout.width, dtype), spans)
-            if _agrees(cache, stack, layout, collate(batches[-1][:TRIED]), CLOSE[settings.dtype]):
-                return CacheReport("disk", f"found whole in {path}", report.bytes, found)
+            cache.fill(OnDisk.open(path, job.layout.width, job.dtype), spans)
+            if _agrees(cache, job):
+                return replace(report, reason=f"found whole in {path}", seconds=found)
+            cache.fill(None, {})
             found = OTHER
         log.warning("the prefix cache in %s is made again: %s", path, found)
         shutil.rmtree(path)
-    started = time.perf_counter()
     try:
         with progress() as shown:
-            each = (_compute(stack, layout, collate(batch)) for batch in batches)
-            computed = shown.track(each, len(batches), description=f"caching what lies below layer {layout.first}")
+            each = (_compute(job, batch) for batch in batches)
+            computed = shown.track(each, len(batches), description=f"caching what lies below layer {job.layout.first}")
             if path is None:
-                store: Store = InMemory.of(computed, total, layout.width, dtype)
+                store: Store = InMemory.of(computed, job.total, job.layout.width, job.dtype)
             else:
-                sweep(path.parent, path.name)
-                write(path, lambda draft: _write(draft, computed, dtype, started))
-                store = OnDisk(path / "states.bin", layout.width, dtype)
+                write(path, lambda draft: _write(draft, computed, job.dtype))
+                store = OnDisk.open(path, job.layout.width, job.dtype)
         cache.fill(store, spans)
-        wrong = None if _agrees(cache, stack, layout, collate(batches[-1][:TRIED]), CLOSE[settings.dtype]) else OTHER
+        if _agrees(cache, job):
+            return report
+        wrong = OTHER
     except OutputError as error:
         wrong = error.problem
-    if wrong is not None:
-        cache.fill(None, {})
-        log.warning("no prefix cache: %s", wrong)
-        return CacheReport("off", wrong)
-    return CacheReport(report.where, report.reason, report.bytes, time.perf_counter() - started)
+    cache.fill(None, {})
+    if path is not None:
+        shutil.rmtree(path, ignore_errors=True)
+    log.warning("no prefix cache: %s", wrong)
+    return CacheReport("off", wrong)
 
 
-def _agrees(cache: PrefixCache, stack: LayerStack, layout: _Layout, batch: Batch, close: float) -> bool:
-    """Whether a batch that is fed gives what it gives when all layers run, in every state that the head reads."""
-    device = next(stack.base.parameters()).device
-    inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
-    read = slice(1 if layout.all_layers else -1, None)
+def _agrees(cache: PrefixCache, job: _Job) -> bool:
+    """Whether texts that are fed give what they give when all layers run, in every state that the head reads."""
+    device = next(job.stack.base.parameters()).device
+    inputs = {name: value.to(device) for name, value in job.some().items() if name != "labels"}
+    read = slice(1 if job.layout.all_layers else -1, None)
 
-    def states() -> Tensor:
-        with torch.no_grad(), evaluating(stack.base):
-            return forward_states(stack, inputs)[0][:, read]
+    def states() -> Float[Tensor, "text state hidden"]:
+        with torch.no_grad(), evaluating(job.stack.base):
+            return forward_states(job.stack, inputs)[0][:, read]
 
+    hits = cache.hits
     fed = states()
     with cache.resting():
         whole = states()
-    return bool((fed - whole).abs().max() <= close * (1 + whole.abs().max()))
+    apart = (fed - whole).norm(dim=2) / whole.norm(dim=2).clamp(min=1e-12)
+    return cache.hits > hits and bool((apart <= job.close).all())
 
 
 @contextmanager
@@ -690,46 +671,47 @@ def _set_aside(stack: LayerStack, first: int, folder: Path) -> Iterator[None]:
     They can be read as ever, by a batch that is not in the cache for example, and come back afterwards. On a GPU they
     stay where they are, and so they do where the disk has no room.
     """
-    parts = [*(layer.module for layer in stack.layers[:first]), *_outside(stack)]
-    idle = {str(place): value for place, value in enumerate({p: None for part in parts for p in part.parameters()})}
-    idle = {place: p for place, p in idle.items() if p.device.type == "cpu" and p.is_floating_point()}
-    size = sum(p.numel() * p.element_size() for p in idle.values())
+    parts = [*(layer.module for layer in stack.layers[:first]), *outside(stack)]
+    idle = dict.fromkeys(p for part in parts for p in part.parameters())
+    idle = {p: None for p in idle if p.device.type == "cpu" and p.is_floating_point()}
     folder.mkdir(parents=True, exist_ok=True)
-    if size > SPARE * _free_disk(folder):
-        idle = {}
+    mapped: list[nn.Parameter] = []
     try:
-        with TemporaryDirectory(prefix=f".prefix-weights{PARTIAL}", dir=folder, ignore_cleanup_errors=True) as scratch:
-            file = Path(scratch) / "weights.safetensors"
-            save_file({place: p.detach().contiguous() for place, p in idle.items()}, file)
-            for place, mapped in load_file(file).items():
-                idle[place].data = mapped  # the mapping outlives the file's name
-    except (OSError, SafetensorError) as error:
+        if sum(p.numel() * p.element_size() for p in idle) <= SPARE * _free_disk(folder):
+            with TemporaryDirectory(
+                prefix=f".prefix-weights{PARTIAL}", dir=folder, ignore_cleanup_errors=True
+            ) as scratch:
+                file = Path(scratch) / "weights.safetensors"
+                save_file({str(place): p.detach().contiguous() for place, p in enumerate(idle)}, file)
+                values = load_file(file)  # a mapping outlives its file's name
+            for place, p in enumerate(idle):
+                p.data = values[str(place)]
+                mapped.append(p)
+    except (OSError, RuntimeError, SafetensorError) as error:
         log.info("idle weights stay in memory: %s", error)
     try:
         yield
     finally:
-        for p in idle.values():
+        for p in mapped:
             p.data = p.data.clone()
 
 
-def _spans(
-    stack: LayerStack, layout: _Layout, batches: Sequence[list[dict[str, Any]]]
-) -> tuple[dict[Key, tuple[int, int]], int]:
-    """Where every text stands in the store, and how many rows there are."""
-    takes = inspect.signature(stack.base.forward).parameters
+def _spans(job: _Job, batches: Sequence[list[dict[str, Any]]]) -> dict[Key, tuple[int, int]]:
+    """Where every text stands in the store."""
+    takes = inspect.signature(job.stack.base.forward).parameters
     names = [name for name in ("input_ids", "token_type_ids") if name in takes]
     spans: dict[Key, tuple[int, int]] = {}
     at = 0
-    for batch in batches:
-        for row in batch:
-            length = layout.rows(len(row["input_ids"]))
-            spans[_key([row[name] for name in names if name in row])] = (at, at + length)
-            at += length
-    return spans, at
+    for row in chain.from_iterable(batches):
+        length = job.layout.rows(len(row["input_ids"]))
+        spans[_key([row[name] for name in names if name in row])] = (at, at + length)
+        at += length
+    return spans
 
 
-def _write(draft: Path, computed: Iterable[Tensor], dtype: torch.dtype, started: float) -> None:
+def _write(draft: Path, computed: Iterable[Tensor], dtype: torch.dtype) -> None:
     draft.mkdir()
+    started = time.perf_counter()
     found, size = hashlib.sha256(), 0
     with (draft / "states.bin").open("wb") as file:
         for flat in computed:
@@ -757,10 +739,10 @@ def _found(path: Path, size: int) -> float | str:
     return took
 
 
-def _digest(model_hash: str, layout: _Layout, rows: Sequence[Mapping[str, Any]], settings: CacheSettings) -> str:
+def _digest(model_hash: str, job: _Job) -> str:
     """What a cache is known by: weights, layer, what the head reads, precision, and the tokens of every text."""
-    found = hashlib.sha256(repr((FORMAT, model_hash, layout, settings.dtype)).encode())
-    for row in rows:
+    found = hashlib.sha256(repr((FORMAT, model_hash, job.layout, job.kind)).encode())
+    for row in job.rows:
         parts = [(name, row[name]) for name in ("input_ids", "token_type_ids") if name in row]
         found.update(repr(parts).encode())
     return found.hexdigest()[:16]

@@ -11,7 +11,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -137,7 +137,7 @@ def lean(
     """
     model = tuned.model
     assert isinstance(model, HeadedModel)
-    how = cache or CacheSettings()
+    how = replace(cache or CacheSettings(), dtype=settings.cache_dtype)
     check_cache(settings, how)
     if settings.frozen_dropout:
         how = CacheSettings("off")

@@ -592,6 +592,7 @@ class Measured:
         full_step: Seconds of a step of full fine-tuning.
         step: Seconds of a step of the plan, its states fed from the cache.
         making: Seconds that making the prefix cache of all texts takes.
+        cache: What was decided about a cache for the texts that were timed.
         steps: Steps in an epoch.
         epochs: Over which making the cache is spread.
         timed: How many steps of each were timed.
@@ -601,6 +602,7 @@ class Measured:
     full_step: float
     step: float
     making: float
+    cache: str
     steps: int
     epochs: int
     timed: int
@@ -624,7 +626,7 @@ class Measured:
     def __str__(self) -> str:
         return (
             f"measured in {self.timed} steps of each ({self.machine}): {self.full_step:.3g} s a step of full "
-            f"fine-tuning, {self.step:.3g} s of the plan, {seconds(self.making)} to make the cache; so "
+            f"fine-tuning, {self.step:.3g} s of the plan, {seconds(self.making)} to make the cache ({self.cache}); so "
             f"{seconds(self.seconds)} for {self.epochs} epochs of {self.steps} steps: {self.speed_up:.2f}x, "
             f"{self.steady:.2f}x once the cache is made"
         )
@@ -799,6 +801,7 @@ class TrainSettings:
         betas: AdamW's.
         seed: Of everything drawn at random.
         tokens_per_batch: Instead of `batch_size`, at most so many tokens in a batch, with the padding.
+        cache_dtype: Of the states that the prefix cache holds; `bf16` rounds them.
         frozen_dropout: Frozen layers drop out as trained ones do (stock behaviour), and nothing of them is cached.
         all_tokens: The last layer computes all tokens, not only the one that is read.
         packed: The texts of a batch run one after the other, without padding; the last layer then computes all tokens.
@@ -812,6 +815,7 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.99)
     seed: int = 0
     tokens_per_batch: int | None = None
+    cache_dtype: Literal["fp32", "bf16"] = "fp32"
     frozen_dropout: bool = False
     all_tokens: bool = False
     packed: bool = False
@@ -898,7 +902,7 @@ Written = TypeVar("Written", ModelInfo, DataInfo, LayerParts, LayerScores, Cost,
 
 _PLAIN: tuple[Any, ...] = (
     Spec, ModelInfo, DataSpec, DataInfo, LayerParts, LayerScore, Settlement, Confidence, Choice, Deviations,
-    LayerScores, Flops, Memory, CostLine, Cost, Plan, TrainSettings, RunSpec, Metric, RunResult, Manifest,
+    LayerScores, Flops, Memory, CostLine, Measured, Cost, Plan, TrainSettings, RunSpec, Metric, RunResult, Manifest,
 )  # fmt: skip
 for _type in _PLAIN:
     _type.__pydantic_config__ = ConfigDict(extra="forbid")

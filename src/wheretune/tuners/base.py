@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wheretune.anatomy import check_plan, checkpoint_activations, find_layers, head_parameters, tensor_hashes
 from wheretune.errors import EngagementError, MergeError, ModelError, PlanError
-from wheretune.prefix import still
+from wheretune.freezing import still
 from wheretune.types import Layer, LayerScore, LayerStack, ModelInfo, Plan
 
 
@@ -221,12 +221,12 @@ class Tuned:
             )
         prefix = f"{self.stack.base_path}." if self.stack.base_path else ""
         parts = {f"layer {index}": f"{prefix}{self.stack.layers[index].path}." for index in self.plan.layers}
-        still = [part for part, path in parts.items() if not any(name.startswith(path) for name in changed)]
+        unmoved = [part for part, path in parts.items() if not any(name.startswith(path) for name in changed)]
         if self._on_top and changed.isdisjoint(self._on_top):
-            still.append("the head")
-        if still:
+            unmoved.append("the head")
+        if unmoved:
             raise EngagementError(
-                f"training did not change {', '.join(still)}",
+                f"training did not change {', '.join(unmoved)}",
                 "check the learning rate, the number of steps, and that the optimizer was made after apply",
             )
 
