@@ -777,6 +777,7 @@ def test_no_arguments_print_the_help(run):
     assert code == 2 and "Usage" in out + err and "error:" not in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_heard_enough(tmp_path, run, files, tiny_folder):
     run("tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run", *FAST)
     many = jsonl(tmp_path / "many.jsonl", rows_of(3000))
@@ -798,7 +799,7 @@ def test_markup_in_a_label_or_a_path_is_shown_as_it_is(run, tiny_folder, tmp_pat
     assert json.loads(out.splitlines()[0])["label"].startswith("[red]")
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.3])
+@pytest.mark.parametrize("pause", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_killed_while_it_trains_it_goes_on_and_ends_the_same(run, tiny_folder, tmp_path, pause):
     train = jsonl(tmp_path / "train.jsonl", rows_of(200))
     command = ["tune", "--model", tiny_folder("bert"), "--train", train, "--epochs", "12", "--batch-size", "4"]

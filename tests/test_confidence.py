@@ -93,6 +93,7 @@ def test_a_contest_is_closed_just_when_its_bound_says_so():
         assert said.open == (() if closed else ((winner, 1 - winner),))
 
 
+@pytest.mark.slow
 def test_it_is_seldom_wrong_however_often_one_looks():
     wrong = 0
     for seed in range(200):

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
+import conftest
 import wheretune as wt
-from conftest import classes_of, sentences, tiny_model, tiny_tokenizer
+from conftest import SIZES, classes_of, sentences, tiny_model, tiny_tokenizer
 from test_families import FAMILIES, TUNERS, planned, tiny
 from test_one_token import assert_same, outcome
 from wheretune import prefix
@@ -186,15 +188,27 @@ def trained(family, layers, folder, where, head="last-token", tokens=None, all_t
     return {name: value.detach() for name, value in tuned.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama", "qwen2"])
-@pytest.mark.parametrize("head", HEADS)
-def test_cached_and_uncached_runs_end_with_the_same_weights(family, head, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "head", "where"),
+    [
+        ("bert", "concat", "memory"),
+        ("roberta", "last-token", "disk"),
+        ("electra", "last-token", "memory"),
+        ("gpt2", "last-token", "memory"),
+        ("llama", "concat", "disk"),
+        ("qwen2", "concat", "memory"),
+    ],
+)
+def test_cached_and_uncached_runs_end_with_the_same_weights(family, head, where, tmp_path, monkeypatch):
+    electra = transformers.ElectraConfig(vocab_size=90, embedding_size=16, max_position_embeddings=64, **SIZES)
+    monkeypatch.setitem(conftest.FAMILIES, "electra", lambda v: electra)
     plain = trained(family, (2, 3), tmp_path / "off", "off", head, all_tokens=True)
-    for where in ("memory", "disk"):
-        fast = trained(family, (2, 3), tmp_path / where, where, head)
-        for name, value in plain.items():
-            torch.testing.assert_close(fast[name], value, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
-    assert not list((tmp_path / "disk").glob("prefix-*")), "the cache goes when the training is over"
+    fast = trained(family, (2, 3), tmp_path / where, where, head)
+    for name, value in plain.items():
+        # the gradient of a key's bias is exactly zero, so Adam makes steps of the rounding noise, which differs
+        apart = 1e-4 if name.endswith("key.bias") else 1e-5
+        torch.testing.assert_close(fast[name], value, atol=apart, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+    assert not list((tmp_path / where).glob("prefix-*")), "the cache goes when the training is over"
 
 
 def test_bf16_states_are_half_the_size_and_nearly_the_same(tmp_path):
