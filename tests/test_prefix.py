@@ -386,7 +386,7 @@ def test_what_auto_decides_and_why(tmp_path, monkeypatch):
     assert decided()[0] == "off" and list(tmp_path.glob("prefix-*")) == []
     monkeypatch.setattr(prefix, "_free_disk", lambda _: 1000)
     where, reason = decided()
-    assert where == "off" and "more than the 500 bytes it may take in disk" in reason
+    assert where == "off" and "more than the 500 bytes it may take on disk" in reason
     where, reason = decided(limit=100)
     assert where == "off" and "more than the 100 bytes" in reason
     with caching(tuned, rows, collate, tmp_path, "memory", limit=100) as report:

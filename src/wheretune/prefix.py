@@ -45,6 +45,7 @@ SPARE = 0.5  # of the free memory or disk that a cache may take
 CLOSE = {"fp32": 1e-4, "bf16": 2**-7}  # how far states fed from a cache may be from computed ones, of their length
 DECIDED = "prefix-decided.json"  # what `auto` made of it, for a run that is stopped and goes on
 PLACES: tuple[Literal["memory", "disk"], ...] = ("memory", "disk")  # as `auto` prefers them
+PLACED = {"memory": "in memory", "disk": "on disk"}
 FORMAT = 1
 OTHER = "fed from a cache, this model gives other states"
 Key = bytes  # the hash of a text's tokens
@@ -103,9 +104,8 @@ class CacheReport:
     def __str__(self) -> str:
         if self.where == "off":
             return f"none: {self.reason}"
-        return (
-            f"{told_size(self.bytes)} of {self.dtype} in {self.where}, made in {seconds(self.seconds)}: {self.reason}"
-        )
+        return f"{told_size(self.bytes)} of {self.dtype} {PLACED[self.where]}, "
+            f"made in {seconds(self.seconds)}: {self.reason}"
 
 
 # --- the cache -----------------------------------------------------------------------------------
@@ -498,7 +498,7 @@ def _where(job: _Job, settings: CacheSettings, place: Path) -> CacheReport:
         allowed = int(SPARE * free) if settings.limit is None else min(settings.limit, free)
         if job.size <= allowed:
             return CacheReport(where, f"of {told_size(free)} free", job.size, job.kind)
-        refused.append(f"{told_size(job.size)} are more than the {told_size(allowed)} it may take in {where}")
+        refused.append(f"{told_size(job.size)} are more than the {told_size(allowed)} it may take {PLACED[where]}")
     return CacheReport("off", "; ".join(refused))
 
 
@@ -544,7 +544,7 @@ def _worth_it(job: _Job, epochs: int, report: CacheReport, place: Path) -> Cache
             return CacheReport("off", f"nothing can be written in {place} ({error.strerror or error})")
     told = f"{seconds(computing)} to compute, {seconds(reading)} to read, {epochs} epochs"
     if not pays(computing, writing, reading, epochs):
-        return CacheReport("off", f"it would not pay in {report.where} ({told})")
+        return CacheReport("off", f"it would not pay {PLACED[report.where]} ({told})")
     return replace(report, reason=f"{told}; {report.reason}")
 
 
