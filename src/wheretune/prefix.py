@@ -104,8 +104,8 @@ class CacheReport:
     def __str__(self) -> str:
         if self.where == "off":
             return f"none: {self.reason}"
-        return f"{told_size(self.bytes)} of {self.dtype} {PLACED[self.where]}, "
-            f"made in {seconds(self.seconds)}: {self.reason}"
+        what = f"{told_size(self.bytes)} of {self.dtype} {PLACED[self.where]}"
+        return f"{what}, made in {seconds(self.seconds)}: {self.reason}"
 
 
 # --- the cache -----------------------------------------------------------------------------------
