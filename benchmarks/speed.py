@@ -57,7 +57,7 @@ from wheretune.demo import model_folder
 from wheretune.files import write_json, write_text
 from wheretune.heads import headed
 from wheretune.prefix import CacheSettings
-from wheretune.run import _peak_memory, provenance
+from wheretune.run import peak_memory, provenance
 from wheretune.scorers.base import finish, gather, versions
 from wheretune.show.figures import save_figure, speed_figure
 from wheretune.show.tables import short, short_name, size, table
@@ -160,7 +160,7 @@ def tuning(
         with lean(tuned, rows, collate, settings, folder, where) as saved:
             train(model, rows[: WARM_UP * setting.batch_size], collate, settings, folder / "warm-up")
             gc.collect()  # the optimizer that warmed up must not count
-            with _peak_memory() as memory:
+            with peak_memory() as memory:
                 log = train(model, rows, collate, settings, folder / "run")
     tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
     on_top = plan.cost.total_parameters - plan.model.parameters
@@ -235,7 +235,7 @@ def stock(setting: Setting, tokenizer: Any, data: wt.TextData) -> Measurement:
         gc.collect()
         clock = Clock()
         trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[clock])
-        with _peak_memory() as memory:
+        with peak_memory() as memory:
             trainer.train()
     steps = trainer.state.global_step
     return {

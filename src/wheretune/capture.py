@@ -97,7 +97,7 @@ def forward_states(
             before[:] = [hidden]
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(0, args[0] if args else kwargs["hidden_states"])
+        keep(0, layer_input(args, kwargs))
 
     def leave(index: int) -> Any:
         return lambda _module, _args, output: keep(index + 1, output)
@@ -117,6 +117,17 @@ def forward_states(
         raise ModelError(f"layer {max(missing[0] - 1, 0)} did not run", "check the model's layer dropping")
     found = {name: torch.stack(values, dim=1) for name, values in reduced.items()}
     return torch.stack([state for state in tokens if state is not None], dim=1), found
+
+
+def unlabelled(batch: Batch, device: torch.device) -> Batch:
+    """What a model reads of a batch, where it lies."""
+    return {name: value.to(device) for name, value in batch.items() if name != "labels"}
+
+
+def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The states with which a layer was called: families give them by place or by name."""
+    hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+    return hidden
 
 
 def closeness(base: nn.Module, fine: float) -> float:

@@ -478,6 +478,13 @@ def collator(tokenizer: Any) -> Collate:
     return collate
 
 
+def spread(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A short text, a middling one and the longest, all different if there are as many: what two ways are tried on."""
+    different = {tuple(row["input_ids"]): row for row in rows}.values()
+    ordered = sorted(different, key=lambda row: len(row["input_ids"]))
+    return [dict(ordered[place]) for place in (0, len(ordered) // 2, -1)]
+
+
 def length_batches(rows: Sequence[Mapping[str, Any]], batch_size: int) -> list[list[dict[str, Any]]]:
     """All rows in batches of like length, the longest first, so that little is padded."""
     ordered = [dict(row) for row in sorted(rows, key=lambda row: -len(row["input_ids"]))]

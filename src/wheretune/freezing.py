@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wheretune.anatomy import base_inputs, head_parameters
+from wheretune.capture import layer_input
 from wheretune.types import LayerStack
 
 _UNDO: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()  # by base model
@@ -75,7 +76,7 @@ def still(stack: LayerStack, dropout: bool = False) -> Callable[[], None]:
                 part.eval()
 
     def without_graph(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = layer_input(args, kwargs)
         return _with_hidden(args, kwargs, hidden.detach()) if hidden.requires_grad and by_ids[0] else None
 
     restore = [replace_forward(module, partial(_recomputed, stack.base, module, module.forward)) for module in passed]
@@ -124,7 +125,7 @@ def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable[
 def _for_reentrant(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Reentrant checkpointing gives a layer's parameters a gradient only if its input asks for one too."""
     how = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
-    hidden = args[0] if args else kwargs["hidden_states"]
+    hidden = layer_input(args, kwargs)
     if hidden.requires_grad:
         return None
     if module.training and getattr(module, "gradient_checkpointing", False) and how.get("use_reentrant", False):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wheretune.anatomy import accepted, base_inputs, representative_positions
-from wheretune.capture import closeness, evaluating, represent
+from wheretune.capture import closeness, evaluating, represent, unlabelled
 from wheretune.data import Batch
 from wheretune.types import LayerStack
 
@@ -32,8 +32,7 @@ def one_token(stack: LayerStack, batch: Batch) -> Iterator[bool]:
     Yields:
         Whether the last layer can be cut so; otherwise it is left as it is.
     """
-    device = next(stack.base.parameters()).device
-    inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+    inputs = unlabelled(batch, next(stack.base.parameters()).device)
 
     def read() -> Tensor:
         with torch.no_grad(), evaluating(stack.base):

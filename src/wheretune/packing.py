@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from wheretune.capture import closeness, evaluating
+from wheretune.capture import closeness, evaluating, unlabelled
 from wheretune.data import Batch
 from wheretune.errors import ConfigError
 from wheretune.heads import HeadedModel
@@ -30,8 +30,7 @@ def packing(model: HeadedModel, batch: Batch) -> Iterator[None]:
         ConfigError: The texts are not kept apart.
         ModelError: The base model takes no positions.
     """
-    device = next(model.base.parameters()).device
-    inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+    inputs = unlabelled(batch, next(model.base.parameters()).device)
     close = closeness(model.base, CLOSE)
     with torch.no_grad(), evaluating(model):
         padded = model.features(inputs)

@@ -30,8 +30,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wheretune.anatomy import base_inputs
-from wheretune.capture import closeness, evaluating, forward_states
-from wheretune.data import Batch, Collate, log, token_batches
+from wheretune.capture import closeness, evaluating, forward_states, layer_input, unlabelled
+from wheretune.data import Collate, log, spread, token_batches
 from wheretune.errors import ConfigError, OutputError
 from wheretune.files import PARTIAL, digest, sweep, write, write_json
 from wheretune.freezing import lowest_trained, outside, replace_forward
@@ -239,11 +239,11 @@ class PrefixCache:
     def _pass(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._now is None:
             output = forward(*args, **kwargs)
-            self._kind = len(output) if isinstance(output, tuple) else None
+            self._kind = _kind(output)
             return output
-        given: Tensor = args[0] if args else kwargs["hidden_states"]
+        given = layer_input(args, kwargs)
         hidden = self._now[index].to(given.dtype) if index in self._now else given
-        return hidden if self._kind is None else (hidden, *[None] * (self._kind - 1))
+        return _answer(hidden, self._kind)
 
     def _embed(self, table: nn.Embedding, forward: Callable[..., Any], ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Nothing that is fed depends on the embeddings: their table is not read."""
@@ -307,6 +307,16 @@ class PrefixCache:
         if isinstance(self._store, OnDisk):
             self._store.file.close()
         self._store, self._now = None, None
+
+
+def _kind(output: Any) -> int | None:
+    """How long a tuple a layer puts out; None for a plain tensor."""
+    return len(output) if isinstance(output, tuple) else None
+
+
+def _answer(hidden: Tensor, kind: int | None) -> Any:
+    """States as a layer of that kind puts them out."""
+    return hidden if kind is None else (hidden, *[None] * (kind - 1))
 
 
 def _table(base: nn.Module) -> nn.Embedding | None:
@@ -411,10 +421,8 @@ def cached(
             log.warning("%d of %d batches were not in the prefix cache", cache.misses, cache.misses + cache.hits)
     (folder / DECIDED).unlink(missing_ok=True)
     if own:
-        for left in (place if settings.folder is not None else folder).glob("prefix-*"):
+        for left in [place] if place != folder else folder.glob("prefix-*"):
             shutil.rmtree(left, ignore_errors=True)
-        if settings.folder is not None:
-            shutil.rmtree(place, ignore_errors=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -455,11 +463,6 @@ class _Job:
     def batches(self) -> list[list[dict[str, Any]]]:
         """The texts in the order in which they are stored."""
         return token_batches(self.rows, TOKENS)
-
-    def some(self) -> Batch:
-        """A short text, a middling one and the longest."""
-        ordered = sorted(self.rows, key=lambda row: len(row["input_ids"]))
-        return self.collate([dict(ordered[place]) for place in (0, len(ordered) // 2, -1)])
 
 
 def _decide(job: _Job, epochs: int, settings: CacheSettings, place: Path, path: Path, decided: Path) -> CacheReport:
@@ -566,13 +569,12 @@ def _flushed(file: Path, content: bytes) -> None:
 def _compute(job: _Job, rows: list[dict[str, Any]]) -> Float[Tensor, "row hidden"]:
     """What is stored of some texts, one after the other. The layers above let the states pass."""
     stack, layout, batch = job.stack, job.layout, job.collate(rows)
-    device = next(stack.base.parameters()).device
-    inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+    inputs = unlabelled(batch, next(stack.base.parameters()).device)
     mask = inputs["attention_mask"].bool()
     entering: list[Tensor] = []
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entering.append(args[0] if args else kwargs["hidden_states"])
+        entering.append(layer_input(args, kwargs))
 
     with torch.no_grad(), evaluating(stack.base), _idle(stack, layout.first):
         entry = stack.layers[min(layout.first, len(stack) - 1)].module
@@ -594,12 +596,12 @@ def _idle(stack: LayerStack, first: int) -> Iterator[None]:
     """Inside, the layers from `first` up let the states pass; a layer below runs before them and shows how."""
     kind: list[int | None] = [None]
     hook = stack.layers[0].module.register_forward_hook(
-        lambda _module, _args, output: kind.__setitem__(0, len(output) if isinstance(output, tuple) else None)
+        lambda _module, _args, output: kind.__setitem__(0, _kind(output))
     )
 
     def skip(*args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return hidden if kind[0] is None else (hidden, *[None] * (kind[0] - 1))
+        hidden = layer_input(args, kwargs)
+        return _answer(hidden, kind[0])
 
     restore = [replace_forward(layer.module, skip) for layer in stack.layers[first:]]
     try:
@@ -648,8 +650,7 @@ def _make(cache: PrefixCache, job: _Job, report: CacheReport, path: Path | None)
 
 def _agrees(cache: PrefixCache, job: _Job) -> bool:
     """Whether texts that are fed give what they give when all layers run, in every state that the head reads."""
-    device = next(job.stack.base.parameters()).device
-    inputs = {name: value.to(device) for name, value in job.some().items() if name != "labels"}
+    inputs = unlabelled(job.collate(spread(job.rows)), next(job.stack.base.parameters()).device)
     read = slice(1 if job.layout.all_layers else -1, None)
 
     def states() -> Float[Tensor, "text state hidden"]:
@@ -712,13 +713,13 @@ def _spans(job: _Job, batches: Sequence[list[dict[str, Any]]]) -> dict[Key, tupl
 def _write(draft: Path, computed: Iterable[Tensor], dtype: torch.dtype) -> None:
     draft.mkdir()
     started = time.perf_counter()
-    found, size = hashlib.sha256(), 0
+    found = hashlib.sha256()
     with (draft / "states.bin").open("wb") as file:
         for flat in computed:
             raw = flat.to("cpu", dtype).contiguous().view(torch.uint8).numpy().tobytes()
             found.update(raw)
-            size += file.write(raw)
-    made = {"format": FORMAT, "bytes": size, "sha256": found.hexdigest(), "seconds": time.perf_counter() - started}
+            file.write(raw)
+    made = {"format": FORMAT, "sha256": found.hexdigest(), "seconds": time.perf_counter() - started}
     (draft / "cache.json").write_text(json.dumps(made))
 
 

@@ -346,7 +346,7 @@ def run(spec: RunSpec, folder: Path, description: str = "training", cache: Cache
     tuned = apply(model, spec.plan, spec.settings.seed, frozen_dropout=spec.settings.frozen_dropout)
     length = max_tokens(base, tokenizer, spec.train.spec.max_length)
     collate = collator(tokenizer)
-    with _peak_memory() as memory:
+    with peak_memory() as memory:
         rows = encode(data, tokenizer, length)
         with lean(tuned, rows, collate, spec.settings, folder, cache) as saved:
             trained = train(model, rows, collate, spec.settings, folder, description, tuned.attached.companion)
@@ -400,7 +400,7 @@ def _measure(model: nn.Module, data: TextData, rows: list[dict[str, Any]], colla
 
 
 @contextlib.contextmanager
-def _peak_memory() -> Iterator[dict[str, int]]:
+def peak_memory() -> Iterator[dict[str, int]]:
     """Fills in `peak`: the highest memory inside, in bytes; of the device on CUDA, else resident."""
     found: dict[str, int] = {}
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from wheretune.capture import evaluating
-from wheretune.data import Collate, EpochBuckets, TokenBatches, length_batches
+from wheretune.capture import evaluating, unlabelled
+from wheretune.data import Collate, EpochBuckets, TokenBatches, length_batches, spread
 from wheretune.errors import ConfigError, TrainingError
 from wheretune.files import PARTIAL, sweep, write
 from wheretune.heads import HeadedModel
@@ -141,9 +141,7 @@ def lean(
     check_cache(settings, how)
     if settings.frozen_dropout:
         how = CacheSettings("off")
-    different = {tuple(row["input_ids"]): row for row in rows}.values()
-    ordered = sorted(different, key=lambda row: len(row["input_ids"]))
-    some = collate([dict(ordered[place]) for place in (0, len(ordered) // 2, -1)])
+    some = collate(spread(rows))
     with contextlib.ExitStack() as inside:
         if settings.packed:
             inside.enter_context(packing(model, some))
@@ -429,7 +427,7 @@ def predict(
     batches = length_batches(rows, batch_size)
     with progress() as shown, torch.no_grad(), evaluating(model):
         for batch in shown.track(batches, description=description):
-            inputs = {name: value.to(device) for name, value in collate(batch).items() if name != "labels"}
+            inputs = unlabelled(collate(batch), device)
             for row, values in zip(batch, model(**inputs).logits.float().cpu().numpy(), strict=True):
                 logits[row["row"]] = values
     found = np.stack([logits[row["row"]] for row in rows])
