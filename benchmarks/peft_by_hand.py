@@ -16,10 +16,12 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
 import wheretune as wt
-from wheretune.data import EpochBuckets, encode, take
+from wheretune.data.samplers import EpochBuckets
+from wheretune.data.texts import take
+from wheretune.data.tokens import encode
 from wheretune.demo import model_folder
-from wheretune.run import run
-from wheretune.types import RunSpec, TrainSettings
+from wheretune.pipeline import run
+from wheretune.records.runs import RunSpec, TrainSettings
 
 LENGTH, BATCH, EPOCHS = 128, 16, 2
 

@@ -16,10 +16,11 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 import wheretune as wt
 from wheretune import catalog
-from wheretune.anatomy import find_layers
-from wheretune.capture import stream_states
-from wheretune.data import collator, encode, length_batches
+from wheretune.data.batches import collator, length_batches
+from wheretune.data.tokens import encode
 from wheretune.demo import model_folder
+from wheretune.model.finding import find_layers
+from wheretune.scoring.states import stream_states
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     chosen = options.parse_args()
     torch.set_num_threads(2)
     tokenizer = AutoTokenizer.from_pretrained(model_folder())
-    scorers = [catalog.scorer(name) for name in chosen.scorers.split(",")]
+    scorers = [catalog.read("scorer", name) for name in chosen.scorers.split(",")]
     for name, model, share in (
         ("MiniLM", AutoModel.from_pretrained(model_folder()), 1.0),
         ("BERT-base geometry", BertModel(BertConfig(vocab_size=30522)), 0.3),

@@ -51,17 +51,23 @@ from transformers import (
 
 import wheretune as wt
 from wheretune import planning
-from wheretune.anatomy import describe, find_layers, load_model, load_tokenizer
-from wheretune.data import collator, encode, take
+from wheretune.data.batches import collator
+from wheretune.data.texts import take
+from wheretune.data.tokens import encode
 from wheretune.demo import model_folder
-from wheretune.files import write_json, write_text
-from wheretune.heads import headed
-from wheretune.prefix import CacheSettings
-from wheretune.run import peak_memory, provenance
-from wheretune.scorers.base import finish, gather, versions
+from wheretune.heads.headed import headed
+from wheretune.model.finding import find_layers
+from wheretune.model.identity import describe
+from wheretune.model.opening import load_model, load_tokenizer
+from wheretune.records.runs import CacheSettings
+from wheretune.savings.together import lean
+from wheretune.scoring.one_pass import finish, gather
 from wheretune.show.figures import save_figure, speed_figure
-from wheretune.show.tables import short, short_name, size, table
-from wheretune.training import lean, train
+from wheretune.show.tables import table
+from wheretune.support.files import write_json, write_text
+from wheretune.support.provenance import peak_memory, provenance, versions
+from wheretune.support.words import short, short_name, size
+from wheretune.training.loop import train
 
 LENGTH = 128  # what stock Trainer pads to, and real texts are cut to
 CLASSES, SEED, WARM_UP = 6, 0, 3

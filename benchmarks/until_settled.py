@@ -14,13 +14,16 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 import wheretune as wt
-from wheretune.anatomy import find_layers
-from wheretune.capture import stream_states
-from wheretune.confidence import Settler
-from wheretune.data import collator, encode, length_batches
+from wheretune.data.batches import collator, length_batches
+from wheretune.data.tokens import encode
 from wheretune.demo import model_folder
-from wheretune.scorers.base import LOOK_EVERY, Finished, mean_of_others
-from wheretune.types import States
+from wheretune.model.finding import find_layers
+from wheretune.model.states import States
+from wheretune.scorers.base import Finished
+from wheretune.scorers.sums import mean_of_others
+from wheretune.scoring.confidence import Settler
+from wheretune.scoring.one_pass import LOOK_EVERY
+from wheretune.scoring.states import stream_states
 
 BATCH = 32
 

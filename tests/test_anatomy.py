@@ -6,16 +6,12 @@ import transformers
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from conftest import FAMILIES, tiny_model, tiny_tokenizer
-from wheretune.anatomy import (
-    base_hash,
-    find_layers,
-    head_parameters,
-    load_model,
-    load_tokenizer,
-    max_tokens,
-    representative_positions,
-)
 from wheretune.errors import ModelError
+from wheretune.model.finding import find_layers
+from wheretune.model.freezing import head_parameters
+from wheretune.model.identity import base_hash
+from wheretune.model.inputs import max_tokens, representative_positions
+from wheretune.model.opening import load_model, load_tokenizer
 
 SMALL = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, vocab_size=50)
 

@@ -224,7 +224,7 @@ def decoder(tiny_folder):
 
 def test_shards_merge_into_what_one_pass_gives(run, decoder, tmp_path):
     train = jsonl(tmp_path / "train.jsonl", rows_of(60))
-    names = ",".join(name for name in catalog.SCORERS if name != "layer-probe")
+    names = ",".join(name for name in catalog.every("scorer") if name != "layer-probe")
     common = ("score", "--model", decoder, "--train", train, "--scorer", names, "--batch-size", 8)
     assert run(*common, "--output", tmp_path / "whole.json")[0] == 0
     parts = []
@@ -419,9 +419,9 @@ def test_scorers_and_selectors_are_listed(run):
     assert code == 0 and {"cosine-centrality", "cka", "io-cosine"} <= set(cards)
     from wheretune import catalog
 
-    assert all(card["selector"] in catalog.SELECTORS for card in cards.values())
+    assert all(card["selector"] in catalog.every("selector") for card in cards.values())
     code, out, _ = run("selectors")
-    assert code == 0 and all(name in out for name in catalog.SELECTORS)
+    assert code == 0 and all(name in out for name in catalog.every("selector"))
 
 
 def compare(run, files, tiny_folder, folder, *more):

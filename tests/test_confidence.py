@@ -10,12 +10,14 @@ import torch
 import wheretune as wt
 from conftest import score_all, sentences, tiny_model
 from reference import scorers as twin
-from wheretune.anatomy import find_layers
-from wheretune.confidence import Bets, Settler, how_sure
 from wheretune.errors import ConfigError
+from wheretune.model.finding import find_layers
+from wheretune.model.stack import Layer, LayerStack
+from wheretune.model.states import Gradients, States
+from wheretune.records.scores import LayerScore
 from wheretune.scorers import base
 from wheretune.scorers.base import Finished
-from wheretune.types import Gradients, Layer, LayerScore, LayerStack, States
+from wheretune.scoring.confidence import Bets, Settler, how_sure
 
 
 def finished(rows):

@@ -12,10 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 import wheretune as wt
 from conftest import FAMILIES, sentences, tiny_model
 from test_cli import files, one_line, run  # noqa: F401 (fixtures)
-from wheretune.anatomy import describe, find_layers
-from wheretune.cost import EVERYTHING, NOTHING, Savings, activations, cached, compute_share, estimate, full
+from wheretune.cost.flops import EVERYTHING, NOTHING, Savings, compute_share, estimate, full
+from wheretune.cost.memory import activations, cached
 from wheretune.errors import ConfigError, PlanError
-from wheretune.types import Cost, LayerParts, LayerScore, load, save
+from wheretune.model.finding import find_layers
+from wheretune.model.identity import describe
+from wheretune.records.base import load, save
+from wheretune.records.cost import Cost
+from wheretune.records.model import LayerParts
+from wheretune.records.scores import LayerScore
 
 CACHE, ONE, QUIET = Savings(cache=True), Savings(one_token=True), Savings(quiet=True)
 D, WIDE, TEXT = 8, 32, 10.0  # a small BERT layer and a text of ten tokens
@@ -332,7 +337,7 @@ def test_what_the_command_refuses(run, files, tiny_folder, tmp_path):  # noqa: F
 
 
 def test_what_the_room_refuses(scored):
-    from wheretune.run import cost_of
+    from wheretune.pipeline import cost_of
 
     plan, data = wt.plan(scored[0], wt.Explicit((2,))), wt.DataSpec("nowhere.jsonl")
     with pytest.raises(ConfigError, match="--epochs is 0"):

@@ -10,7 +10,9 @@ import torch
 
 from conftest import sentences, tiny_tokenizer
 from wheretune import DataSpec, from_texts, load_data
-from wheretune.data import EpochBuckets, collator, encode, length_batches
+from wheretune.data.batches import collator, length_batches
+from wheretune.data.samplers import EpochBuckets
+from wheretune.data.tokens import encode
 from wheretune.errors import DataError
 
 ROWS = [

@@ -16,9 +16,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import wheretune as wt
 from conftest import FAMILIES, sentences, tiny_model, tiny_tokenizer
 from test_cli import one_line, run  # noqa: F401
-from wheretune.anatomy import find_layers
+from wheretune.delta.card import model_card
 from wheretune.errors import ConfigError
-from wheretune.exports import TOOLS, export, model_card, peft_config
+from wheretune.exports.base import TOOLS, export
+from wheretune.exports.peft import peft_config
+from wheretune.model.finding import find_layers
 
 # what a config needs beside its layers, or needs to be as small as these models
 NEEDS = {

@@ -9,11 +9,14 @@ import transformers as hf
 from torch import nn
 
 import wheretune as wt
-from wheretune.anatomy import describe, find_layers, tensor_hashes
-from wheretune.capture import forward_states
 from wheretune.errors import MergeError, ModelError, PlanError
-from wheretune.heads import HeadedModel
-from wheretune.types import DataInfo, DataSpec, LayerScore, LayerScores, Spec
+from wheretune.heads.headed import HeadedModel
+from wheretune.model.finding import find_layers
+from wheretune.model.forward import forward_states
+from wheretune.model.identity import describe, tensor_hashes
+from wheretune.records.base import Spec
+from wheretune.records.data import DataInfo, DataSpec
+from wheretune.records.scores import LayerScore, LayerScores
 
 SIZES = dict(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=48, vocab_size=50)
 TEXT = dict(SIZES, max_position_embeddings=32)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wheretune.errors import OutputError
-from wheretune.files import claim, sweep, taking, write, write_json, write_text
+from wheretune.support.files import claim, sweep, taking, write, write_json, write_text
 
 
 def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path):

@@ -7,8 +7,9 @@ from transformers import AutoModel
 
 from conftest import FAMILIES, sentences, tiny_model
 from wheretune import Concat, LastToken
-from wheretune.anatomy import find_layers
-from wheretune.heads import HeadedModel, count
+from wheretune.heads.base import count
+from wheretune.heads.headed import HeadedModel
+from wheretune.model.finding import find_layers
 from wheretune.tuners.whole_layers import WholeLayers
 
 

@@ -8,10 +8,13 @@ import wheretune as wt
 from test_cli import jsonl, rows_of, run  # noqa: F401
 from wheretune import measuring
 from wheretune.errors import ConfigError
-from wheretune.run import score_model
+from wheretune.pipeline import score_model
+from wheretune.records.base import load, save
+from wheretune.records.cost import Cost, Measured
+from wheretune.records.data import DataSpec
+from wheretune.records.runs import TrainSettings
 from wheretune.scorers.controls import Depth
-from wheretune.training import TrainLog
-from wheretune.types import Cost, DataSpec, Measured, TrainSettings, load, save
+from wheretune.training.timing import TrainLog
 
 
 def test_what_follows_from_the_seconds():

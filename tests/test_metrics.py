@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wheretune.errors import DataError
-from wheretune.metrics import evaluate
+from wheretune.metrics.base import evaluate
 
 
 def by_name(metrics):

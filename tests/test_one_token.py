@@ -6,9 +6,9 @@ import torch
 import wheretune as wt
 from conftest import tiny_model
 from test_families import FAMILIES, TUNERS, planned, tiny
-from wheretune.anatomy import find_layers
-from wheretune.heads import HeadedModel
-from wheretune.one_token import one_token
+from wheretune.heads.headed import HeadedModel
+from wheretune.model.finding import find_layers
+from wheretune.savings.one_token import one_token
 
 ONE_STACK = [family for family in FAMILIES if family not in ("t5", "bart")]
 CUT = [family for family in ONE_STACK if family != "opt"]

@@ -12,13 +12,14 @@ from test_cli import files, run  # noqa: F401
 from test_families import GROUPED, TUNERS, planned, tiny
 from test_one_token import assert_same, batch, outcome
 from test_prefix import HEADS, caching, given, headed, ran, texts, without_dropout
-from wheretune.anatomy import packed
 from wheretune.errors import ConfigError, ModelError
-from wheretune.heads import HeadedModel
-from wheretune.packing import packing
-from wheretune.prefix import CacheSettings
-from wheretune.training import checkpoints, lean, train
-from wheretune.types import TrainSettings
+from wheretune.heads.headed import HeadedModel
+from wheretune.model.inputs import packed
+from wheretune.records.runs import CacheSettings, TrainSettings
+from wheretune.savings.packing import packing
+from wheretune.savings.together import lean
+from wheretune.training.checkpoints import checkpoints
+from wheretune.training.loop import train
 
 DECODERS = ["gpt2", "gpt-neox", "llama", "qwen2", "qwen3", "gemma", "gemma2", "mistral", "phi", "llava"]
 ACROSS = ["opt", "bert", "roberta", "xlm-r", "electra", "deberta", "deberta-v2", "mpnet", "modernbert", "distilbert"]

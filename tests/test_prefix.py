@@ -17,16 +17,19 @@ from conftest import SIZES, classes_of, sentences, tiny_model, tiny_tokenizer
 from test_families import FAMILIES, TUNERS, planned, tiny
 from test_one_token import assert_same, outcome
 from wheretune import prefix
-from wheretune.anatomy import find_layers
-from wheretune.data import TokenBatches, collator, encode, token_batches
+from wheretune.data.batches import collator, token_batches
+from wheretune.data.samplers import TokenBatches
+from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError
-from wheretune.freezing import lowest_trained
-from wheretune.heads import HeadedModel
-from wheretune.heads import headed as headed_by_data
-from wheretune.prefix import CacheSettings, cached
+from wheretune.heads.headed import HeadedModel
+from wheretune.heads.headed import headed as headed_by_data
+from wheretune.model.finding import find_layers
+from wheretune.model.freezing import lowest_trained
+from wheretune.records.runs import CacheSettings, TrainSettings
+from wheretune.savings.prefix_cache.making import cached
+from wheretune.savings.together import lean
 from wheretune.scorers.controls import Depth
-from wheretune.training import lean, train
-from wheretune.types import TrainSettings
+from wheretune.training.loop import train
 
 ONE_STACK = [family for family in FAMILIES if family not in ("t5", "bart")]
 HEADS = {"last-token": wt.LastToken(), "concat": wt.Concat()}

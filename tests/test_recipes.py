@@ -8,19 +8,20 @@ from test_cli import files, one_line, run  # noqa: F401
 from wheretune import catalog
 from wheretune.recipes.cka_lora import DECODER
 from wheretune.recipes.olft import OLFT, TASKS
+from wheretune.studies import methods
 
 
-@pytest.mark.parametrize("recipe", catalog.RECIPES.values(), ids=str)
+@pytest.mark.parametrize("recipe", catalog.every("recipe").values(), ids=str)
 def test_every_choice_of_a_recipe_is_in_the_catalog(recipe):
-    assert recipe.head in catalog.HEADS and recipe.schedule in catalog.SCHEDULES
+    assert recipe.head in catalog.every("head") and recipe.schedule in catalog.every("schedule")
     for name in recipe.defaults["methods"].split(","):
-        assert catalog.method(name).tuner in [catalog.tuner_from(tuner) for tuner in recipe.tuners]
-    own = catalog.method(recipe.defaults["methods"].split(",")[-1])
+        assert methods.method(name).tuner in [catalog.read("tuner", tuner) for tuner in recipe.tuners]
+    own = methods.method(recipe.defaults["methods"].split(",")[-1])
     assert (own.scorer, own.selector) == (recipe.scorer, recipe.selector.split(":")[0])
 
 
 def test_the_decoders_lora_is_the_paper_s():
-    tuner = catalog.method(DECODER.defaults["methods"].split(",")[0]).tuner
+    tuner = methods.method(DECODER.defaults["methods"].split(",")[0]).tuner
     assert (tuner.r, tuner.alpha, tuner.targets) == (128, 128, "all-linear")
 
 

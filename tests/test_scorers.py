@@ -13,19 +13,22 @@ import wheretune as wt
 from conftest import ENCODERS, FAMILIES, classes_of, score_all, sentences, tiny_model
 from reference import scorers as twin
 from wheretune import catalog, shards
-from wheretune.anatomy import find_layers, semantic_bases, tensor_hashes
-from wheretune.capture import stream_states
-from wheretune.data import collator, encode, length_batches, next_tokens
+from wheretune.data.batches import collator, length_batches
+from wheretune.data.tokens import encode, next_tokens
 from wheretune.errors import ConfigError, DataError, ModelError, ScoreError
-from wheretune.gradients import stream_gradients
+from wheretune.model.finding import find_layers
+from wheretune.model.identity import tensor_hashes
+from wheretune.model.output_matrix import semantic_bases
+from wheretune.model.states import States
 from wheretune.scorers import base
 from wheretune.scorers import cka as cka_room
 from wheretune.scorers.base import GradientScorer, StackScorer, StreamScorer
-from wheretune.types import States
+from wheretune.scoring.gradients import stream_gradients
+from wheretune.scoring.states import stream_states
 
 SIDES = pytest.mark.parametrize("side", ["left", "right"])
 SIZES = pytest.mark.parametrize("batch_size", [1, 5, 64])
-EVERY = [*(made() for name, made in catalog.SCORERS.items() if name != "layer-probe"), wt.CKA("debiased")]
+EVERY = [*(made() for name, made in catalog.every("scorer").items() if name != "layer-probe"), wt.CKA("debiased")]
 EVERY += [wt.Fisher("batch"), wt.SemanticDeviation("ce"), wt.SemanticDeviation("rank")]
 ALL = [scorer for scorer in EVERY if scorer.card.reads != "meanings"]  # those that any model can be scored by
 every_scorer = pytest.mark.parametrize("scorer", EVERY, ids=str)
@@ -286,7 +289,7 @@ def test_is_written_and_read_back_and_makes_itself_again(scorer, tmp_path):
     again = wt.load(wt.LayerScores, tmp_path / "scores.json")
     assert again == scores and again.digest == scores.digest
     own = {k: v for k, v in scores.scorer.params.items() if k not in ("pooling", "last_state")}
-    assert catalog.build("scorer", catalog.SCORERS, wt.Spec(scores.scorer.name, own)) == scorer
+    assert catalog.build("scorer", wt.Spec(scores.scorer.name, own)) == scorer
 
 
 @every_merging
@@ -432,7 +435,7 @@ def test_the_raw_last_state_is_before_the_final_norm():
     seen = []
     model.layers[3].register_forward_hook(lambda module, args, output: seen.append(output))
     inputs = tokenizer(text, return_tensors="pt")
-    from wheretune.capture import forward_states
+    from wheretune.model.forward import forward_states
 
     stack = find_layers(model)
     with torch.no_grad():
@@ -523,11 +526,11 @@ def test_cka_needs_enough_samples(estimator, n):
 
 
 def test_scorers_are_named_with_their_options():
-    assert catalog.scorer("cka:estimator=debiased") == wt.CKA("debiased")
-    assert catalog.scorer("random:seed=7") == wt.RandomScores(7)
+    assert catalog.read("scorer", "cka:estimator=debiased") == wt.CKA("debiased")
+    assert catalog.read("scorer", "random:seed=7") == wt.RandomScores(7)
     for wrong in ("cka:debiased", "cka:estimater=debiased", "ckaa"):
         with pytest.raises(ConfigError):
-            catalog.scorer(wrong)
+            catalog.read("scorer", wrong)
     model, tokenizer = tiny_model("bert")
     wrong = wt.CKA()
     object.__setattr__(wrong, "estimator", "unbiased")

@@ -31,10 +31,13 @@ from wheretune import (
     plan,
     score,
 )
-from wheretune.cost import compute_share
+from wheretune.cost.flops import compute_share
 from wheretune.errors import PlanError
-from wheretune.selectors import NEAR, Affordable, blocks
-from wheretune.types import LayerParts, LayerScore
+from wheretune.records.model import LayerParts
+from wheretune.records.scores import LayerScore
+from wheretune.selectors.blocks import blocks
+from wheretune.selectors.budget import Affordable
+from wheretune.selectors.near import NEAR
 
 PARTS = LayerParts(
     {"q": (8, 8), "k": (8, 8), "v": (8, 8), "o": (8, 8), "up": (32, 8), "down": (8, 32)}, "q", "k", "v", "o", "down"

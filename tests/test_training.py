@@ -9,11 +9,14 @@ import torch
 import wheretune as wt
 from conftest import sentences, tiny_model
 from wheretune import training
-from wheretune.data import collator, encode
+from wheretune.data.batches import collator
+from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError, TrainingError
-from wheretune.heads import HeadedModel
-from wheretune.training import check_settings, checkpoints, predict, train
-from wheretune.types import TrainSettings
+from wheretune.heads.headed import HeadedModel
+from wheretune.judging import predict
+from wheretune.records.runs import TrainSettings, check_settings
+from wheretune.training.checkpoints import checkpoints
+from wheretune.training.loop import train
 
 SETTINGS = TrainSettings(epochs=3, learning_rate=1e-3, batch_size=4, warmup_ratio=0.1, seed=3)
 

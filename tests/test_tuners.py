@@ -14,10 +14,12 @@ import wheretune as wt
 from conftest import sentences, tiny_model
 from test_cli import FAST, files, jsonl, one_line, rows_of, run  # noqa: F401
 from wheretune import catalog, training
-from wheretune.anatomy import describe, find_layers, queries
 from wheretune.errors import ConfigError, DeltaError, ModelError
-from wheretune.tuners.adapter import Bottleneck
-from wheretune.tuners.prefix import PrefixAttention
+from wheretune.model.finding import find_layers
+from wheretune.model.identity import describe
+from wheretune.model.parts import queries
+from wheretune.studies import methods
+from wheretune.tuners.modules import Bottleneck, PrefixAttention
 
 EVERY = {
     "lora": ("r=2",), "pissa": ("r=2",), "dora": ("r=2", "alpha=4"), "adalora": ("r=2", "start=3", "every=1"),
@@ -100,7 +102,7 @@ def test_the_same_seed_draws_what_peft_draws_by_hand(name):
     from peft import AdaLoraConfig, IA3Config, LoraConfig, get_peft_model, get_peft_model_state_dict
 
     model, tokenizer = tiny_model("bert")
-    tuned = wt.apply(model, planned(model, tokenizer, catalog.tuner_from(name, EVERY[name])), seed=11)
+    tuned = wt.apply(model, planned(model, tokenizer, catalog.read("tuner", name, EVERY[name])), seed=11)
     paths = [f"encoder.layer.{i}.attention.self.{map_}" for i in (1, 3) for map_ in ("query", "value")]
     config = {
         "lora": lambda: LoraConfig(r=2, lora_alpha=32, target_modules=paths),
@@ -221,7 +223,7 @@ def test_a_tuner_is_not_put_on_twice():
 )
 def test_options_that_cannot_be(text, message):
     with pytest.raises(ConfigError, match=message):
-        catalog.tuner_from(text)
+        catalog.read("tuner", text)
 
 
 def test_targets():
@@ -254,7 +256,7 @@ def test_targets():
 )
 def test_a_method_is_put_together(name, scorer, selector, tuner, every):
     k = None if isinstance(every, bool) else every
-    assert catalog.method(name) == catalog.Method(scorer, selector, tuner, every is True, k)
+    assert methods.method(name) == catalog.Method(scorer, selector, tuner, every is True, k)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +265,7 @@ def test_a_method_is_put_together(name, scorer, selector, tuner, every):
 )
 def test_a_method_that_cannot_be(name):
     with pytest.raises(ConfigError):
-        catalog.method(name)
+        methods.method(name)
 
 
 # --- on the command line ------------------------------------------------------------------------
@@ -459,9 +461,10 @@ def test_the_same_numbers_as_peft_by_hand(tmp_path):
     """Our LoRA run beside PEFT put on by hand: the same batches, seed and settings give the same bytes."""
     from peft import LoraConfig, get_peft_model
 
-    from wheretune.data import collator, encode
-    from wheretune.heads import HeadedModel
-    from wheretune.types import TrainSettings
+    from wheretune.data.batches import collator
+    from wheretune.data.tokens import encode
+    from wheretune.heads.headed import HeadedModel
+    from wheretune.records.runs import TrainSettings
 
     settings = TrainSettings(epochs=2, learning_rate=1e-2, batch_size=4, seed=5)
     results = []

@@ -10,9 +10,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import wheretune as wt
 from conftest import FAMILIES, sentences, tiny_model, tiny_tokenizer
-from wheretune.anatomy import find_layers, load_model, load_tokenizer, tensor_hashes
 from wheretune.errors import DeltaError, EngagementError, PlanError
-from wheretune.heads import HeadedModel
+from wheretune.heads.headed import HeadedModel
+from wheretune.model.finding import find_layers
+from wheretune.model.identity import tensor_hashes
+from wheretune.model.opening import load_model, load_tokenizer
 
 
 def own_model(family="bert", seed=0):

@@ -1,15 +1,21 @@
 """The public names and the rooms they live in; `__init__.py` opens a room when a name is first used."""
 
-from .data import TextData, from_texts, load_data
-from .delta import save_delta
+from .applying import Tuned, apply
+from .data.texts import TextData
+from .delta.merging import merge
+from .delta.opening import load_delta, open_finetuned
+from .delta.saving import save_delta
+from .delta.sharing import push_to_hub
 from .errors import WheretuneError
-from .exports import export
-from .finetuned import load_delta, merge, open_finetuned, push_to_hub
-from .heads import Concat, LastToken
+from .exports.base import export
+from .heads.concat import Concat
+from .heads.last_token import LastToken
 from .planning import agreement, choose, plan
-from .probing import LayerProbe
-from .run import apply
-from .scorers.base import score
+from .records.base import Spec, load, save
+from .records.data import DataSpec
+from .records.plan import Plan
+from .records.runs import RunResult, RunSpec, TrainSettings
+from .records.scores import LayerScores
 from .scorers.cka import CKA
 from .scorers.controls import Depth, RandomScores
 from .scorers.cosine_centrality import CosineCentrality
@@ -20,32 +26,24 @@ from .scorers.gradient_norm import GradientNorm
 from .scorers.io_cosine import IOCosine
 from .scorers.semantic_deviation import SemanticDeviation
 from .scorers.weight_snr import WeightSNR
-from .selectors import (
-    Auto,
-    BlockHighest,
-    BlockLowest,
-    BlockMedian,
-    BlockRandom,
-    Bottom,
-    Budget,
-    Explicit,
-    Highest,
-    Lowest,
-    MiddleBest,
-    Near,
-    Random,
-    Suffix,
-    Top,
-)
-from .shards import merge_scores
+from .scoring.one_pass import score
+from .scoring.shards import merge_scores
+from .selectors.auto import Auto
+from .selectors.blocks import BlockHighest, BlockLowest, BlockMedian, BlockRandom
+from .selectors.budget import Budget
+from .selectors.fixed import Bottom, Explicit, Random, Top
+from .selectors.near import Near
+from .selectors.ranked import Highest, Lowest, MiddleBest, Suffix
+from .tasks.base import from_texts, load_data
+from .trials import LayerProbe
+from .tuners.adalora import AdaLoRA
 from .tuners.adapter import Adapter
-from .tuners.base import Tuned
 from .tuners.bias import Bias
 from .tuners.head_only import HeadOnly
-from .tuners.low_rank import IA3, AdaLoRA, DoRA, LoRA, PiSSA
+from .tuners.ia3 import IA3
+from .tuners.low_rank import DoRA, LoRA, PiSSA
 from .tuners.prefix import Prefix
 from .tuners.whole_layers import WholeLayers
-from .types import DataSpec, LayerScores, Plan, RunResult, RunSpec, Spec, TrainSettings, load, save
 
 __version__: str
 __all__ = [

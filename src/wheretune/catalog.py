@@ -1,115 +1,120 @@
-"""The only table from names to classes; everything else passes objects."""
+"""The only table from names to things: every row says where a thing is defined, and it is opened at first use.
 
+A row is `"name": "module:Name"`. Another package adds rows of its own under the entry-point group `wheretune.AXISs`
+(`wheretune.scorers`, `wheretune.tuners` ...); ours cannot be replaced. Everything but this table passes objects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from wheretune.data import log
 from wheretune.errors import ConfigError
-from wheretune.heads import Concat, Head, LastToken
-from wheretune.probing import LayerProbe
-from wheretune.recipes.base import Recipe
-from wheretune.recipes.cka_lora import DECODER, ENCODER
-from wheretune.recipes.olft import OLFT
-from wheretune.schedules.static import Static
-from wheretune.scorers.base import Scorer
-from wheretune.scorers.cka import CKA
-from wheretune.scorers.controls import Depth, RandomScores
-from wheretune.scorers.cosine_centrality import CosineCentrality
-from wheretune.scorers.euclidean_centrality import EuclideanCentrality
-from wheretune.scorers.feature_variance import FeatureVariance
-from wheretune.scorers.fisher import Fisher
-from wheretune.scorers.gradient_norm import GradientNorm
-from wheretune.scorers.io_cosine import IOCosine
-from wheretune.scorers.semantic_deviation import SemanticDeviation
-from wheretune.scorers.weight_snr import WeightSNR
-from wheretune.selectors import (
-    AdaptiveSelector,
-    Auto,
-    BlockHighest,
-    BlockLowest,
-    BlockMedian,
-    BlockRandom,
-    Bottom,
-    Budget,
-    Explicit,
-    Highest,
-    Lowest,
-    MiddleBest,
-    Near,
-    Random,
-    Selector,
-    Suffix,
-    Top,
-)
-from wheretune.tuners.adapter import Adapter
-from wheretune.tuners.base import Tuner
-from wheretune.tuners.bias import Bias
-from wheretune.tuners.head_only import HeadOnly
-from wheretune.tuners.low_rank import IA3, AdaLoRA, DoRA, LoRA, PiSSA
-from wheretune.tuners.prefix import Prefix
-from wheretune.tuners.whole_layers import WholeLayers
-from wheretune.types import Spec
+from wheretune.records.base import Spec
+from wheretune.support.log import log
 
-Table = Mapping[str, Any]
+ROWS: Mapping[str, Mapping[str, str]] = {
+    "scorer": {
+        "cosine-centrality": "wheretune.scorers.cosine_centrality:CosineCentrality",
+        "euclidean-centrality": "wheretune.scorers.euclidean_centrality:EuclideanCentrality",
+        "io-cosine": "wheretune.scorers.io_cosine:IOCosine",
+        "cka": "wheretune.scorers.cka:CKA",
+        "semantic-deviation": "wheretune.scorers.semantic_deviation:SemanticDeviation",
+        "gradient-norm": "wheretune.scorers.gradient_norm:GradientNorm",
+        "fisher": "wheretune.scorers.fisher:Fisher",
+        "layer-probe": "wheretune.trials:LayerProbe",
+        "feature-variance": "wheretune.scorers.feature_variance:FeatureVariance",
+        "weight-snr": "wheretune.scorers.weight_snr:WeightSNR",
+        "random": "wheretune.scorers.controls:RandomScores",
+        "depth": "wheretune.scorers.controls:Depth",
+    },
+    "selector": {
+        "highest": "wheretune.selectors.ranked:Highest",
+        "lowest": "wheretune.selectors.ranked:Lowest",
+        "block-highest": "wheretune.selectors.blocks:BlockHighest",
+        "block-lowest": "wheretune.selectors.blocks:BlockLowest",
+        "block-median": "wheretune.selectors.blocks:BlockMedian",
+        "block-random": "wheretune.selectors.blocks:BlockRandom",
+        "middle-best": "wheretune.selectors.ranked:MiddleBest",
+        "suffix": "wheretune.selectors.ranked:Suffix",
+        "top": "wheretune.selectors.fixed:Top",
+        "bottom": "wheretune.selectors.fixed:Bottom",
+        "random": "wheretune.selectors.fixed:Random",
+        "explicit": "wheretune.selectors.fixed:Explicit",
+        "budget": "wheretune.selectors.budget:Budget",
+        "auto": "wheretune.selectors.auto:Auto",
+    },
+    "tuner": {
+        "full": "wheretune.tuners.whole_layers:WholeLayers",
+        "head-only": "wheretune.tuners.head_only:HeadOnly",
+        "lora": "wheretune.tuners.low_rank:LoRA",
+        "pissa": "wheretune.tuners.low_rank:PiSSA",
+        "dora": "wheretune.tuners.low_rank:DoRA",
+        "adalora": "wheretune.tuners.adalora:AdaLoRA",
+        "ia3": "wheretune.tuners.ia3:IA3",
+        "adapter": "wheretune.tuners.adapter:Adapter",
+        "prefix": "wheretune.tuners.prefix:Prefix",
+        "bias": "wheretune.tuners.bias:Bias",
+    },
+    "head": {
+        "last-token": "wheretune.heads.last_token:LastToken",
+        "concat": "wheretune.heads.concat:Concat",
+    },
+    "schedule": {"static": "wheretune.schedules.static:Static"},
+    "export": {
+        "peft": "wheretune.exports.peft:peft",
+        "trl": "wheretune.exports.trl:trl",
+        "axolotl": "wheretune.exports.axolotl:axolotl",
+        "llama-factory": "wheretune.exports.llama_factory:llama_factory",
+    },
+    "recipe": {
+        "cka-lora-encoder": "wheretune.recipes.cka_lora:ENCODER",
+        "cka-lora-decoder": "wheretune.recipes.cka_lora:DECODER",
+        "olft": "wheretune.recipes.olft:OLFT",
+    },
+}
 
 
-def _table(*classes: Any) -> Table:
-    return {made.name: made for made in classes}
+def names(axis: str) -> tuple[str, ...]:
+    """The names on an axis: ours in the order of the table, then those of other packages."""
+    return (*ROWS[axis], *(name for name in _offered(axis) if name not in ROWS[axis]))
 
 
-def _with_plugins(own: Table, group: str) -> Table:
-    """Our own, and those that other packages offer under the entry-point group `group`; ours cannot be replaced."""
+def find(axis: str, name: str) -> Any:
+    """The class (or, where the row says so, the object) that `name` means on an axis.
+
+    Raises:
+        ConfigError: The name is unknown; the nearest known one is named.
+    """
+    if name in ROWS[axis]:
+        module, _, attribute = ROWS[axis][name].partition(":")
+        return getattr(import_module(module), attribute)
+    offered = _offered(axis)
+    if name not in offered:
+        raise ConfigError(f"there is no {axis} {name!r}", nearest(name, names(axis)))
+    return offered[name]
+
+
+def every(axis: str) -> dict[str, Any]:
+    """All that an axis has, by name."""
+    return {name: find(axis, name) for name in names(axis)}
+
+
+@cache
+def _offered(axis: str) -> dict[str, Any]:
+    """What other packages offer under their entry points, by name."""
     offered = {}
-    for point in entry_points(group=group):
+    for point in entry_points(group=f"wheretune.{axis}s"):
         try:
             offered[point.name] = point.load()
-            _ = offered[point.name].card.formula
         except Exception as error:  # another package's fault must not keep ours from running
-            offered.pop(point.name, None)
             log.warning("%s from the package of %s cannot be loaded: %s", point.name, point.value, error)
-    return {**offered, **own}
-
-
-SCORERS = _with_plugins(
-    _table(
-        CosineCentrality,
-        EuclideanCentrality,
-        IOCosine,
-        CKA,
-        SemanticDeviation,
-        GradientNorm,
-        Fisher,
-        LayerProbe,
-        FeatureVariance,
-        WeightSNR,
-        RandomScores,
-        Depth,
-    ),
-    "wheretune.scorers",
-)
-SELECTORS = _table(
-    Highest,
-    Lowest,
-    BlockHighest,
-    BlockLowest,
-    BlockMedian,
-    BlockRandom,
-    MiddleBest,
-    Suffix,
-    Top,
-    Bottom,
-    Random,
-    Explicit,
-    Budget,
-    Auto,
-)
-TUNERS = _table(WholeLayers, HeadOnly, LoRA, PiSSA, DoRA, AdaLoRA, IA3, Adapter, Prefix, Bias)
-HEADS = _table(LastToken, Concat)
-SCHEDULES = _table(Static)
-RECIPES: Mapping[str, Recipe] = _table(ENCODER, DECODER, OLFT)
+    return offered
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -119,58 +124,52 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
 
 
-def build(axis: str, table: Table, spec: Spec) -> Any:
-    """The object that `spec` describes.
+def build(axis: str, spec: Spec) -> Any:
+    """The object that `spec` describes; specs inside it are built as their fields say.
 
-    Args:
-        axis: What the table holds, for the message: `scorer`, `selector` ...
-        table: One of the tables above.
-        spec: A name and its parameters.
+    A field declared as `Spec` keeps its spec; in any other field a spec is of the same axis and is built too.
 
     Raises:
-        ConfigError: The name or a parameter is unknown; the nearest known one is named.
+        ConfigError: The name or a parameter is unknown.
     """
-    if spec.name not in table:
-        raise ConfigError(f"there is no {axis} {spec.name!r}", nearest(spec.name, table))
+    made = find(axis, spec.name)
+    kinds = _kinds(made)
+
+    def inner(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping) and set(value) == {"name", "params"}:
+            value = Spec(value["name"], dict(value["params"]))
+        if not isinstance(value, Spec):
+            return tuple(value) if isinstance(value, list) else value
+        return value if kinds.get(key, "").split(" ")[0] == "Spec" else build(axis, value)
+
     try:
-        return table[spec.name](**spec.params)
+        return made(**{key: inner(key, value) for key, value in spec.params.items()})
     except TypeError as error:
         raise ConfigError(f"the {axis} {spec.name} does not take these parameters ({error})", "see --help") from error
 
 
-def _preset(recipe: Recipe) -> dict[str, Any]:
-    """By option what a recipe scores with and chooses by; `causal` is the kind of model it is meant for."""
-    select, _, k = recipe.selector.partition(":k=")
-    ratio = recipe.options.get("ratio")
-    found = {"k": int(k) if k else None, "ratio": float(ratio) if ratio else None, "causal": recipe.causal}
-    return {"scorer": recipe.scorer, "select": select, **{key: v for key, v in found.items() if v is not None}}
-
-
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "prism": {"scorer": "cosine-centrality", "select": "block-highest", "k": 3},
-    "cka-encoder": _preset(ENCODER),
-    "cka-decoder": _preset(DECODER),
-    "salf": {"scorer": "semantic-deviation:variant=cosine", "select": "suffix", "causal": True},
-    "olft": _preset(OLFT),
-}
-
-
-def _written(axis: str, table: Table, text: str, options: Iterable[str] = ()) -> Any:
+def read(axis: str, text: str, options: Iterable[str] = ()) -> Any:
     """The object that `text` names: a name, and options after colons, as in `lora:r=8:targets=all-linear`.
 
     Args:
-        axis: What the table holds, for the message.
-        table: One of the tables above.
+        axis: Which axis.
         text: What the user wrote.
         options: More options, `name=value` each.
 
     Raises:
         ConfigError: The name or an option is unknown, or a value cannot be used.
     """
+    return build(axis, written(axis, text, options))
+
+
+def written(axis: str, text: str, options: Iterable[str] = ()) -> Spec:
+    """The spec that `text` describes, as for `read`; only what was written stands in it.
+
+    Raises:
+        ConfigError: The name or an option is unknown, or a value is not of the option's kind.
+    """
     name, *inside = text.split(":")
-    if name not in table:
-        raise ConfigError(f"there is no {axis} {name!r}", nearest(name, table))
-    kinds = {field.name: field.type for field in fields(table[name])} if is_dataclass(table[name]) else {}
+    kinds = _kinds(find(axis, name))
     params: dict[str, Any] = {}
     for option in [*inside, *options]:
         key, equals, value = option.partition("=")
@@ -180,145 +179,28 @@ def _written(axis: str, table: Table, text: str, options: Iterable[str] = ()) ->
             what = nearest(key, kinds) if kinds else "it has none"
             raise ConfigError(f"the {axis} {name} has no option {key!r}", what)
         try:
-            params[key] = _READERS.get(kinds[key], str)(value)
+            params[key] = _reader(kinds[key])(value)
         except (ValueError, KeyError) as error:
             raise ConfigError(f"the {axis} option {key} is {value!r}", "give a value of its kind") from error
-    return build(axis, table, Spec(name, params))
+    return Spec(name, params)
 
 
-_READERS: Mapping[Any, Any] = {
-    int: int,
-    float: float,
-    bool: {"true": True, "false": False}.__getitem__,
-    Tuner: lambda text: tuner(Spec(text)),
-    Head: lambda text: head(Spec(text)),
+def _kinds(made: Any) -> dict[str, str]:
+    """By field of a dataclass, its annotation in words."""
+    if not dataclasses.is_dataclass(made):
+        return {}
+    return {one.name: one.type if isinstance(one.type, str) else one.type.__name__ for one in dataclasses.fields(made)}
+
+
+def _reader(kind: str) -> Callable[[str], Any]:
+    """What makes a value of an annotation out of text."""
+    return _READERS.get(kind.removesuffix(" | None"), str)
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "bool": {"true": True, "false": False}.__getitem__,
+    "Spec": Spec,
+    "tuple[int, ...]": lambda text: tuple(int(part) for part in text.replace("+", ",").split(",")),
 }
-
-
-def scorer(text: str) -> Scorer | LayerProbe:
-    """The scorer that `text` names, with its options, as in `cka:estimator=debiased`.
-
-    Raises:
-        ConfigError: The name or an option is unknown, or a value cannot be used.
-    """
-    made: Scorer | LayerProbe = _written("scorer", SCORERS, text)
-    return made
-
-
-def selector(
-    name: str, *, k: int, seed: int, layers: tuple[int, ...] = (), near: float | None = None, **budget: Any
-) -> Selector | AdaptiveSelector:
-    """The selector of that name; each takes what it needs of k, seed, layers, `share`, `of` and `prefer`.
-
-    Args:
-        name: In `SELECTORS`.
-        k: Layers to choose.
-        seed: Of random draws.
-        layers: For `explicit`.
-        near: Let near-equal scores prefer the higher layer, within this share of the profile's range.
-        budget: For `budget`.
-
-    Raises:
-        ConfigError: The name is unknown, or `budget` lacks its share.
-        PlanError: The selector does not go with `near`.
-    """
-    fields = getattr(SELECTORS.get(name), "__dataclass_fields__", {})
-    offered = {"k": k, "seed": seed, "layers": layers, **budget}
-    chosen = Spec(name, {key: value for key, value in offered.items() if key in fields})
-    made: Selector | AdaptiveSelector = build("selector", SELECTORS, chosen)
-    return made if near is None else Near(made, near)
-
-
-def tuner(spec: Spec) -> Tuner:
-    """The tuner that `spec` describes."""
-    made: Tuner = build("tuner", TUNERS, spec)
-    return made
-
-
-def tuner_from(text: str, options: Iterable[str] = ()) -> Tuner:
-    """The tuner that `text` names, with its options, as in `lora:r=8:targets=all-linear`.
-
-    Args:
-        text: What the user wrote.
-        options: More options, `name=value` each.
-
-    Raises:
-        ConfigError: The name or an option is unknown, or a value cannot be used.
-    """
-    made: Tuner = _written("tuner", TUNERS, text, options)
-    return made
-
-
-def head(spec: Spec) -> Head:
-    """The head that `spec` describes."""
-    made: Head = build("head", HEADS, spec)
-    return made
-
-
-@dataclass(frozen=True)
-class Method:
-    """A rival in a comparison: how it scores, selects and tunes.
-
-    Attributes:
-        scorer: What it scores with, as written for --scorer; None where nothing is scored, or where the comparison's
-            own scorer is meant.
-        selector: Name of the selector, or None to tune no layer.
-        tuner: How the layers are tuned.
-        every_layer: Take all layers, whatever k is.
-        k: How many layers, where the method itself says so.
-    """
-
-    scorer: str | None
-    selector: str | None
-    tuner: Tuner
-    every_layer: bool = False
-    k: int | None = None
-
-    @property
-    def needs_scores(self) -> bool:
-        """Whether it must pay for a scoring pass."""
-        return not self.every_layer and self.selector is not None and bool(SELECTORS[self.selector].needs_scores)
-
-
-FREE = Depth.name  # scores that cost no forward pass, for a method that needs the list of layers only
-SHORT: Mapping[str, str] = {  # the papers' names for what they put together
-    "prism": "cosine-centrality+block-highest",
-    "olft": "layer-probe+middle-best:k=1",
-}
-
-
-def method(name: str) -> Method:
-    """The rival that `name` puts together, in any order: `[scorer+][selector+][tuner]`.
-
-    A scorer without a selector brings the one that its source uses, a selector without a scorer reads the comparison's
-    own, and `top:k=1` has a k of its own. Without a tuner whole layers are tuned; a tuner by itself tunes all layers,
-    and `full` the embeddings as well.
-
-    Raises:
-        ConfigError: A part is unknown (the nearest is named), or there are two of a kind.
-    """
-    parts = [part for short in name.split("+") for part in SHORT.get(short, short).split("+")]
-    found: dict[str, str] = {}
-    for part in parts:
-        word = part.split(":")[0]
-        tables = {"tuner": TUNERS, "selector": SELECTORS, "scorer": SCORERS}
-        axis = next((axis for axis, table in tables.items() if word in table), None)
-        if axis is None or word == "explicit":
-            raise ConfigError(f"there is no method {part!r}", nearest(part, [*SHORT, *TUNERS, *SELECTORS, *SCORERS]))
-        if axis in found:
-            raise ConfigError(f"the method {name} names two {axis}s, {found[axis]} and {part}", "name one")
-        found[axis] = part
-    chooses = "selector" in found or "scorer" in found
-    made = tuner_from(found["tuner"]) if "tuner" in found else WholeLayers()
-    if not made.needs_layers:
-        if chooses:
-            raise ConfigError(f"the method {name} chooses layers and tunes none", f"take {made.name} by itself")
-        return Method(None, None, made)
-    if not chooses:
-        return Method(None, "bottom", WholeLayers(embeddings=True) if name == "full" else made, every_layer=True)
-    if "selector" not in found:
-        return Method(found["scorer"], scorer(found["scorer"]).card.selector, made)
-    selected, _, option = found["selector"].partition(":")
-    if option and not (option.startswith("k=") and option[2:].isdecimal()):
-        raise ConfigError(f"the method {name} has the option {option!r}", "a selector takes k alone, as in top:k=1")
-    return Method(found.get("scorer"), selected, made, k=int(option[2:]) if option else None)

@@ -25,12 +25,14 @@ from wheretune import __version__
 from wheretune.errors import ConfigError, OutputError, WheretuneError
 
 if TYPE_CHECKING:  # the rooms with torch in them are opened inside the commands, so that --help is quick
+    from wheretune.pipeline import AnyScorer, PassSettings
     from wheretune.planning import AnySelector
-    from wheretune.prefix import CacheSettings
-    from wheretune.run import AnyScorer, PassSettings
-    from wheretune.scorers.base import Settle
+    from wheretune.records.data import DataSpec
+    from wheretune.records.plan import Plan
+    from wheretune.records.runs import CacheSettings, RunResult
+    from wheretune.records.scores import LayerScores
+    from wheretune.scoring.one_pass import Settle
     from wheretune.tuners.base import Tuner
-    from wheretune.types import DataSpec, LayerScores, Plan, RunResult
 
 app = typer.Typer(
     name="wheretune",
@@ -100,11 +102,12 @@ def _read_preset(context: typer.Context, name: str | None) -> str | None:
     if name is None or context.resilient_parsing:
         return name
     from wheretune import catalog
+    from wheretune.studies import methods
 
-    if name not in catalog.PRESETS:
-        raise ConfigError(f"there is no preset {name!r}", catalog.nearest(name, catalog.PRESETS))
+    if name not in methods.PRESETS:
+        raise ConfigError(f"there is no preset {name!r}", catalog.nearest(name, methods.PRESETS))
     taken = {parameter.name for parameter in context.command.params}
-    defaults = {key: str(value) for key, value in catalog.PRESETS[name].items() if key in taken}
+    defaults = {key: str(value) for key, value in methods.PRESETS[name].items() if key in taken}
     context.default_map = {**defaults, **(context.default_map or {})}
     return name
 
@@ -115,9 +118,9 @@ def _read_recipe(context: typer.Context, name: str | None) -> str | None:
         return name
     from wheretune import catalog
 
-    if name not in catalog.RECIPES:
-        raise ConfigError(f"there is no recipe {name!r}", catalog.nearest(name, catalog.RECIPES))
-    context.default_map = {**catalog.RECIPES[name].defaults, **(context.default_map or {})}
+    if name not in catalog.every("recipe"):
+        raise ConfigError(f"there is no recipe {name!r}", catalog.nearest(name, catalog.every("recipe")))
+    context.default_map = {**catalog.every("recipe")[name].defaults, **(context.default_map or {})}
     return name
 
 
@@ -286,7 +289,7 @@ def _cache(
     where: Literal["auto", "memory", "disk", "off"], folder: Path | None, limit: str | None, keep: bool
 ) -> "CacheSettings":
     """How the prefix is to be cached."""
-    from wheretune.prefix import CacheSettings
+    from wheretune.records.runs import CacheSettings
 
     most = None if limit is None else _bytes(limit, "--cache-limit")
     return CacheSettings(where, folder=folder, limit=most, keep=keep)
@@ -361,14 +364,14 @@ class _Pick:
 
     def selector(self, count: int, source: str) -> "AnySelector":
         """The selector for a model of `count` layers; `source` is the one that the scorer's source uses."""
-        from wheretune import catalog
+        from wheretune.studies import methods
 
         if self.seed < 0:
             raise ConfigError(f"--seed is {self.seed}", "give 0 or more")
         if self.layers and self.select not in (None, "explicit"):
             raise ConfigError("--layers goes with --select explicit", "drop the one or add the other")
         name = self.select or ("explicit" if self.layers else source)
-        return catalog.selector(
+        return methods.selector(
             name,
             k=_count(self.k, self.ratio, count),
             seed=self.seed,
@@ -395,27 +398,28 @@ def _source_selector(name: str) -> str:
     """The selector that a scorer's source uses with it."""
     from wheretune import catalog
 
-    card = getattr(catalog.SCORERS.get(name), "card", None)
+    card = getattr(catalog.every("scorer").get(name), "card", None)
     return str(card.selector) if card is not None else "block-highest"
 
 
 def _check_names(scorer: str, head: str, pick: _Pick | None = None) -> None:
     """Says that a name is unknown before a model is loaded."""
     from wheretune import catalog
-    from wheretune.types import Spec
+    from wheretune.records.base import Spec
+    from wheretune.studies import methods
 
-    catalog.scorer(scorer)
-    catalog.head(Spec(head))
-    if pick is not None and pick.select is not None and pick.select not in catalog.SELECTORS:
-        catalog.selector(pick.select, k=1, seed=0)
+    catalog.read("scorer", scorer)
+    catalog.build("head", Spec(head))
+    if pick is not None and pick.select is not None and pick.select not in catalog.every("selector"):
+        methods.selector(pick.select, k=1, seed=0)
 
 
 def _check_preset(preset: str | None, model: str | bool) -> None:
     """Says that a preset is meant for another kind of model; `model` is its name, or whether it is a decoder."""
-    from wheretune import catalog
-    from wheretune.run import is_causal
+    from wheretune.model.opening import is_causal
+    from wheretune.studies import methods
 
-    wanted = catalog.PRESETS[preset].get("causal") if preset is not None else None
+    wanted = methods.PRESETS[preset].get("causal") if preset is not None else None
     if wanted is None:
         return
     found = is_causal(model) if isinstance(model, str) else model
@@ -521,8 +525,8 @@ def score(
 
     wheretune score --model M --train t.jsonl --shard 1/4
     """
-    from wheretune.run import gather_model, score_model
-    from wheretune.types import load_scores
+    from wheretune.pipeline import gather_model, score_model
+    from wheretune.records.scores import load_scores
 
     scorers = _scorers(scorer)
     k, ratio = _one_count(preset, k, ratio)
@@ -552,8 +556,8 @@ def score(
         "batch_size": batch_size, "pooling": pooling, "last": last_state, "standardise": standardise, "settle": settle,
     }  # fmt: skip
     if shard is not None:
-        from wheretune.probing import LayerProbe
-        from wheretune.shards import save_shard
+        from wheretune.scoring.shards import save_shard
+        from wheretune.trials import LayerProbe
 
         later = ("figures", "before", "compare", "select", "k", "ratio", "near", "budget", "budget_of")
         _refuse(context, later, "a shard (merge-scores takes it)")
@@ -580,7 +584,7 @@ def score(
 def _scorers(text: str) -> "list[AnyScorer]":
     from wheretune import catalog
 
-    made = [catalog.scorer(name.strip()) for name in text.split(",") if name.strip()]
+    made = [catalog.read("scorer", name.strip()) for name in text.split(",") if name.strip()]
     if not made or len({scorer.name for scorer in made}) < len(made):
         raise ConfigError(f"--scorer is {text!r}", "name at least one scorer, and each once")
     return made
@@ -595,9 +599,9 @@ def _file(path: Path) -> Path:
 
 def _one_count(preset: str | None, k: int | None, ratio: float | None) -> tuple[int | None, float | None]:
     """--k and --ratio, where the user's own puts aside the preset's."""
-    from wheretune import catalog
+    from wheretune.studies import methods
 
-    given = catalog.PRESETS[preset] if preset is not None else {}
+    given = methods.PRESETS[preset] if preset is not None else {}
     if k is not None and ratio is not None:
         return (k, None) if given.get("ratio") == ratio else (None, ratio) if given.get("k") == k else (k, ratio)
     return k, ratio
@@ -614,7 +618,7 @@ def _refuse_idle(context: typer.Context, reads: Sequence[str], pick: _Pick) -> N
         _refuse(context, ("verbalizer", "target_column", "before"), "a scorer other than semantic-deviation")
     if pick.select != "budget":
         _refuse(context, ("budget", "budget_of"), "a selector other than budget")
-    fields = getattr(catalog.SELECTORS.get(pick.select or ""), "__dataclass_fields__", {"k": None})
+    fields = getattr(catalog.every("selector").get(pick.select or ""), "__dataclass_fields__", {"k": None})
     if "k" not in fields:
         _refuse(context, ("k", "ratio"), f"--select {pick.select}")
 
@@ -628,8 +632,9 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _show_candidates(folder: Path, scorer: Any) -> None:
     """The table of a layer probe."""
-    from wheretune.probing import candidates, place
-    from wheretune.show.tables import count, seconds, table
+    from wheretune.show.tables import table
+    from wheretune.support.words import count, seconds
+    from wheretune.trials import candidates, place
 
     folder = place(folder, scorer)
     rows = [
@@ -653,7 +658,8 @@ def _report(
     from dataclasses import replace
 
     from wheretune.planning import agreement, choose
-    from wheretune.types import save_scores, to_json
+    from wheretune.records.base import to_json
+    from wheretune.records.scores import save_scores
 
     save_scores(every, output)  # they stand, whatever is then made of them
     selectors = [pick.selector(len(scores.layers), _source_selector(scores.scorer.name)) for scores in every]
@@ -665,7 +671,7 @@ def _report(
         _draw(every, figures, before)
         if side_by_side is not None:
             from wheretune.show.figures import agreement_figure, save_figure
-            from wheretune.show.tables import short_name
+            from wheretune.support.words import short_name
 
             chosen = [choice.layers for choice in side_by_side.choices]
             title = f"{short_name(every[0].model.name)}: {len(every)} scorers, n = {every[0].n_samples}"
@@ -747,8 +753,8 @@ def merge_scores(
     wheretune merge-scores shard-1-of-4.safetensors shard-2-of-4.safetensors shard-3-of-4.safetensors
     shard-4-of-4.safetensors --output scores.json
     """
-    from wheretune import shards as room
-    from wheretune.types import load_scores
+    from wheretune.records.scores import load_scores
+    from wheretune.scoring import shards as room
 
     every = room.merge_scores(_needed(shards or None, "a shard"))
     pick = _Pick(select, k, ratio, near, budget, budget_of, seed)
@@ -764,7 +770,7 @@ def merge_scores(
 def _reads(scores: "LayerScores") -> str:
     from wheretune import catalog
 
-    return str(catalog.SCORERS[scores.scorer.name].card.reads)
+    return str(catalog.every("scorer")[scores.scorer.name].card.reads)
 
 
 def _data(
@@ -779,7 +785,7 @@ def _data(
     target: str | None = None,
     verbalizer: str = "",
 ) -> "DataSpec":
-    from wheretune.types import DataSpec
+    from wheretune.records.data import DataSpec
 
     if length is not None and length < 1:
         raise ConfigError(f"--max-length is {length}", "give 1 or more")
@@ -803,7 +809,7 @@ def _words(text: str) -> dict[str, str] | None:
 
 
 def _layer_count(model: str, layers_attribute: str | None) -> int:
-    from wheretune.run import layer_count
+    from wheretune.model.opening import layer_count
 
     return layer_count(model, layers_attribute)
 
@@ -811,8 +817,8 @@ def _layer_count(model: str, layers_attribute: str | None) -> int:
 def _settler(
     count: int, scorers: "Sequence[AnyScorer]", pick: _Pick, confidence: float, tolerance: float, bound: Any
 ) -> "Settle":
-    from wheretune.confidence import Settler
-    from wheretune.selectors import AdaptiveSelector
+    from wheretune.scoring.confidence import Settler
+    from wheretune.selectors.base import AdaptiveSelector
 
     if len(scorers) != 1:
         raise ConfigError("--until-settled goes with one scorer", "name one with --scorer")
@@ -837,8 +843,8 @@ def _score(
     tuner: Any,
 ) -> "LayerScores":
     """The scores by one scorer; a layer probe works in `folder`, and tunes as the plan will."""
-    from wheretune.probing import suited
-    from wheretune.run import score_model
+    from wheretune.pipeline import score_model
+    from wheretune.trials import suited
 
     scorers = [suited(made, tuner) for made in _scorers(scorer)]
     if len(scorers) > 1:
@@ -861,7 +867,7 @@ def scorers(json_: AsJson = False) -> None:
     from wheretune import catalog
     from wheretune.show.tables import table
 
-    cards = {name: asdict(made.card) | {"needs": made.card.needs} for name, made in catalog.SCORERS.items()}
+    cards = {name: asdict(made.card) | {"needs": made.card.needs} for name, made in catalog.every("scorer").items()}
     columns = ("formula", "source", "needs", "cost", "selector")
     rows = [(name, *(str(card[column]) for column in columns)) for name, card in cards.items()]
     _show(table("scorers", ("scorer", *columns), rows, left=("scorer", *columns)), json_, cards)
@@ -882,7 +888,7 @@ def selectors(json_: AsJson = False) -> None:
 
     known = {
         name: {"chooses": str(inspect.getdoc(made)).splitlines()[0], "needs_scores": made.needs_scores}
-        for name, made in catalog.SELECTORS.items()
+        for name, made in catalog.every("selector").items()
     }
     rows = [(name, what["chooses"], "yes" if what["needs_scores"] else "no") for name, what in known.items()]
     columns = ("selector", "chooses", "needs scores")
@@ -949,13 +955,14 @@ def plan(
     wheretune plan scores.json --k 3 --tuner lora --tuner-option r=8 --tuner-option targets=all-linear
     """
     from wheretune import catalog
-    from wheretune.types import load_scores, save, to_json
+    from wheretune.records.base import save, to_json
+    from wheretune.records.scores import load_scores
 
     k, ratio = _one_count(preset, k, ratio)
     pick = _Pick(select or ("explicit" if layers else None), k, ratio, near, budget, budget_of, seed, layers)
     _check_names(scorer or "cosine-centrality", head, pick)
     _refuse_idle(context, ["states", "meanings"], pick)
-    how = catalog.tuner_from(tuner, tuner_option or ())
+    how = catalog.read("tuner", tuner, tuner_option or ())
     if scores_file is not None:
         scoring = ("text_column", "pair_column", "label_column", "target_column", "verbalizer", "task")
         _refuse(
@@ -998,10 +1005,10 @@ def plan(
 def _one_of(every: "list[LayerScores]", name: str | None) -> "LayerScores":
     """The scores of the scorer that was named, or the only ones there are."""
     from wheretune import catalog
-    from wheretune.types import Spec
+    from wheretune.records.base import Spec
 
     there = [str(scores.scorer) for scores in every]
-    asked = Spec.of(catalog.scorer(name)) if name is not None and ":" in name else None
+    asked = Spec.of(catalog.read("scorer", name)) if name is not None and ":" in name else None
     found = [scores for scores in every if name is None or scores.scorer.name == name.split(":")[0]]
     if asked is not None:
         found = [scores for scores in found if asked.params.items() <= scores.scorer.params.items()]
@@ -1014,9 +1021,9 @@ def _one_of(every: "list[LayerScores]", name: str | None) -> "LayerScores":
 
 def _plan(scores: "LayerScores", pick: _Pick, head: str, tuner: "Tuner") -> "Plan":
     from wheretune import catalog, planning
-    from wheretune.types import Spec
+    from wheretune.records.base import Spec
 
-    made = catalog.head(Spec(head))
+    made = catalog.build("head", Spec(head))
     if not tuner.needs_layers:
         return planning.plan(scores, None, tuner=tuner, head=made)
     selector = pick.selector(len(scores.layers), _source_selector(scores.scorer.name))
@@ -1088,18 +1095,20 @@ def tune(
     from dataclasses import asdict
 
     from wheretune import catalog
-    from wheretune.data import load_data
-    from wheretune.files import claim, taking
-    from wheretune.run import RESULT, check_model, run
-    from wheretune.training import check_cache, check_settings
-    from wheretune.types import LayerScores, Plan, RunSpec, Spec, TrainSettings, load, save, to_json
+    from wheretune.pipeline import RESULT, check_model, run
+    from wheretune.records.base import Spec, load, save, to_json
+    from wheretune.records.plan import Plan
+    from wheretune.records.runs import RunSpec, TrainSettings, check_cache, check_settings
+    from wheretune.records.scores import LayerScores
+    from wheretune.support.files import claim, taking
+    from wheretune.tasks.base import load_data
 
     folder = _needed(output, "--output")
     k, ratio = _one_count(preset, k, ratio)
     pick = _Pick(select or ("explicit" if layers else None), k, ratio, near, budget, budget_of, seed, layers)
     _check_names(scorer, head, pick)
     _refuse_idle(context, ["states", "meanings"], pick)
-    how = catalog.tuner_from(tuner, tuner_option or ())
+    how = catalog.read("tuner", tuner, tuner_option or ())
     if tokens_per_batch is not None:
         _refuse(context, ["batch_size"], "--tokens-per-batch")
     if plan_file is not None:
@@ -1163,7 +1172,7 @@ def _refuse(context: typer.Context, names: Sequence[str], why: str) -> None:
 
 def _try_selector(pick: _Pick, model: str, scorer: str, layers_attribute: str | None) -> None:
     """Says that k or a layer is out of range before a model is loaded and a folder begun."""
-    from wheretune.selectors import check_selector
+    from wheretune.selectors.base import check_selector
 
     count = _layer_count(model, layers_attribute)
     check_selector(pick.selector(count, _source_selector(scorer.split(":")[0])), count)
@@ -1182,7 +1191,8 @@ def _comma(layers: Sequence[int]) -> str:
 
 
 def _summary(result: "RunResult", folder: Path) -> Any:
-    from wheretune.show.tables import count, seconds, table
+    from wheretune.show.tables import table
+    from wheretune.support.words import count, seconds
 
     rows = [
         ("trained", f"{count(result.trainable_parameters)} parameters, {result.steps} steps, "
@@ -1223,15 +1233,15 @@ def evaluate(
     """
     import numpy as np
 
-    from wheretune import metrics
-    from wheretune.finetuned import open_finetuned
+    from wheretune.delta.opening import open_finetuned
+    from wheretune.metrics.base import evaluate as measure_all
+    from wheretune.records.base import to_json
     from wheretune.show.tables import table
-    from wheretune.types import to_json
 
     source = _needed(data, "--data")
     tuned = open_finetuned(folder, model)
     texts = tuned.read(source, "required")
-    found = metrics.evaluate(tuned.logits(texts, batch_size), np.array(texts.labels), texts.info.task)
+    found = measure_all(tuned.logits(texts, batch_size), np.array(texts.labels), texts.info.task)
     rows = [(m.name, f"{m.value:.4f}", str(m.n), "higher" if m.higher_is_better else "lower") for m in found]
     shown = table(f"{folder} on {source}", ("metric", "value", "n", "better"), rows, left=("metric", "better"))
     _show(shown, json_, {"metrics": [to_json(m) for m in found]})
@@ -1259,8 +1269,8 @@ def predict(
     """
     from scipy.special import softmax
 
-    from wheretune.files import write_text
-    from wheretune.finetuned import open_finetuned
+    from wheretune.delta.opening import open_finetuned
+    from wheretune.support.files import write_text
 
     source = _needed(data, "--data")
     tuned = open_finetuned(folder, model)
@@ -1299,12 +1309,13 @@ def merge(
 
     wheretune merge runs/mine --output merged
     """
-    from wheretune import finetuned
+    from wheretune.delta.merging import merge as merge_into
+    from wheretune.delta.opening import open_finetuned
 
     target = _needed(output, "--output")
     if target.exists():
         raise OutputError(f"{target} already exists", "choose another --output")
-    plain = finetuned.merge(finetuned.open_finetuned(folder, model), target)
+    plain = merge_into(open_finetuned(folder, model), target)
     how = "AutoModelForSequenceClassification" if plain else "AutoModel"
     said = f'{target} opens with {how}.from_pretrained("{target}")'
     if plain:
@@ -1390,17 +1401,18 @@ def compare(
     from dataclasses import asdict
 
     from wheretune import catalog
-    from wheretune.compare import COLUMNS, OWNED, Comparison, cells, lines, title, write_tables
-    from wheretune.compare import compare as run_comparison
-    from wheretune.files import taking
-    from wheretune.run import is_causal, layer_count
+    from wheretune.model.opening import is_causal, layer_count
+    from wheretune.records.runs import TrainSettings, check_cache
     from wheretune.show.tables import table
-    from wheretune.training import check_cache
-    from wheretune.types import TrainSettings
+    from wheretune.studies.grid import Comparison
+    from wheretune.studies.running import OWNED
+    from wheretune.studies.running import compare as run_comparison
+    from wheretune.studies.tables import COLUMNS, cells, lines, title, write_tables
+    from wheretune.support.files import taking
 
     folder = _needed(output, "--output")
     _check_names(scorer, head)
-    paper = catalog.RECIPES[recipe] if recipe is not None else None
+    paper = catalog.every("recipe")[recipe] if recipe is not None else None
     if paper is not None and paper.causal is not None and is_causal(_needed(model, "--model")) is not paper.causal:
         raise ConfigError(
             f"--recipe {recipe} is for {'decoders' if paper.causal else 'encoders'}, and the model is none",
@@ -1479,8 +1491,9 @@ def inspect_command(
 
     wheretune inspect bert-base-cased
     """
-    from wheretune.run import inspect_model
-    from wheretune.show.tables import count, table
+    from wheretune.pipeline import inspect_model
+    from wheretune.show.tables import table
+    from wheretune.support.words import count
 
     found = inspect_model(_needed(model, "MODEL"), layers_attribute)
     tuners = list(found["layers"][0]["tuners"])
@@ -1531,9 +1544,11 @@ def cost(
     """
     from dataclasses import replace
 
-    from wheretune.measuring import measure as time_it
-    from wheretune.run import cost_of
-    from wheretune.types import Plan, TrainSettings, load, save, to_json
+    from wheretune.pipeline import cost_of
+    from wheretune.records.base import load, save, to_json
+    from wheretune.records.plan import Plan
+    from wheretune.records.runs import TrainSettings
+    from wheretune.training.measuring import measure as time_it
 
     given = load(Plan, _needed(plan_file, "--plan"))
     source = _needed(data, "--data")
@@ -1563,11 +1578,12 @@ def export(
 
     wheretune export plan.json --to axolotl --output unfrozen.yaml
     """
-    from wheretune import exports
-    from wheretune.files import write_text
-    from wheretune.types import Plan, load
+    from wheretune.exports.base import export as export_to
+    from wheretune.records.base import load
+    from wheretune.records.plan import Plan
+    from wheretune.support.files import write_text
 
-    text = exports.export(load(Plan, plan_file), to)
+    text = export_to(load(Plan, plan_file), to)
     if output is None:
         _write_out(text)
     else:
@@ -1588,8 +1604,9 @@ def demo(
     wheretune demo --output runs/demo
     """
     from wheretune import demo as room
-    from wheretune.files import claim, taking
-    from wheretune.show.tables import count, seconds, table
+    from wheretune.show.tables import table
+    from wheretune.support.files import claim, taking
+    from wheretune.support.words import count, seconds
 
     model = room.model_folder()
     with taking(output, room.OWNED, "full/result.json", resume=resume, overwrite=overwrite):

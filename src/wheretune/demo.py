@@ -1,27 +1,36 @@
 """The demo: a real model and real articles that PyPI packages carry, from scores to the comparison, offline."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from wheretune.data import load_data
 from wheretune.errors import DataError
-from wheretune.files import write_text
+from wheretune.pipeline import run, score_model
 from wheretune.planning import plan
-from wheretune.run import run, score_model
+from wheretune.records.base import load, save
+from wheretune.records.data import DataSpec
+from wheretune.records.runs import RunSpec, TrainSettings
+from wheretune.records.scores import LayerScores
 from wheretune.scorers.cosine_centrality import CosineCentrality
-from wheretune.selectors import BlockHighest, Bottom, blocks
+from wheretune.selectors.blocks import BlockHighest, blocks
+from wheretune.selectors.fixed import Bottom
 from wheretune.show.figures import save_figure
+from wheretune.support.files import write_text
+from wheretune.tasks.base import load_data
 from wheretune.tuners.whole_layers import WholeLayers
-from wheretune.types import DataSpec, LayerScores, Plan, RunResult, RunSpec, TrainSettings, load, save
+
+if TYPE_CHECKING:
+    from wheretune.records.plan import Plan
+    from wheretune.records.runs import RunResult
 
 TRAIN, TEST, LENGTH, K = 600, 400, 64, 2
 SETTINGS = TrainSettings(epochs=3, learning_rate=3e-4, batch_size=16, warmup_ratio=0.1, seed=0)
-
-
 OWNED = (
     "demo.json", "train.jsonl", "test.jsonl", "scores.json", "plan.json", "profile.png", "similarity.png", "tuned",
     "full",

@@ -1,20 +1,33 @@
 """Scores and one choice on every axis -> a plan with its cost; and many scorers' choices side by side."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wheretune.confidence import how_sure
-from wheretune.cost import BATCH_SIZE, EPOCHS, price
+from wheretune.cost.flops import EPOCHS
+from wheretune.cost.price import BATCH_SIZE, price
 from wheretune.errors import PlanError
-from wheretune.heads import Head, LastToken, count
+from wheretune.heads.base import count
+from wheretune.heads.last_token import LastToken
+from wheretune.records.base import Spec
+from wheretune.records.plan import Plan
+from wheretune.records.scores import Choice
 from wheretune.schedules.static import Static
-from wheretune.selectors import AdaptiveSelector, Near, Selector
-from wheretune.tuners.base import Tuner
+from wheretune.selectors.base import AdaptiveSelector, Selector
+from wheretune.selectors.near import Near
 from wheretune.tuners.bias import Bias
 from wheretune.tuners.whole_layers import WholeLayers
-from wheretune.types import Choice, Cost, LayerScore, LayerScores, ModelInfo, Plan, Spec
+
+if TYPE_CHECKING:
+    from wheretune.heads.base import Head
+    from wheretune.records.cost import Cost
+    from wheretune.records.model import ModelInfo
+    from wheretune.records.scores import LayerScore, LayerScores
+    from wheretune.tuners.base import Tuner
 
 AnySelector = Selector | AdaptiveSelector
 
@@ -25,6 +38,8 @@ def choose(scores: LayerScores, selector: AnySelector) -> Choice:
     Raises:
         PlanError: k is below 1 or above the number of layers, or a named layer does not exist.
     """
+    from wheretune.scoring.confidence import how_sure
+
     plain, reason = selector.adapt(scores) if isinstance(selector, AdaptiveSelector) else (selector, None)
     if isinstance(selector, Near):
         spec = Spec(selector.selector.name, {**Spec.of(selector.selector).params, "near": selector.tolerance})

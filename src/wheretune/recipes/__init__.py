@@ -1,1 +1,1 @@
-"""What a paper chose on the five axes, its hyperparameters and the numbers it printed: data, one paper a file."""
+"""What a paper chose on the axes, its hyperparameters and the numbers it printed. One paper per file."""

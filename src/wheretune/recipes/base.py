@@ -1,5 +1,7 @@
 """The form of a recipe; the papers' own stand in files of their own."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -1,5 +1,7 @@
 """Ogawa et al., *Layer-wise LoRA fine-tuning* (C): LoRA on the half of the layers with the lowest CKA."""
 
+from __future__ import annotations
+
 from wheretune.recipes.base import Recipe, Reference
 
 PAPER = "Ogawa et al., Layer-wise LoRA fine-tuning: a similarity metric approach"
@@ -15,7 +17,6 @@ PRINTED = (
         ),
     ),
 )
-
 ENCODER = Recipe(
     name="cka-lora-encoder",
     paper=PAPER,
@@ -30,7 +31,6 @@ ENCODER = Recipe(
     references=PRINTED,
     decided="LoRA on query and value; epochs, batch and seeds are compare's own",
 )
-
 DECODER = Recipe(
     name="cka-lora-decoder",
     paper=PAPER,

@@ -1,9 +1,10 @@
 """*Optimal Layer Fine-Tuning* (O): probe each layer of the middle third alone, then tune the best of them."""
 
+from __future__ import annotations
+
 from wheretune.recipes.base import Recipe, Reference
 
 TASKS = ("MNLI-M", "MNLI-MM", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "WNLI", "Avg.")
-
 OLFT = Recipe(
     name="olft",
     paper="Optimal Layer Fine-Tuning (OLFT)",

@@ -1,1 +1,1 @@
-"""Which layers train at which step? One schedule a file."""
+"""Which layers train at which step? One schedule per file."""

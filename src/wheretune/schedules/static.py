@@ -1,5 +1,7 @@
 """The chosen layers train at every step."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,1 +1,1 @@
-"""How much does a layer matter? One metric a file; `base.py` has the protocol and `score`."""
+"""How much does a layer matter? One scorer per file."""

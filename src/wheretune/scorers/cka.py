@@ -14,19 +14,26 @@ A layer whose input or output does not vary is no candidate: its CKA is 0 by con
 encoder is one, since its [CLS] token is constant there (the paper's appendix).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from wheretune.data import log
 from wheretune.errors import ScoreError
-from wheretune.scorers.base import CONSTANT, Card, Finished, Sketch
-from wheretune.types import LayerStack, States
+from wheretune.scorers.base import Card, Finished
+from wheretune.scorers.sketch import Sketch
+from wheretune.scorers.sums import CONSTANT
+from wheretune.support.log import log
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wheretune.model.stack import LayerStack
+    from wheretune.model.states import States
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +51,8 @@ class Rows:
 
     def joined(self) -> Float[Tensor, "row layer_plus_1 hidden"]:
         """All rows, in fp64."""
+        import torch
+
         if not self.batches:
             return torch.zeros(0, self.layers + 1, self.hidden, dtype=torch.float64)
         return torch.cat(self.batches).double()
@@ -77,8 +86,10 @@ class Products:
     fourth: Float[Tensor, " pair"]
 
     @classmethod
-    def of(cls, rows: Float[Tensor, "row state hidden"], shift: Float[Tensor, "state hidden"]) -> "Products":
+    def of(cls, rows: Float[Tensor, "row state hidden"], shift: Float[Tensor, "state hidden"]) -> Products:
         """The sums over some rows."""
+        import torch
+
         a, b = _pairs(rows.shape[1])
         rows = rows - shift
         x, y = rows[:, a], rows[:, b]
@@ -94,8 +105,10 @@ class Products:
             fourth=(square[:, a] * square[:, b]).sum(0),
         )
 
-    def around(self, shift: Float[Tensor, "state hidden"]) -> "Products":
+    def around(self, shift: Float[Tensor, "state hidden"]) -> Products:
         """The same samples' sums around another shift: x becomes x + u, and every power is multiplied out."""
+        import torch
+
         move = self.shift - shift
         if not move.any():
             return self
@@ -127,7 +140,7 @@ class Products:
             + n * uu * vv,
         )
 
-    def merge(self, other: "Products") -> "Products":
+    def merge(self, other: Products) -> Products:
         """The sums over both, around this one's shift."""
         other = other.around(self.shift)
         sums = (getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__ if name != "shift")
@@ -203,6 +216,8 @@ class CKA:
         Raises:
             ScoreError: There are fewer than 4 samples for the debiased estimator, or 2 for the biased.
         """
+        import torch
+
         sums = state.sums
         least = 4 if self.estimator == "debiased" else 2
         if sums.n < least:
@@ -242,6 +257,8 @@ class CKA:
         self, sketch: Sketch, constant: Collection[int]
     ) -> Callable[[Float[Tensor, "row part"]], Float[Tensor, "part layer"]]:
         """From many subsets of the sketch to their CKA: each sum over a subset is a product with its column of ones."""
+        import torch
+
         rows = sketch.rows.double().transpose(0, 1)
         rows = rows - rows.mean(1, keepdim=True) if rows.shape[1] else rows
         grams = self._others(rows @ rows.mT)
@@ -266,6 +283,8 @@ class CKA:
 
     def _others(self, gram: Float[Tensor, "*state row row"]) -> Float[Tensor, "*state row row"]:
         """A Gram matrix as the estimator takes it: the debiased one without what a row has with itself."""
+        import torch
+
         return gram if self.estimator == "biased" else gram * (1 - torch.eye(gram.shape[-1], dtype=gram.dtype))
 
     def _hsic(
@@ -290,6 +309,8 @@ class CKA:
 
     def _from_products(self, s: Products) -> Float[Tensor, " pair"]:
         """The same from sums, for all pairs: every term of the Gram form is one of these sums."""
+        import torch
+
         n = s.n
         a, b = _pairs(len(s.total))
         x, y = s.total[a], s.total[b]

@@ -1,13 +1,17 @@
 """Depth and random: the controls that look at nothing. Highest depth is top-k, lowest is bottom-k."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from wheretune.errors import ScoreError
 from wheretune.scorers.base import Card, Finished
-from wheretune.types import LayerStack
+
+if TYPE_CHECKING:
+    from wheretune.model.stack import LayerStack
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,22 @@ PRiSM eq. 1; journal version eq. 1 and algorithm 1. The embeddings' output h_0 i
 aggregate "for each batch": decided that every sample weighs alike, so a short last batch does not weigh more.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from wheretune.scorers.base import Card, Finished, MeanSums, PairSums, mean_of_others
-from wheretune.types import LayerStack, States
+from wheretune.scorers.base import Card
+from wheretune.scorers.sums import MeanSums, PairSums, mean_of_others
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wheretune.model.stack import LayerStack
+    from wheretune.model.states import States
+    from wheretune.scorers.base import Finished
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class CosineCentrality:
 
 
 def _cosines(states: States) -> Float[Tensor, "batch layer layer"]:
+    import torch
+
     layers = states.tokens[:, 1:]
     units = layers / torch.linalg.vector_norm(layers, dim=-1, keepdim=True)
     cosines: Float[Tensor, "batch layer layer"] = units @ units.mT

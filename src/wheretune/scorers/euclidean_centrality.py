@@ -5,13 +5,18 @@
 PRiSM table 5, journal version table 7: the papers' control for the choice of the cosine.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
+from wheretune.scorers.base import Card
+from wheretune.scorers.sums import MeanSums, PairSums
 
-from wheretune.scorers.base import Card, Finished, MeanSums, PairSums
-from wheretune.types import LayerStack, States
+if TYPE_CHECKING:
+    from wheretune.model.stack import LayerStack
+    from wheretune.model.states import States
+    from wheretune.scorers.base import Finished
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class EuclideanCentrality:
 
     def update(self, state: PairSums, states: States) -> PairSums:
         """Adds the negative distances of every pair of layers, computed from differences in fp32."""
+        import torch
+
         layers = states.tokens[:, 1:]
         exact = "donot_use_mm_for_euclid_dist"  # the matrix product loses small distances to cancellation
         return state.add(-torch.cdist(layers, layers, compute_mode=exact), states.sample_ids)

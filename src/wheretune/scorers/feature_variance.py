@@ -5,15 +5,22 @@
 Journal version 7.4. Decided: the population variance.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from wheretune.scorers.base import Card, Finished, Moments, Sketch
-from wheretune.types import LayerStack, States
+from wheretune.scorers.base import Card, Finished
+from wheretune.scorers.sketch import Sketch
+from wheretune.scorers.sums import Moments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wheretune.model.stack import LayerStack
+    from wheretune.model.states import States
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +30,7 @@ class Variances:
     moments: Moments
     sketch: Sketch
 
-    def merge(self, other: "Variances") -> "Variances":
+    def merge(self, other: Variances) -> Variances:
         """Both."""
         return Variances(self.moments.merge(other.moments), self.sketch.merge(other.sketch))
 
@@ -54,6 +61,8 @@ class FeatureVariance:
 
     def finish(self, state: Variances) -> Finished:
         """The mean variance of every layer; how sure it is comes from subsamples."""
+        import torch
+
         rows = state.sketch.rows.double()
         rows = rows - rows.mean(0) if len(rows) else rows
 

@@ -7,12 +7,19 @@ The baseline of layer-wise LoRA by CKA (Lodha et al. 2023); the empirical Fisher
 cheap as training and weighs what a batch's samples agree on; decided that batches weigh alike.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wheretune.errors import ConfigError
-from wheretune.scorers.base import BatchSums, Card, Finished, MeanSums
-from wheretune.types import Gradients, LayerStack
+from wheretune.scorers.base import Card
+from wheretune.scorers.sums import BatchSums, MeanSums
+
+if TYPE_CHECKING:
+    from wheretune.model.stack import LayerStack
+    from wheretune.model.states import Gradients
+    from wheretune.scorers.base import Finished
 
 
 @dataclass(frozen=True)

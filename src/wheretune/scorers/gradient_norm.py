@@ -6,11 +6,18 @@ Journal version of PRiSM, 7.4: over one epoch, without updates. Decided: the sum
 a sum; the head is freshly drawn from the data's seed and dropout is off. The score depends on the batch size.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from __future__ import annotations
 
-from wheretune.scorers.base import BatchSums, Card, Finished, MeanSums
-from wheretune.types import Gradients, LayerStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from wheretune.scorers.base import Card
+from wheretune.scorers.sums import BatchSums, MeanSums
+
+if TYPE_CHECKING:
+    from wheretune.model.stack import LayerStack
+    from wheretune.model.states import Gradients
+    from wheretune.scorers.base import Finished
 
 
 @dataclass(frozen=True)

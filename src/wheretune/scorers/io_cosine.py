@@ -6,16 +6,23 @@ The Layer Drop baseline of PRiSM and its journal version (He et al. 2024). A low
 high one a redundant layer. Decided: tokens are averaged within a sample first, so samples weigh alike.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
-from wheretune.capture import Reduction
-from wheretune.scorers.base import Card, Finished, MeanSums
-from wheretune.types import LayerStack, States
+from wheretune.scorers.base import Card
+from wheretune.scorers.sums import MeanSums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wheretune.model.forward import Reduction
+    from wheretune.model.stack import LayerStack
+    from wheretune.model.states import States
+    from wheretune.scorers.base import Finished
 
 
 def mean_token_cosine(
@@ -24,6 +31,8 @@ def mean_token_cosine(
     mask: Int[Tensor, "batch token"],
 ) -> Float[Tensor, " batch"]:
     """The mean over a sample's unmasked tokens of the cosine between a layer's input and output."""
+    import torch
+
     cosines = torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
     return torch.where(mask.bool(), cosines, 0).sum(1) / mask.sum(1)
 

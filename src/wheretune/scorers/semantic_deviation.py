@@ -14,18 +14,25 @@ explanation of `rank`, "the class number ... is smaller than 10", agrees):
     rank    dev_k = how many labels have a higher cosine than the sample's own
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
 
 from wheretune.errors import ConfigError
-from wheretune.scorers.base import Card, Finished, MeanSums
-from wheretune.types import Deviations, LayerStack, States
+from wheretune.records.scores import Deviations
+from wheretune.scorers.base import Card
+from wheretune.scorers.sums import MeanSums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wheretune.model.stack import LayerStack
+    from wheretune.model.states import States
+    from wheretune.scorers.base import Finished
 
 BINS = 200
 
@@ -73,6 +80,8 @@ class SemanticDeviation:
 
     def init(self, stack: LayerStack) -> DeviationSums:
         """Empty sums."""
+        import torch
+
         if self.variant not in ("cosine", "ce", "rank"):
             raise ConfigError(f"semantic-deviation has no variant {self.variant!r}", "take cosine, ce or rank")
         layers = len(stack)
@@ -87,6 +96,8 @@ class SemanticDeviation:
 
     def update(self, state: DeviationSums, states: States) -> DeviationSums:
         """Adds a batch."""
+        import torch
+
         deviations, highest = self._deviations(states)
         gains = deviations[:, :-1] - deviations[:, 1:]
         eof = torch.bincount(gains.argmax(1), minlength=gains.shape[1])  # argmax takes the first of equals
@@ -104,6 +115,9 @@ class SemanticDeviation:
 
     def _deviations(self, states: States) -> tuple[Float[Tensor, "batch state"], float]:
         """The deviation of every latent space, in fp64 on the CPU, and the highest there can be."""
+        import torch
+        from torch.nn.functional import cross_entropy, normalize
+
         assert states.meanings is not None
         tokens = normalize(states.tokens.double().cpu(), dim=-1)
         bases, targets = normalize(states.meanings.bases.double().cpu(), dim=-1), states.meanings.targets.cpu()
@@ -145,5 +159,7 @@ class SemanticDeviation:
 
 def _histogram(shares: Float[Tensor, "batch space"]) -> Int[Tensor, "space bin"]:
     """How many samples fall into each of `BINS` equal parts of 0 to 1, a row a space."""
+    import torch
+
     bins = (shares * BINS).long().clamp(0, BINS - 1)
     return torch.stack([torch.bincount(column, minlength=BINS) for column in bins.T])

@@ -11,14 +11,19 @@ taken, so a small matrix without noise gives no infinite score; and without the 
 that Spectrum's code adds, which would make the score depend on the scale of the weights.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 
 from wheretune.scorers.base import Card, Finished
-from wheretune.types import LayerStack
+
+if TYPE_CHECKING:
+    import torch
+
+    from wheretune.model.stack import LayerStack
 
 NORMAL_IQR = 1.349  # the interquartile range of a standard normal distribution
 
@@ -43,6 +48,8 @@ class WeightSNR:
 
 
 def _ratio(matrices: list[torch.Tensor]) -> float:
+    import torch
+
     signal = noise = 0.0
     for matrix in matrices:
         values = torch.linalg.svdvals(matrix.double())

@@ -1,1 +1,1 @@
-"""How plain values look: terminal tables, progress bars and figures. Knows no room but `files`."""
+"""How records look in a terminal and in figures."""

@@ -4,15 +4,17 @@ Colours are from the Okabe-Ito palette and from `cividis`, both made for colour-
 layers also differ in shape and size, so nothing hangs on colour alone.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wheretune.files import write
+from wheretune.support.files import write
 
-if TYPE_CHECKING:  # matplotlib takes a second to import and most commands draw nothing
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#6E6E6E"
@@ -28,7 +30,7 @@ def profile_figure(
     title: str,
     blocks: Sequence[range] = (),
     chosen: Sequence[int] = (),
-) -> "Figure":
+) -> Figure:
     """A point a layer with the standard deviation over samples as error bar; blocks shaded in turn.
 
     Points, not bars: the axis does not start at zero.
@@ -85,7 +87,7 @@ def profile_figure(
     return figure
 
 
-def heatmap_figure(matrix: Sequence[Sequence[float]], *, label: str, title: str) -> "Figure":
+def heatmap_figure(matrix: Sequence[Sequence[float]], *, label: str, title: str) -> Figure:
     """An L x L matrix, one cell a pair of layers, with the numbers in the cells where they fit."""
     from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator
@@ -118,7 +120,7 @@ def heatmap_figure(matrix: Sequence[Sequence[float]], *, label: str, title: str)
 
 def violin_figure(
     groups: Sequence[tuple[str, Sequence[Sequence[int]], Sequence[float], float]], *, label: str, title: str
-) -> "Figure":
+) -> Figure:
     """A violin a latent space from histograms, a crossbar at each mean; two groups share a violin, half each.
 
     Args:
@@ -171,7 +173,7 @@ def agreement_figure(
     chosen: Sequence[Sequence[int]],
     layers: int,
     title: str,
-) -> "Figure":
+) -> Figure:
     """Several scorers side by side: the rank correlation of every two, and the layers that each would choose."""
     from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator
@@ -222,7 +224,7 @@ def speed_figure(
     limits: Sequence[float | None],
     *,
     title: str,
-) -> "Figure":
+) -> Figure:
     """Two bars a plan, how many times as fast as full fine-tuning it trains, and a tick where its FLOPs end.
 
     Args:
@@ -271,6 +273,6 @@ def speed_figure(
     return figure
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG, whole or not at all."""
     write(path, lambda draft: figure.savefig(draft, format="png"))

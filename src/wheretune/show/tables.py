@@ -3,20 +3,11 @@
 Every cell is a `rich.text.Text`, so text that comes from a data set is never read as markup.
 """
 
-import math
-import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from __future__ import annotations
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+import math
+from collections.abc import Iterable, Sequence
+
 from rich.table import Table
 from rich.text import Text
 
@@ -59,50 +50,3 @@ def profile_table(title: str, values: Sequence[float], stds: Sequence[float], ch
         for index, (value, std) in enumerate(zip(values, stds, strict=True))
     ]
     return table(title, ("layer", "score", "std", "profile"), rows, left=("profile",))
-
-
-def count(number: float) -> str:
-    """A parameter count as the papers print it: 21.3 M, 592 K."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number:.0f}"
-
-
-def short(number: float) -> str:
-    """Three figures, or all before the point where there are more: 0.00123, 12.3, 12345."""
-    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
-
-
-def short_name(name: str) -> str:
-    """A model's name without the folders that lead to it: its last two parts, as on the hub."""
-    return "/".join(Path(name).parts[-2:])
-
-
-def seconds(value: float) -> str:
-    """A duration a person can read."""
-    return f"{value:.1f} s" if value < 120 else f"{int(value // 60)} min {int(value % 60):02d} s"
-
-
-def size(count: int) -> str:
-    """A number of bytes, as one reads it."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000  # type: ignore[assignment]
-    return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
-
-
-def progress() -> Progress:
-    """A progress bar on standard error, shown on a terminal only, so that logs and pipes stay clean."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )

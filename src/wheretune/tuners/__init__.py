@@ -1,1 +1,1 @@
-"""How are the chosen layers tuned? One way a file; `base.py` applies, checks and undoes."""
+"""How are the chosen layers tuned? One tuner per file."""

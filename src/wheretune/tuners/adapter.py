@@ -3,38 +3,24 @@
 Ours, because the `adapters` library needs an older Transformers, and PEFT has none.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
-
-from jaxtyping import Float
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wheretune.errors import ConfigError
-from wheretune.tuners.base import Addition, Attached, add, added, check_free, drawing, part
-from wheretune.types import Layer, LayerScore, LayerStack, ModelInfo
+from wheretune.tuners.additions import add, added, check_free
+from wheretune.tuners.base import drawing, part
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-class Bottleneck(nn.Module):
-    """x + W_up gelu(W_down x + b_down) + b_up (Houlsby 2.1); with W_up and b_up at zero it is x.
-
-    Args:
-        hidden: d, the width of the states.
-        size: m, the width between.
-    """
-
-    def __init__(self, hidden: int, size: int) -> None:
-        super().__init__()
-        self.down, self.up = nn.Linear(hidden, size), nn.Linear(size, hidden)
-        nn.init.trunc_normal_(self.down.weight, std=0.01, a=-0.02, b=0.02)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-
-    def forward(self, hidden: Float[Tensor, "*lead hidden"]) -> Float[Tensor, "*lead hidden"]:
-        """The states with what the adapter adds."""
-        inside = nn.functional.gelu(self.down(hidden.to(self.down.weight.dtype)))
-        out: Tensor = hidden + self.up(inside).to(hidden.dtype)
-        return out
+    from wheretune.model.stack import Layer, LayerStack
+    from wheretune.records.model import ModelInfo
+    from wheretune.records.scores import LayerScore
+    from wheretune.tuners.additions import Addition
+    from wheretune.tuners.base import Attached
 
 
 @dataclass(frozen=True)
@@ -86,6 +72,8 @@ class Adapter:
         return after
 
     def _add(self, owner: nn.Module, hidden: int) -> Addition:
+        from wheretune.tuners.modules import Bottleneck
+
         bottleneck = Bottleneck(hidden, self.size(hidden))
 
         def through(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -1,13 +1,18 @@
 """Tune the biases of the chosen layers alone: BitFit (Ben Zaken, Ravfogel and Goldberg, ACL 2022)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from wheretune.anatomy import biases
 from wheretune.errors import PlanError
 from wheretune.tuners.base import Attached
-from wheretune.types import LayerScore, LayerStack, ModelInfo
+
+if TYPE_CHECKING:
+    from wheretune.model.stack import LayerStack
+    from wheretune.records.model import ModelInfo
+    from wheretune.records.scores import LayerScore
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Bias:
         Raises:
             PlanError: A chosen layer has none.
         """
+        from wheretune.model.parts import biases
+
         for layer in layers:
             _check(layer, stack.layers[layer].parts.biases)
         return Attached([p for layer in layers for p in biases(stack.layers[layer].module)])
@@ -38,8 +45,9 @@ class Bias:
         return sum(all_layers[layer].parts.biases for layer in layers)
 
 
-def _check(layer: int, biases: int) -> None:
-    if not biases:
+def _check(layer: int, numbers: int) -> None:
+
+    if not numbers:
         raise PlanError(
             f"layer {layer} has no biases to train (Llama, Gemma, Mistral, T5 and ModernBERT are built without)",
             "take another tuner, such as lora or ia3",

@@ -5,45 +5,24 @@ taken apart and added through a gate per head that starts at zero (LLaMA-Adapter
 to 7), so that training starts from the model as it was.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-
-from wheretune.anatomy import queries
 from wheretune.errors import ConfigError
-from wheretune.tuners.base import Addition, Attached, add, added, check_free, drawing, part
-from wheretune.types import Layer, LayerParts, LayerScore, LayerStack, ModelInfo
+from wheretune.tuners.additions import add, added, check_free
+from wheretune.tuners.base import drawing, part
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-class PrefixAttention(nn.Module):
-    """tanh(gate) softmax(q K^T / sqrt(d)) V for every head, K and V trained.
-
-    Args:
-        length: Rows of K and V.
-        heads: Query heads.
-        kv_heads: Heads of K and V; each serves `heads / kv_heads` query heads.
-        size: Width of a head.
-    """
-
-    def __init__(self, length: int, heads: int, kv_heads: int, size: int) -> None:
-        super().__init__()
-        self.keys = nn.Parameter(torch.empty(length, kv_heads, size))
-        self.values = nn.Parameter(torch.empty(length, kv_heads, size))
-        self.gate = nn.Parameter(torch.zeros(heads))
-        for drawn in (self.keys, self.values):
-            nn.init.normal_(drawn)
-
-    def forward(self, query: Float[Tensor, "*lead heads size"]) -> Float[Tensor, "*lead heads size"]:
-        """What every token reads from the prefix."""
-        copies = self.gate.shape[0] // self.keys.shape[1]
-        keys, values = (kept.repeat_interleave(copies, dim=1) for kept in (self.keys, self.values))
-        scores = torch.einsum("...hd,phd->...hp", query.to(keys.dtype), keys) / keys.shape[-1] ** 0.5
-        read = torch.einsum("...hp,phd->...hd", scores.softmax(-1), values) * self.gate.tanh().unsqueeze(-1)
-        return read.to(query.dtype)
+    from wheretune.model.stack import Layer, LayerStack
+    from wheretune.records.model import LayerParts, ModelInfo
+    from wheretune.records.scores import LayerScore
+    from wheretune.tuners.additions import Addition
+    from wheretune.tuners.base import Attached
 
 
 @dataclass(frozen=True)
@@ -80,6 +59,9 @@ class Prefix:
         return added(additions, "a prefix is read beside the text, so no weights of the model can do what it does")
 
     def _add(self, layer: Layer) -> Addition:
+        from wheretune.model.parts import queries
+        from wheretune.tuners.modules import PrefixAttention
+
         parts = layer.parts
         query, output = (layer.module.get_submodule(str(path)) for path in (parts.query, parts.attention_output))
         prefix = PrefixAttention(self.length, *_shape(parts))

@@ -1,11 +1,17 @@
 """Tune all parameters of the chosen layers (P 3.2, T 3.2)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from wheretune.tuners.base import Attached
-from wheretune.types import LayerScore, LayerStack, ModelInfo
+
+if TYPE_CHECKING:
+    from wheretune.model.stack import LayerStack
+    from wheretune.records.model import ModelInfo
+    from wheretune.records.scores import LayerScore
 
 
 @dataclass(frozen=True)

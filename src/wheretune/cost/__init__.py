@@ -1,0 +1,1 @@
+"""What a plan costs, as arithmetic on records: FLOPs, bytes, speed-up."""

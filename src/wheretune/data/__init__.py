@@ -1,0 +1,1 @@
+"""Rows -> texts -> tokens -> batches; knows no labels."""

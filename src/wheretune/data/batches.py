@@ -1,0 +1,82 @@
+"""Token ids -> batches of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from wheretune.data.tokens import encode_part, say_cut
+from wheretune.errors import DataError
+
+if TYPE_CHECKING:
+    from wheretune.data.texts import TextData
+    from wheretune.records.data import Batch, Collate
+
+CHUNK = 64  # batches that are tokenised and sorted by length together while streaming
+
+
+def stream_batches(
+    data: TextData, tokenizer: Any, max_length: int, batch_size: int, chunk: int = CHUNK
+) -> Iterator[list[dict[str, Any]]]:
+    """All rows as `encode` gives them, in batches of like length, a chunk of the data at a time.
+
+    Only one chunk is tokenised at once: beside the texts themselves, the memory does not grow with the data.
+    """
+    full = 0
+    for start in range(0, len(data), chunk * batch_size):
+        rows = encode_part(data, tokenizer, max_length, start, min(start + chunk * batch_size, len(data)))
+        full += sum(len(row["input_ids"]) >= max_length for row in rows)
+        yield from length_batches(rows, batch_size)
+    say_cut(data, full, max_length)
+
+
+def collator(tokenizer: Any) -> Collate:
+    """Pads a batch to its own longest row, on the tokenizer's side; numbers become fp32, classes int64.
+
+    Raises:
+        DataError: The tokenizer has no padding token.
+    """
+    if tokenizer.pad_token is None:
+        raise DataError("the tokenizer has no padding token", "set tokenizer.pad_token = tokenizer.eos_token")
+
+    def collate(rows: list[dict[str, Any]]) -> Batch:
+        inputs = [{k: v for k, v in row.items() if k not in ("labels", "row")} for row in rows]
+        batch: Batch = dict(tokenizer.pad(inputs, padding=True, return_tensors="pt"))
+        if "labels" in rows[0]:
+            labels = torch.tensor([row["labels"] for row in rows])
+            batch["labels"] = labels.float() if labels.is_floating_point() else labels
+        return batch
+
+    return collate
+
+
+def spread(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A short text, a middling one and the longest, all different if there are as many: what two ways are tried on."""
+    different = {tuple(row["input_ids"]): row for row in rows}.values()
+    ordered = sorted(different, key=lambda row: len(row["input_ids"]))
+    return [dict(ordered[place]) for place in (0, len(ordered) // 2, -1)]
+
+
+def length_batches(rows: Sequence[Mapping[str, Any]], batch_size: int) -> list[list[dict[str, Any]]]:
+    """All rows in batches of like length, the longest first, so that little is padded."""
+    ordered = [dict(row) for row in sorted(rows, key=lambda row: -len(row["input_ids"]))]
+    edges = [*range(0, len(ordered), batch_size), len(ordered)]
+    return [ordered[start:stop] for start, stop in pairwise(edges)]
+
+
+def token_batches(rows: Sequence[Mapping[str, Any]], tokens: int) -> list[list[dict[str, Any]]]:
+    """All rows in batches of like length, the longest first, of at most `tokens` tokens with the padding."""
+    return [[dict(rows[place]) for place in batch] for batch in filled([len(row["input_ids"]) for row in rows], tokens)]
+
+
+def filled(lengths: Sequence[int], tokens: int, order: Sequence[int] | None = None) -> list[list[int]]:
+    """Places in batches whose size times longest length is at most `tokens` (a longer text stands alone)."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)) if order is None else order, key=lambda place: -lengths[place]):
+        if not batches or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > tokens:
+            batches.append([])
+        batches[-1].append(place)
+    return batches

@@ -1,0 +1,67 @@
+"""In which order a training reads its rows: pure functions of seed and epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from wheretune.data.batches import filled
+
+
+class TokenBatches(torch.utils.data.Sampler[list[int]]):
+    """Random batches of like length within a budget of tokens: a pure function of (seed, epoch).
+
+    Every epoch has as many batches as any other, as Trainer expects: which lengths go together is fixed, which of the
+    texts of one length is drawn anew, and so is the order of the batches.
+    """
+
+    def __init__(self, lengths: Sequence[int], tokens: int, seed: int) -> None:
+        self.lengths = list(lengths)
+        self.tokens = tokens
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Trainer calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(filled(self.lengths, self.tokens))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        batches = filled(self.lengths, self.tokens, random.permutation(len(self.lengths)).tolist())
+        return iter([batches[place] for place in random.permutation(len(batches)).tolist()])
+
+
+class EpochBuckets(torch.utils.data.Sampler[int]):
+    """Rows in random batches of like length: a pure function of (seed, epoch).
+
+    Transformers' own grouped sampler draws from the global generator, which dropout moves on: two methods
+    would see different batches, and a resumed run others than an uninterrupted one. The grouping is theirs.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Trainer calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        from transformers.trainer_pt_utils import get_length_grouped_indices
+
+        drawn = int(np.random.default_rng([self.seed, self.epoch]).integers(2**63))
+        generator = torch.Generator().manual_seed(drawn)
+        indices: list[int] = get_length_grouped_indices(  # type: ignore[no-untyped-call]
+            self.lengths, self.batch_size, generator=generator
+        )
+        return iter(indices)

@@ -1,0 +1,1 @@
+"""What was tuned: saved, opened again, merged, shared."""

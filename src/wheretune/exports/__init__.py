@@ -1,0 +1,1 @@
+"""A plan in other tools' words. One tool per file."""

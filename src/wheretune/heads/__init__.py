@@ -1,0 +1,1 @@
+"""What sits on top of the model? One head per file."""

@@ -1,0 +1,28 @@
+"""A linear map on the last layer's representative token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class LastToken:
+    """Dropout and Linear(d -> C) on the last layer's representative token (P 3.2).
+
+    Decided where the paper is silent: dropout 0.1, and for decoders no bias, as in Transformers' own
+    sequence classifiers, so that a tuned decoder merges into one of those.
+    """
+
+    dropout: float = 0.1
+    name: ClassVar[str] = "last-token"
+    all_layers: ClassVar[bool] = False
+
+    def build(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> nn.Sequential:
+        """The module."""
+        from torch import nn
+
+        return nn.Sequential(nn.Dropout(self.dropout), nn.Linear(hidden_size, outputs, bias=not causal))

@@ -1,0 +1,1 @@
+"""How good are predictions? Each metric with its n and its direction."""

@@ -1,0 +1,1 @@
+"""The only folder that knows how Hugging Face lays models out."""

@@ -1,0 +1,152 @@
+"""Finds the layers of a model by its structure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from wheretune.errors import ModelError
+from wheretune.model.parts import parts_of
+from wheretune.model.stack import Layer, LayerStack
+
+
+def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
+    """The layers of `model`, in the order in which they run.
+
+    The base model (of a model that also sees, its language model) is searched for module lists as long as its config
+    says it has layers; the outermost one is the stack. An encoder-decoder has two: the encoder's layers come first and
+    the decoder's are counted on from there.
+
+    Args:
+        model: Any Hugging Face transformer, with or without a head.
+        attribute: The path of the list of layers below the base model, for a model that cannot be read.
+
+    Raises:
+        ModelError: There is none (ALBERT shares one layer among all), naming the lists that were found.
+    """
+    base: nn.Module = getattr(model, "base_model", model)
+    config = text_config(base)
+    if attribute is not None:
+        stacks = [(attribute, _named_list(base, attribute))]
+    else:
+        stacks = [_outermost_list(base, root, expected) for root, expected in _roots(base, config)]
+    modules = [(f"{path}.{i}", layer) for path, stack in stacks for i, layer in enumerate(stack)]
+    owners: dict[int, int] = {}
+    for index, (_, layer) in enumerate(modules):
+        for parameter in layer.parameters():
+            other = owners.setdefault(id(parameter), index)
+            if other != index:
+                raise ModelError(
+                    f"layers {other} and {index} of {type(base).__name__} share their weights",
+                    "use a model whose layers have weights of their own",
+                )
+    base_path = next((found for found, module in model.named_modules() if module is base), "")
+    hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", 0)
+    if not isinstance(hidden, int):
+        raise ModelError(f"the config of {type(base).__name__} has no hidden_size", "give a Hugging Face transformer")
+    decodes = causal(config)
+    return LayerStack(
+        model=model,
+        base=base,
+        base_path=base_path,
+        layers=tuple(Layer(i, path, layer, parts_of(layer, heads, decodes)) for i, (path, layer) in enumerate(modules)),
+        hidden_size=hidden,
+        causal=decodes,
+        attribute=attribute,
+    )
+
+
+def _named_list(base: nn.Module, attribute: str) -> nn.ModuleList | nn.Sequential:
+    """The list of layers at the path that the user gave."""
+    try:
+        found = base.get_submodule(attribute)
+    except AttributeError as error:
+        raise ModelError(
+            f"{type(base).__name__} has no module {attribute!r} (module lists found: {_lists_of(base)})",
+            "give one of them as --layers-attribute",
+        ) from error
+    if not isinstance(found, nn.ModuleList | nn.Sequential) or not len(found):
+        raise ModelError(
+            f"{attribute} of {type(base).__name__} is a {type(found).__name__}, not a list of layers "
+            f"(module lists found: {_lists_of(base)})",
+            "give one of them as --layers-attribute",
+        )
+    return found
+
+
+def _roots(base: nn.Module, config: Any) -> list[tuple[str, int | None]]:
+    """Where the layers are to be looked for, as paths below the base model, and how many the config says there are."""
+    expected = getattr(config, "num_hidden_layers", None)
+    if is_encoder_decoder(base):
+        decoder = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", expected)
+        return [("encoder", expected), ("decoder", decoder)]
+    if text_config(base) is base.config:
+        return [("", expected)]
+    # a vision model: the part with the text's config, so that the vision tower is left alone
+    paths = (path for path, part in base.named_modules() if type(getattr(part, "config", None)) is type(config))
+    return [(next(paths, ""), expected)]
+
+
+def _outermost_list(base: nn.Module, root: str, expected: int | None) -> tuple[str, nn.ModuleList]:
+    """The one list of `expected` modules that lies least deep below `root`."""
+    name = type(base).__name__
+    lists = [(path, module) for path, module in _module_lists(base) if path.startswith(f"{root}." if root else "")]
+    fitting = [(path, module) for path, module in lists if len(module) == expected]
+    if not fitting:
+        raise ModelError(
+            f"{name} has no list of {expected} layers of its own (module lists found: {_lists_of(base)})",
+            "name the list with --layers-attribute, or use a model whose layers have weights of their own",
+        )
+    outermost = min(path.count(".") for path, _ in fitting)
+    fitting = [(path, module) for path, module in fitting if path.count(".") == outermost]
+    if len(fitting) > 1:
+        raise ModelError(
+            f"{name} spreads its layers over several lists ({', '.join(path for path, _ in fitting)})",
+            "name the list of layers with --layers-attribute, or use a model whose layers are modules of their own",
+        )
+    return fitting[0]
+
+
+def _module_lists(base: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    return [(path, part) for path, part in base.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 0]
+
+
+def _lists_of(base: nn.Module) -> str:
+    return ", ".join(f"{path} with {len(module)}" for path, module in _module_lists(base)) or "none"
+
+
+def is_encoder_decoder(base: nn.Module) -> bool:
+    """Whether a model has two stacks of layers."""
+    return bool(getattr(text_config(base), "is_encoder_decoder", False))
+
+
+def text_config(model: nn.Module) -> Any:
+    """The config of a model's text part."""
+    config = getattr(model, "config", None)
+    if config is None:
+        raise ModelError(f"{type(model).__name__} has no config", "give a Hugging Face transformer")
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def causal(config: Any) -> bool:
+    """Whether a model of this config is a decoder: it predicts the next token and fills no masks."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    if getattr(config, "is_decoder", False):
+        return True
+    kind = type(config)
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def check_one_sequence(base: nn.Module) -> None:
+    """Makes sure that a model reads one sequence, whose states can be scored and topped with a head.
+
+    Raises:
+        ModelError: It is an encoder-decoder.
+    """
+    if is_encoder_decoder(base):
+        raise ModelError(
+            f"{type(base).__name__} is an encoder-decoder: it has no one sequence of states to score or to top",
+            "score it by its weights (--scorer weight-snr) and apply the plan to your own model in Python",
+        )

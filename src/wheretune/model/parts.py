@@ -1,0 +1,97 @@
+"""What a layer is made of: its linear maps, and which of them does what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from wheretune.records.model import LayerParts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# These fused maps put out q, k and v of the first head, then of the next; all others all q, then all k, then all v.
+PER_HEAD = ("query_key_value", "in_proj")
+
+
+def linear_maps(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """The linear maps below `module`: path -> (outputs, inputs)."""
+    from transformers.pytorch_utils import Conv1D
+
+    found = {}
+    for path, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            found[path] = (part.out_features, part.in_features)
+        elif isinstance(part, Conv1D):
+            found[path] = (part.nf, part.nx)
+    return found
+
+
+def parts_of(layer: nn.Module, heads: int, causal: bool) -> LayerParts:
+    """The linear maps of a layer, and which of them does what.
+
+    Every family registers a layer's attention before its MLP, the attention's maps ending with its output, and calls it
+    something with "att"; the decoders of encoder-decoders have a second attention, to the encoder. One map that makes
+    queries, keys and values is the widest of its attention. Decoders are taken to have their norm before attention,
+    encoders behind it; ModernBERT, which has it before, calls it `attn_norm`.
+    """
+    maps = linear_maps(layer)
+    attention = [path for path in maps if "att" in path.lower()]
+    attention = [path for path in attention if not any(other in path for other in ("EncDec", "encoder_attn", "cross"))]
+    rest = [path for path in maps if "att" not in path.lower()]
+    first = {letter: next((p for p in attention if p.split(".")[-1].startswith(letter)), None) for letter in "qkv"}
+    if None in first.values() and attention:
+        first = dict.fromkeys("qkv", max(attention, key=lambda path: maps[path][0]))
+    known = len(attention) > 1
+    return LayerParts(
+        maps=maps,
+        query=first["q"] if known else None,
+        key=first["k"] if known else None,
+        value=first["v"] if known else None,
+        attention_output=attention[-1] if known else None,
+        mlp_output=rest[-1] if rest else None,
+        heads=heads,
+        biases=sum(parameter.numel() for parameter in biases(layer)),
+        dropout=any(isinstance(part, nn.Dropout) and part.p > 0 for part in layer.modules()),
+        kept=_kept_by_activation(layer),
+        norm_first=causal or any(name.startswith("attn_norm.") for name, _ in layer.named_parameters()),
+    )
+
+
+def _kept_by_activation(layer: nn.Module) -> int:
+    """How many numbers the activation keeps for the backward pass of one: GPT-2's GELU, made of parts, keeps four."""
+    from transformers.activations import ACT2CLS
+
+    kinds = {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()}
+    activation = next((part for part in layer.modules() if type(part) in kinds), None)
+    if activation is None or any(True for _ in activation.parameters()):
+        return 1
+    kept: dict[int, Tensor] = {}
+
+    def keep(saved: Tensor) -> Tensor:
+        kept[saved.data_ptr()] = saved  # held, so that no other gets its place
+        return saved
+
+    with torch.inference_mode(False), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        activation(torch.ones(1, device="cpu", requires_grad=True))
+    return max(1, len(kept))
+
+
+def biases(layer: nn.Module) -> list[nn.Parameter]:
+    """The biases of a layer, those of its norms included."""
+    return [parameter for name, parameter in layer.named_parameters() if name.split(".")[-1].endswith("bias")]
+
+
+def queries(parts: LayerParts, made: Float[Tensor, "*lead out"]) -> Float[Tensor, "*lead heads size"]:
+    """The queries of every head in what the query map put out, before any rotation."""
+    assert parts.query is not None and parts.attention_output is not None
+    width = parts.maps[parts.attention_output][1]
+    size = width // parts.heads
+    if parts.query != parts.key:
+        return made.reshape(*made.shape[:-1], parts.heads, size)
+    if parts.query.split(".")[-1] in PER_HEAD:
+        return made.reshape(*made.shape[:-1], parts.heads, 3 * size)[..., :size]
+    return made[..., :width].reshape(*made.shape[:-1], parts.heads, size)

@@ -1,0 +1,1 @@
+"""Everything below the lowest trained layer is computed once and cached."""

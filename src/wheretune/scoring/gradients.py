@@ -1,0 +1,111 @@
+"""One backward pass: what the loss of a fresh head asks of every layer, batch by batch, without training.
+
+The head is freshly drawn from the data's seed and dropout is off, so the numbers repeat. Only the layers' parameters
+get a gradient, and only norms and squares of it leave this room: two batches' gradients are never held at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from wheretune.errors import ScoreError
+from wheretune.heads.headed import headed
+from wheretune.heads.last_token import LastToken
+from wheretune.model.forward import evaluating
+from wheretune.model.states import Gradients
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from wheretune.data.texts import TextData
+    from wheretune.model.stack import LayerStack
+    from wheretune.records.data import Collate
+
+
+def stream_gradients(
+    stack: LayerStack,
+    data: TextData,
+    batches: Iterable[list[dict[str, Any]]],
+    collate: Collate,
+    per_sample: bool = False,
+) -> Iterator[Gradients]:
+    """The gradients of every batch of encoded rows, one batch at a time, the model in eval mode.
+
+    Args:
+        stack: Whose layers; the model is left as it was, its `grad` fields untouched.
+        data: With labels; says the task, and its seed draws the head.
+        batches: Of encoded rows with labels.
+        collate: Makes a batch of rows.
+        per_sample: Run every sample alone, for its own gradient; the batch's is their mean. Slower, by as much as the
+            machine gains from batches. (`torch.func.vmap` cannot run Transformers' attention masks, whose code branches
+            on the data.)
+
+    Raises:
+        ScoreError: A gradient is not finite; the layer and the rows are named.
+    """
+    model = headed(stack.base, LastToken(), data, data.info.spec.seed)
+    groups = [list(layer.module.parameters()) for layer in stack.layers]
+    wanted = [parameter for group in groups for parameter in group]
+    sizes = torch.tensor([sum(p.numel() for p in group) for group in groups])
+    device = next(stack.base.parameters()).device
+    for batch in batches:
+        parts = [[row] for row in batch] if per_sample else [batch]
+        total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in wanted]
+        squares = []
+        for part in parts:
+            inputs = {name: value.to(device) for name, value in collate(part).items()}
+            with torch.enable_grad(), evaluating(model), _needing_gradients(wanted):
+                found = torch.autograd.grad(model(**inputs).loss, wanted, allow_unused=True)
+            for place, gradient in zip(total, found, strict=True):
+                if gradient is not None:
+                    place += gradient.float() / len(parts)
+            if per_sample:
+                squares.append(_squares(found, groups) / sizes)
+        rows = tuple(int(row["row"]) for row in batch)
+        batch_squares = _squares(total, groups)
+        _check_finite(batch_squares, rows, groups)
+        yield Gradients(
+            norms=batch_squares.sqrt(),
+            squares=torch.stack(squares) if per_sample else None,
+            batch_squares=batch_squares / sizes,
+            sample_ids=rows,
+        )
+
+
+def _squares(gradients: Iterable[Tensor | None], groups: list[list[nn.Parameter]]) -> Tensor:
+    """The sum of the squared gradient of every layer, in fp64 on the CPU."""
+    every = iter(gradients)
+    sums = []
+    for group in groups:
+        found = [gradient for gradient in (next(every) for _ in group) if gradient is not None]
+        sums.append(sum((float(g.float().square().sum(dtype=torch.float64)) for g in found), start=0.0))
+    return torch.tensor(sums, dtype=torch.float64)
+
+
+@contextmanager
+def _needing_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
+    before = [parameter.requires_grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad = True
+    try:
+        yield
+    finally:
+        for parameter, needed in zip(parameters, before, strict=True):
+            parameter.requires_grad = needed
+
+
+def _check_finite(squares: Tensor, rows: tuple[int, ...], groups: list[list[nn.Parameter]]) -> None:
+    bad = (~torch.isfinite(squares)).nonzero()
+    if len(bad):
+        spoilt = [layer for layer, group in enumerate(groups) if not all(p.isfinite().all() for p in group)]
+        if spoilt:  # it spoils the gradients of all layers: name the culprit
+            raise ScoreError(f"layer {spoilt[0]} has weights that are not finite", "give a model whose weights are")
+        shown = ", ".join(str(row + 1) for row in rows[:5]) + (" ..." if len(rows) > 5 else "")
+        raise ScoreError(
+            f"the gradient of layer {int(bad[0])} is not finite for rows {shown} (the first row is 1)",
+            "check the model's weights and those texts",
+        )

@@ -1,0 +1,117 @@
+"""The best layers that a budget pays for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from wheretune.cost.flops import EPOCHS, TOKENS, compute_share, known_parts
+from wheretune.errors import PlanError
+from wheretune.selectors.base import rank
+from wheretune.selectors.near import NEAR
+
+if TYPE_CHECKING:
+    from wheretune.records.scores import LayerScores
+    from wheretune.selectors.base import Selector, Values
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The layers of the best total score within a share of full fine-tuning's compute or parameters.
+
+    For every lowest layer, the best of those above are added as long as they fit (greedily, which is exact for layers
+    of one size); the best of these sets wins. A layer counts by how far its score lies above the worst. Totals within 1
+    % of the best prefer the set whose lowest layer is highest, which costs least. Compute is what the FLOP model of
+    `cost.py` says of whole layers over 3 epochs with every saving, so a plan's `expected_speed_up` is 1 over what is
+    spent; parameters are the chosen layers' share of the base model.
+
+    Attributes:
+        share: Of full fine-tuning's, above 0 and up to 1.
+        of: `compute` or `parameters`.
+        prefer: Which scores are good: `highest` or `lowest`.
+    """
+
+    share: float = 0.5
+    of: Literal["compute", "parameters"] = "compute"
+    prefer: Literal["highest", "lowest"] = "highest"
+    name: ClassVar[str] = "budget"
+    needs_scores: ClassVar[bool] = True
+
+    def adapt(self, scores: LayerScores) -> tuple[Selector, str | None]:
+        """The selector for these layers' sizes, and what it spends.
+
+        Raises:
+            PlanError: The share is not above 0 and up to 1, or no layer fits into it.
+        """
+        self.check(len(scores.layers))
+        depths, sizes = self._prices(scores)
+        selector = Affordable(self.share, depths, sizes, self.prefer == "highest")
+        spent = selector.cost(selector.select(scores.values))
+        over = f" over {EPOCHS} epochs" if self.of == "compute" else ""
+        return selector, f"{spent:.1%} of full fine-tuning's {self.of}{over} spent, of {self.share:.1%} allowed"
+
+    def _prices(self, scores: LayerScores) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What it costs to reach down to each layer, and what to train it besides."""
+        if self.of == "parameters":
+            sizes = tuple(layer.parameters / scores.model.parameters for layer in scores.layers)
+            return (0.0,) * len(sizes), sizes
+        parts = [known_parts(layer) for layer in scores.layers]
+        tokens = TOKENS if scores.tokens is None else scores.tokens
+        shares = [
+            [compute_share(parts, (layer,), weights, tokens=tokens) for layer in range(len(parts))]
+            for weights in (0.0, 1.0)
+        ]
+        return tuple(shares[0]), tuple(trained - reached for reached, trained in zip(*shares, strict=True))
+
+    def check(self, layers: int) -> None:
+        """Complains of settings that are not known."""
+        if not 0 < self.share <= 1:
+            raise PlanError(f"--budget is {self.share}", "give a share above 0, up to 1")
+        if self.of not in ("compute", "parameters") or self.prefer not in ("highest", "lowest"):
+            raise PlanError(f"a budget of {self.of} that prefers the {self.prefer} is not known", "see --help")
+
+
+@dataclass(frozen=True)
+class Affordable:
+    """What `Budget` becomes for layers of known prices.
+
+    Attributes:
+        share: What may be spent.
+        depths: What it costs that each layer is the lowest that trains.
+        sizes: What it costs to train each layer besides.
+        high: Whether high scores are good.
+    """
+
+    share: float
+    depths: tuple[float, ...]
+    sizes: tuple[float, ...]
+    high: bool
+    name: ClassVar[str] = "affordable"
+    needs_scores: ClassVar[bool] = True
+
+    def cost(self, layers: Sequence[int]) -> float:
+        """The share that tuning `layers` costs."""
+        return self.depths[min(layers)] + sum(self.sizes[layer] for layer in layers)
+
+    def select(self, values: Values) -> tuple[int, ...]:
+        """The chosen layers, ascending."""
+        scores = values if self.high else -values
+        worth = scores - np.nanmin(scores)
+        ranked = rank(scores)
+        best: list[tuple[float, int, tuple[int, ...]]] = []
+        for lowest in ranked:
+            chosen = [lowest]
+            if self.cost(chosen) > self.share:
+                continue
+            for layer in ranked:
+                if layer > lowest and worth[layer] > 0 and self.cost([*chosen, layer]) <= self.share:
+                    chosen.append(layer)
+            best.append((float(worth[chosen].sum()), lowest, tuple(sorted(chosen))))
+        if not best:
+            least = min(self.cost([layer]) for layer in ranked)
+            raise PlanError(f"a budget of {self.share:.1%} pays for no layer", f"allow {least:.3f} or more")
+        highest = max(total for total, _, _ in best)
+        return max((lowest, layers) for total, lowest, layers in best if total >= (1 - NEAR) * highest)[1]

@@ -1,0 +1,172 @@
+"""Files that are written whole or not at all: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wheretune.errors import OutputError, WheretuneError
+
+PARTIAL = ".partial-"  # in the name of every draft, so that what a killed process left can be told and swept
+
+
+def write(path: Path, fill: Callable[[Path], object]) -> None:
+    """Lets `fill` write a draft (a file, or a folder that is not there yet) beside `path`, then renames it to `path`.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    try:
+        path = path.resolve()
+        if path.exists() and not path.is_file() and not path.is_dir():  # /dev/null, a pipe: nothing to be renamed
+            with tempfile.TemporaryDirectory() as elsewhere:
+                fill(Path(elsewhere) / "draft")
+                path.write_bytes((Path(elsewhere) / "draft").read_bytes())
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent))
+        try:
+            draft = scratch / path.name
+            fill(draft)
+            for part in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
+                part.chmod(0o755 if part.is_dir() else 0o644)  # safetensors would keep its files to their owner
+                _fsync(part)
+            draft.replace(path)
+            _fsync(path.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror or error})", "choose another --output") from error
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Removes the drafts of `name` that a killed process left in `folder`, which must be nobody else's meanwhile."""
+    for path in folder.glob(f".{name}{PARTIAL}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` in UTF-8."""
+    write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object, indented; a number that is not finite is refused, never written as NaN."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Writes `rows` under a header of `columns`."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of the canonical JSON of `content`."""
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def digest_rows(rows: Iterable[Any]) -> str:
+    """SHA-256 over the canonical JSON of each row, one at a time."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    return found.hexdigest()
+
+
+@contextmanager
+def taking(folder: Path, owned: Sequence[str], finished: str, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Makes `folder` ready to be written to. A stopped run goes on without being asked to.
+
+    If what is done inside fails for something the user can mend, before anything of worth is there, a folder that was
+    begun here is removed again.
+
+    Args:
+        folder: Where the command writes.
+        owned: Patterns of the names that the command writes; the first is the file that marks the folder as its own.
+        finished: The file that shows that it had finished.
+        resume: Take a finished folder as well.
+        overwrite: Start over: what the command wrote goes, anything else stays.
+
+    Raises:
+        OutputError: It holds something else, or a finished run and neither `resume` nor `overwrite` is given.
+    """
+    try:
+        fresh = _take(folder, owned, finished, resume, overwrite)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder} ({error.strerror or error})", "choose another --output") from error
+    try:
+        yield
+    except WheretuneError:
+        if fresh and folder.is_dir() and {path.name for path in folder.iterdir()} <= {owned[0]}:
+            shutil.rmtree(folder)
+        raise
+
+
+def _take(folder: Path, owned: Sequence[str], finished: str, resume: bool, overwrite: bool) -> bool:
+    """Whether the folder is begun anew."""
+    if folder.is_file():
+        raise OutputError(f"{folder} is a file", "give a folder as --output")
+    sweep(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return True
+    if not (folder / owned[0]).is_file():
+        raise OutputError(
+            f"the folder {folder} already exists and was not written by this command",
+            "choose another --output, or empty the folder yourself",
+        )
+    if overwrite:
+        aside = Path(tempfile.mkdtemp(prefix=f".old{PARTIAL}", dir=folder))
+        for pattern in owned:  # the mark goes first: a kill in between leaves a folder that is nobody's to resume
+            for path in folder.glob(pattern):
+                path.rename(aside / path.name)
+        shutil.rmtree(aside)
+        return True
+    if (folder / finished).is_file() and not resume:
+        raise OutputError(
+            f"the folder {folder} already exists and holds a finished run",
+            "read it again with --resume, replace it with --overwrite, or choose another --output",
+        )
+    return False
+
+
+def claim(
+    path: Path, content: Mapping[str, Any], remedy: str = "start it over with --overwrite or choose another --output"
+) -> None:
+    """Writes down what a folder is for, or makes sure that this is what it already is for.
+
+    Raises:
+        OutputError: The folder was begun with other settings; one that differs is named.
+    """
+    wanted = json.loads(json.dumps(content, allow_nan=False))
+    if not path.is_file():
+        write_json(path, wanted)
+        return
+    there = json.loads(path.read_text(encoding="utf-8"))
+    if there != wanted:
+        keys = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
+        raise OutputError(
+            f"{path.parent} was begun with other settings ({', '.join(keys)})",
+            remedy,
+        )

@@ -1,0 +1,43 @@
+"""Numbers, names and errors in words that a person can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def count(number: float) -> str:
+    """A parameter count as the papers print it: 21.3 M, 592 K."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f}"
+
+
+def short(number: float) -> str:
+    """Three figures, or all before the point where there are more: 0.00123, 12.3, 12345."""
+    return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
+
+
+def short_name(name: str) -> str:
+    """A model's name without the folders that lead to it: its last two parts, as on the hub."""
+    return "/".join(Path(name).parts[-2:])
+
+
+def seconds(value: float) -> str:
+    """A duration a person can read."""
+    return f"{value:.1f} s" if value < 120 else f"{int(value // 60)} min {int(value % 60):02d} s"
+
+
+def size(count: int) -> str:
+    """A number of bytes, as one reads it."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000  # type: ignore[assignment]
+    return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

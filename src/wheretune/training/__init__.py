@@ -1,0 +1,1 @@
+"""The only training code, on an unmodified way of `transformers.Trainer`."""
