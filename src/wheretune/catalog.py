@@ -48,6 +48,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "explicit": "wheretune.selectors.fixed:Explicit",
         "budget": "wheretune.selectors.budget:Budget",
         "auto": "wheretune.selectors.auto:Auto",
+        "near": "wheretune.selectors.near:Near",
     },
     "tuner": {
         "full": "wheretune.tuners.whole_layers:WholeLayers",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from wheretune.cost.flops import EPOCHS, TOKENS, compute_share, known_parts
+from wheretune.cost.flops import EPOCHS, TOKENS, compute_share
+from wheretune.cost.training import Training, known_parts
 from wheretune.errors import PlanError
 from wheretune.selectors.base import rank
 from wheretune.selectors.near import NEAR
@@ -56,12 +57,12 @@ class Budget:
     def _prices(self, scores: LayerScores) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """What it costs to reach down to each layer, and what to train it besides."""
         if self.of == "parameters":
-            sizes = tuple(layer.parameters / scores.model.parameters for layer in scores.layers)
+            sizes = tuple(layer.parameters / scores.model.parameters for layer in scores.model.layers)
             return (0.0,) * len(sizes), sizes
-        parts = [known_parts(layer) for layer in scores.layers]
+        parts = [known_parts(layer) for layer in scores.model.layers]
         tokens = TOKENS if scores.tokens is None else scores.tokens
         shares = [
-            [compute_share(parts, (layer,), weights, tokens=tokens) for layer in range(len(parts))]
+            [compute_share(parts, Training((layer,), share=weights), tokens) for layer in range(len(parts))]
             for weights in (0.0, 1.0)
         ]
         return tuple(shares[0]), tuple(trained - reached for reached, trained in zip(*shares, strict=True))
@@ -69,7 +70,7 @@ class Budget:
     def check(self, layers: int) -> None:
         """Complains of settings that are not known."""
         if not 0 < self.share <= 1:
-            raise PlanError(f"--budget is {self.share}", "give a share above 0, up to 1")
+            raise PlanError(f"the budget is {self.share}", "give a share above 0, up to 1", "budget")
         if self.of not in ("compute", "parameters") or self.prefer not in ("highest", "lowest"):
             raise PlanError(f"a budget of {self.of} that prefers the {self.prefer} is not known", "see --help")
 
