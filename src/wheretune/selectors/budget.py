@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from wheretune.cost.flops import EPOCHS, TOKENS, compute_share, known_parts
+from wheretune.cost.flops import EPOCHS, TOKENS, compute_share
+from wheretune.cost.training import Training, known_parts
 from wheretune.errors import PlanError
 from wheretune.selectors.base import direction_of, rank
 from wheretune.selectors.near import NEAR
@@ -61,7 +62,7 @@ class Budget:
         parts = [known_parts(layer) for layer in scores.model.layers]
         tokens = TOKENS if scores.tokens is None else scores.tokens
         shares = [
-            [compute_share(parts, (layer,), weights, tokens=tokens) for layer in range(len(parts))]
+            [compute_share(parts, Training((layer,), share=weights), tokens) for layer in range(len(parts))]
             for weights in (0.0, 1.0)
         ]
         return tuple(shares[0]), tuple(trained - reached for reached, trained in zip(*shares, strict=True))
