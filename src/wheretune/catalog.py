@@ -226,9 +226,21 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _thing(value: Any) -> bool:
+    return isinstance(value, Spec) or not isinstance(value, str | int | float | tuple | dict)
+
+
 def _pairs(text: str) -> dict[str, str]:
-    """What `key=value,key=value` says."""
-    return {key.strip(): value.strip() for key, value in (pair.split("=", 1) for pair in text.split(","))}
+    """What `name=word,name=word` says; the last `=` divides, so that a name may hold one.
+
+    Raises:
+        ValueError: A part has no name or no word, or a name stands twice.
+    """
+    parts = [part.rpartition("=") for part in text.split(",")]
+    pairs = {name.strip(): word.strip() for name, _, word in parts}
+    if len(pairs) < len(parts) or not all((*pairs, *pairs.values())):
+        raise ValueError(text)
+    return pairs
 
 
 _KINDS: Mapping[str, _Kind] = {
@@ -236,14 +248,14 @@ _KINDS: Mapping[str, _Kind] = {
     "float": _Kind("a number", float, _number),
     "bool": _Kind("true or false", {"true": True, "false": False}.__getitem__, lambda value: isinstance(value, bool)),
     "str": _Kind("a text", str, lambda value: isinstance(value, str)),
-    "Spec": _Kind("a name", Spec, lambda value: True, keeps_spec=True),
+    "Spec": _Kind("a name", Spec, _thing, keeps_spec=True),
     "tuple[int, ...]": _Kind(
         "whole numbers with commas or + between them",
         lambda text: tuple(int(part) for part in text.replace("+", ",").split(",")),
         lambda value: isinstance(value, tuple) and all(map(_whole, value)),
     ),
     "dict[str, str]": _Kind(
-        "key=value pairs with commas between them",
+        "name=word pairs with commas between them",
         _pairs,
         lambda value: isinstance(value, dict) and all(isinstance(part, str) for part in (*value, *value.values())),
     ),
@@ -265,9 +277,7 @@ def _kind(annotation: Any) -> _Kind:
         choices = ast.literal_eval(parts[0].removeprefix("Literal"))
         kind = _Kind(" or ".join(map(str, choices)), str, lambda value: value in choices)
     else:
-        kind = _KINDS.get(
-            parts[0], _Kind("a name", Spec, lambda value: not isinstance(value, str | int | float | tuple))
-        )
+        kind = _KINDS.get(parts[0], _Kind("a name", Spec, _thing))
     if "None" not in text.split(" | "):
         return kind
     return dataclasses.replace(kind, fits=lambda value: value is None or kind.fits(value))

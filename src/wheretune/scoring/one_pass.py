@@ -137,9 +137,9 @@ def gather(
             track = partial(_track, shown, texts.steps)
             if of_states:
                 states, settlement = _from_states(opened, texts, of_states, settle, track)
-                found |= states
+                found = {**found, **states}
             if of_gradients:
-                found |= _from_gradients(opened, texts, of_gradients, track)
+                found = {**found, **_from_gradients(opened, texts, of_gradients, track)}
         samples, tokens = texts.samples, texts.tokens
     return PassState(
         states={scorer: found[scorer] for scorer in scorers},
