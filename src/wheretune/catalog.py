@@ -69,6 +69,21 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "last-token": "wheretune.heads.last_token:LastToken",
         "concat": "wheretune.heads.concat:Concat",
     },
+    "task": {
+        "auto": "wheretune.tasks.auto:Auto",
+        "classification": "wheretune.tasks.classification:Classification",
+        "regression": "wheretune.tasks.regression:Regression",
+        "unlabelled": "wheretune.tasks.unlabelled:Unlabelled",
+    },
+    "metric": {
+        "accuracy": "wheretune.metrics.classification:Accuracy",
+        "macro-f1": "wheretune.metrics.classification:MacroF1",
+        "f1": "wheretune.metrics.classification:F1",
+        "matthews": "wheretune.metrics.classification:Matthews",
+        "pearson": "wheretune.metrics.regression:Pearson",
+        "spearman": "wheretune.metrics.regression:Spearman",
+        "mse": "wheretune.metrics.regression:MSE",
+    },
     "schedule": {"static": "wheretune.schedules.static:Static"},
     "export": {
         "peft": "wheretune.exports.peft:peft",
@@ -231,12 +246,12 @@ def _thing(value: Any) -> bool:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """What `name=word,name=word` says; the last `=` divides, so that a name may hold one.
+    """What `name=word,name=word` says; the first `=` of a part divides it.
 
     Raises:
         ValueError: A part has no name or no word, or a name stands twice.
     """
-    parts = [part.rpartition("=") for part in text.split(",")]
+    parts = [part.partition("=") for part in text.split(",")]
     pairs = {name.strip(): word.strip() for name, _, word in parts}
     if len(pairs) < len(parts) or not all((*pairs, *pairs.values())):
         raise ValueError(text)
