@@ -18,7 +18,7 @@ from wheretune.records.base import Spec
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Choice, LayerScores
 from wheretune.schedules.static import Static
-from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector
+from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector, direction_of, resolved
 from wheretune.tuners.whole_layers import WholeLayers
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def choose(scores: LayerScores, selector: AnySelector) -> Choice:
     from wheretune.scoring.confidence import how_sure
 
     plain, reason = selector.adapt(scores) if isinstance(selector, AdaptiveSelector) else (selector, None)
-    return Choice(Spec.of(selector), plain.select(scores.values), how_sure(scores, plain), reason)
+    spec = Spec.of(resolved(selector, len(scores.layers)))
+    return Choice(spec, plain.select(scores.values), how_sure(scores, plain), reason)
 
 
 def _choose_unscored(model: ModelInfo, selector: AnySelector) -> Choice:
@@ -67,7 +68,7 @@ def _choose_unscored(model: ModelInfo, selector: AnySelector) -> Choice:
             "score the layers first, or choose without scores (explicit, top, bottom, random)",
             "selector",
         )
-    return Choice(Spec.of(selector), selector.select(np.zeros(len(model))), None, None)
+    return Choice(Spec.of(resolved(selector, len(model))), selector.select(np.zeros(len(model))), None, None)
 
 
 # --- plans ---------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def agreement(every: Sequence[LayerScores], selectors: Sequence[AnySelector]) ->
         selectors: What chooses by each.
 
     Raises:
-        ConfigError: A scorer is not known, or the scores are of models with different numbers of layers.
+        ConfigError: The scores are of models with different numbers of layers.
     """
     from scipy.stats import spearmanr
 
@@ -242,5 +243,4 @@ def agreement(every: Sequence[LayerScores], selectors: Sequence[AnySelector]) ->
 
 def _upwards(scores: LayerScores) -> np.ndarray:
     """The scores, where high means important."""
-    lowest = catalog.find("scorer", scores.scorer.name).card.direction == "lowest"
-    return -scores.values if lowest else scores.values
+    return -scores.values if direction_of(scores.scorer) == "lowest" else scores.values
