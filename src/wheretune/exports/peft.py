@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from wheretune.records.model import LayerInfo
     from wheretune.records.plan import Plan
 
+EXTRA: dict[str, dict[str, Any]] = {"dora": {"use_dora": True}, "pissa": {"init_lora_weights": "pissa"}}
+
 
 def peft(plan: Plan) -> str:
     """An adapter_config.json.
@@ -33,9 +35,9 @@ def peft_config(plan: Plan) -> Any:
     """
     tuner = low_rank(plan)
     if tuner is not None:
-        extra = {"dora": {"use_dora": True}, "pissa": {"init_lora_weights": "pissa"}}.get(tuner.name, {})
-        scale = {"r": tuner.r, "lora_alpha": plain_alpha(tuner.alpha or tuner.r), "lora_dropout": tuner.dropout}
-        return plan.to_peft("lora", tuner.targets, **scale, **extra)
+        alpha = plain_alpha(tuner.alpha or tuner.r)
+        options = {"r": tuner.r, "lora_alpha": alpha, "lora_dropout": tuner.dropout, **EXTRA.get(tuner.name, {})}
+        return plan.to_peft("lora", tuner.targets, **options)
     if plan.tuner.name == "ia3":
         return plan.to_peft("ia3")
     raise ConfigError(f"PEFT has no config for the tuner {plan.tuner}", "plan with lora, dora, pissa or ia3")
