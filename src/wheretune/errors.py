@@ -11,11 +11,13 @@ class WheretuneError(Exception):
     Args:
         problem: What is wrong, naming the culprit (file, row, layer, option).
         remedy: What to do about it.
+        field: The setting that it is about, where it is about one; a command line spells its option.
     """
 
-    def __init__(self, problem: str, remedy: str) -> None:
+    def __init__(self, problem: str, remedy: str, field: str | None = None) -> None:
         self.problem = problem
         self.remedy = remedy
+        self.field = field
         super().__init__(f"{problem}; {remedy}")
 
 

@@ -31,7 +31,7 @@ from wheretune.records.base import load, save, to_json
 from wheretune.records.model import ModelInfo
 from wheretune.records.runs import RunResult, check_settings
 from wheretune.records.scores import LayerScore
-from wheretune.savings.together import lean
+from wheretune.savings.together import saving
 from wheretune.scorers.base import Scorer
 from wheretune.scoring.one_pass import finish, gather
 from wheretune.support.files import claim, sweep
@@ -303,7 +303,7 @@ def run(spec: RunSpec, folder: Path, description: str = "training", cache: Cache
     collate = collator(tokenizer)
     with peak_memory() as memory:
         rows = encode(data, tokenizer, length)
-        with lean(tuned, rows, collate, spec.settings, folder, cache) as saved:
+        with saving(tuned.stack, spec.plan.model.hash, rows, collate, spec.settings, folder, cache) as saved:
             trained = train(model, rows, collate, spec.settings, folder, description, tuned.attached.companion)
     remove_delta(folder)  # of a sitting that was killed before its result was written
     save_delta(tuned, folder, data=data.info, max_length=length)
@@ -318,7 +318,7 @@ def run(spec: RunSpec, folder: Path, description: str = "training", cache: Cache
         steps=trained.steps,
         versions=versions(),
         provenance=provenance(),
-        saved=saved.told,
+        saved=saved.description,
     )
     save(result, folder / RESULT)
     _leave_no_checkpoint(folder)

@@ -161,24 +161,19 @@ class CacheSettings:
 
     Attributes:
         where: `auto` decides by size, free memory and disk, and measured speed; or `memory`, `disk` or `off`.
-        dtype: `fp32`, the same result; or `bf16`, half the size.
         folder: For a cache on disk; the run's own folder by default.
         limit: Bytes it may take at most; half of what is free by default.
         keep: Leave a cache on disk for the next run.
     """
 
     where: Where = "auto"
-    dtype: Literal["fp32", "bf16"] = "fp32"
     folder: Path | None = None
     limit: int | None = None
     keep: bool = False
 
     def __post_init__(self) -> None:
-        if self.where not in ("auto", "memory", "disk", "off") or self.dtype not in ("fp32", "bf16"):
-            raise ConfigError(
-                f"a prefix cache in {self.where}, of {self.dtype}, is not known",
-                "give auto, memory, disk or off, and fp32 or bf16",
-            )
+        if self.where not in ("auto", "memory", "disk", "off"):
+            raise ConfigError(f"there is no cache in {self.where!r}", "give auto, memory, disk or off", "cache_prefix")
         if self.limit is not None and self.limit < 0:
             raise ConfigError(f"the prefix cache may take {self.limit} bytes", "give 0 or more")
         if self.where in ("memory", "off") and (self.keep or self.folder is not None):
