@@ -32,7 +32,7 @@ from wheretune.model.inputs import max_tokens
 from wheretune.planning import plan
 from wheretune.records.base import Spec
 from wheretune.records.runs import TrainSettings, check_settings
-from wheretune.savings.together import lean
+from wheretune.savings.together import saving
 from wheretune.scorers.base import Card
 from wheretune.scorers.controls import Depth
 from wheretune.scoring.one_pass import finish, gather
@@ -181,7 +181,7 @@ def probe(
         model = headed(open_base(), how.head, tuning, how.seed, layers_attribute)
         tuned = Tuned(model, plan(blank, Explicit((layer,)), tuner=how.tuner, head=how.head), how.tuner)
         place, collate = folder / f"layer-{layer}", collator(tokenizer)
-        with lean(tuned, rows, collate, settings, place):
+        with saving(tuned.stack, tuned.plan.model.hash, rows, collate, settings, place):
             train(model, rows, collate, settings, place, f"tuning layer {layer} alone")
         tuned.check()
         logits = predict(model, held, collator(tokenizer), description=f"judging layer {layer}")
