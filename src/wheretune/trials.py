@@ -182,7 +182,7 @@ class _Trial:
                 train(model, rows, collate, settings, place, description, tuned.followers(made, settings))
             tuned.check()
             metrics, predicted = judge(model, self.judging, tokenizer, self.length)
-            main, right = metrics[0], [one.right for one in predicted]
+            main, right = metrics[0], [int(one.right) for one in predicted if one.right is not None]
         return Candidate(
             layer=layer,
             metric=main.name,
@@ -190,6 +190,6 @@ class _Trial:
             n=main.n,
             trainable_parameters=tuned.trainable_parameters,
             seconds=time.perf_counter() - began,
-            right=tuple(map(int, right)) if None not in right and np.isclose(np.mean(right), main.value) else (),
+            right=tuple(right) if right and np.isclose(np.mean(right), main.value) else (),
             higher_is_better=main.higher_is_better,
         )
