@@ -1,94 +1,98 @@
-"""RunSpec -> RunResult: the whole pipeline.
+"""The whole way on one screen: model + data -> scores -> plan -> tuned model -> result.
 
-A run's folder holds `run.json` (the spec), while it trains `checkpoint-STEP/`, and when it is finished the delta
-(`delta.safetensors`, for PEFT's tuners `adapter/`, `wheretune.json`) and, last of all, `result.json`.
+A run's folder holds `run.json` (what it is for), `scores.json` and `plan.json` where they are made here, and while it
+trains `checkpoint-STEP/`. When it is finished it holds the delta (`delta.safetensors`, for PEFT's tuners `adapter/`,
+`wheretune.json`), a file of predictions per judged split and, last of all, `result.json`.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog, planning
+from wheretune import catalog, planning, trials
 from wheretune.applying import apply
-from wheretune.cost.flops import EPOCHS
-from wheretune.cost.price import BATCH_SIZE
-from wheretune.data.batches import collator
 from wheretune.data.tokens import encode
 from wheretune.delta.saving import remove_delta, save_delta
-from wheretune.errors import ConfigError, DataError, PlanError, WheretuneError
+from wheretune.errors import DataError, WheretuneError
 from wheretune.heads.headed import headed
-from wheretune.judging import measure
-from wheretune.model.finding import check_one_sequence, find_layers
-from wheretune.model.identity import check_plan
+from wheretune.judging import judge, save_predictions
+from wheretune.model.finding import check_one_sequence
+from wheretune.model.identity import check_layers, check_plan
 from wheretune.model.inputs import max_tokens
-from wheretune.model.opening import load_language_model, load_model, load_tokenizer, skeleton
-from wheretune.records.base import load, save, to_json
-from wheretune.records.model import ModelInfo
-from wheretune.records.runs import RunResult, check_settings
-from wheretune.records.scores import LayerScore
+from wheretune.model.opening import load_tokenizer, open_model, outline
+from wheretune.records.base import Spec, load, save, to_json
+from wheretune.records.plan import Plan
+from wheretune.records.runs import RunResult, RunSpec, load_result
+from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
-from wheretune.scorers.base import Scorer
 from wheretune.scoring.one_pass import finish, gather
 from wheretune.support.files import claim, sweep
-from wheretune.support.hub import resolve
 from wheretune.support.log import log
 from wheretune.support.provenance import peak_memory, provenance, versions
-from wheretune.tasks.base import load_data
+from wheretune.tasks.base import load_data, task_of
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.loop import train
-from wheretune.trials import LayerProbe, place, probe
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
-    from wheretune.model.stack import LayerStack
+    from wheretune.model.opening import Opened
     from wheretune.records.cost import Cost
     from wheretune.records.data import DataInfo, DataSpec
-    from wheretune.records.model import Quantize
-    from wheretune.records.plan import Plan
-    from wheretune.records.runs import CacheSettings, RunSpec
-    from wheretune.records.scores import LastState, LayerScores, Pooling
-    from wheretune.scoring.one_pass import Gathered, Settle
-    from wheretune.tuners.base import Tuner
+    from wheretune.records.model import ModelSpec
+    from wheretune.records.runs import CacheSettings, Metric
+    from wheretune.scoring.one_pass import PassState, Settle
+    from wheretune.tasks.base import LabelUse
 
-SPEC, RESULT = "run.json", "result.json"
-AnyScorer = Scorer | LayerProbe
+RUN, SCORES, PLAN, RESULT, PROBES = "run.json", "scores.json", "plan.json", "result.json", "probe"
 
 
-class PassSettings(TypedDict, total=False):
-    """How `scorers.base.gather` reads the data."""
+class Session:
+    """What a process has opened: models and data, each once, however many runs use them."""
 
-    batch_size: int
-    pooling: Pooling
-    last: LastState
-    standardise: bool
-    settle: Settle | None
-    shard: tuple[int, int]
+    def __init__(self) -> None:
+        self._models: dict[tuple[ModelSpec, bool], Opened] = {}
+        self._data: dict[str, TextData] = {}
+
+    def model(self, spec: ModelSpec, *, language: bool = False) -> Opened:
+        """A model with its tokenizer; one that was opened as a language model also serves without its output matrix."""
+        opened = self._models.get((spec, True)) or self._models.get((spec, language))
+        if opened is None:
+            opened = self._models[spec, language] = open_model(spec, language=language)
+        return opened
+
+    def data(self, spec: DataSpec, *, like: DataInfo | None = None, labels: LabelUse = "required") -> TextData:
+        """Checked data."""
+        key = repr((spec, like and like.hash, labels))
+        if key not in self._data:
+            self._data[key] = load_data(spec, like=like, labels=labels)
+        return self._data[key]
 
 
-def score_model(
-    name: str,
+def score(
+    model: ModelSpec,
     data: DataSpec,
-    scorers: Sequence[AnyScorer],
+    scorers: Sequence[Spec],
+    reading: Reading,
+    *,
     folder: Path | None = None,
-    layers_attribute: str | None = None,
-    quantize: Quantize | None = None,
-    **how: Unpack[PassSettings],
+    session: Session | None = None,
+    settle: Settle | None = None,
 ) -> list[LayerScores]:
-    """Loads a model and data by name and scores the layers: all scorers but the layer probe in one pass.
+    """Scores the layers: all scorers but those that train in one pass, these by trials.
 
     Args:
-        name: A local folder or a hub name.
+        model: Which model.
         data: The data.
         scorers: Any number.
-        folder: Where layer probes work, each in its `probing.place`; they resume there.
-        layers_attribute: Where the layers are, if `find_layers` must be told.
-        quantize: Hold the linear maps in 4 or 8 bits; scorers that read meanings open the model as it is.
-        how: The settings of `scorers.base.gather`.
+        reading: How the texts are read.
+        folder: Where scorers that train work; they resume there.
+        session: What is open already.
+        settle: Ends the pass as soon as a choice is settled; see `scoring.confidence`.
 
     Returns:
         The scores in the order of `scorers`.
@@ -96,48 +100,188 @@ def score_model(
     Raises:
         WheretuneError: Of every kind, for what the user can mend.
     """
-    passing = [scorer for scorer in scorers if not isinstance(scorer, LayerProbe)]
-    scored: dict[AnyScorer, LayerScores] = {}
+    session = session or Session()
+    made = {spec: catalog.build("scorer", spec) for spec in scorers}
+    passing = [scorer for scorer in made.values() if not trials.trains(scorer)]
+    scored: dict[Any, LayerScores] = {}
     if passing:
-        scored |= zip(
-            passing, finish(gather_model(name, data, passing, layers_attribute, quantize, **how)), strict=True
-        )
-    for scorer in scorers:
-        if isinstance(scorer, LayerProbe):
-            if folder is None:
-                raise ConfigError("a layer probe trains, and needs a folder to work in", "give --output")
-            revision = resolve(name).get("revision")
-            tokenizer = load_tokenizer(name, revision)
-            opening = partial(load_model, name, revision, quantize)
-            own = place(folder, scorer)
-            scored[scorer] = probe(scorer, opening, tokenizer, load_data(data), own, revision, layers_attribute)
-    return [scored[scorer] for scorer in scorers]
+        state = pass_over(model, data, passing, reading, session=session, settle=settle)
+        scored |= zip(passing, finish(state), strict=True)
+    for scorer in made.values():
+        if trials.trains(scorer):
+            scored[scorer] = trials.score(scorer, session.model(model), session.data(data), reading, folder)
+    return [scored[made[spec]] for spec in scorers]
 
 
-def gather_model(
-    name: str,
+def pass_over(
+    model: ModelSpec,
     data: DataSpec,
-    scorers: Sequence[Scorer],
-    layers_attribute: str | None = None,
-    quantize: Quantize | None = None,
-    **how: Unpack[PassSettings],
-) -> Gathered:
-    """Loads a model and data by name and feeds every scorer; see `scorers.base.gather`."""
-    reads = {scorer.card.reads for scorer in scorers}
-    needed = "gradients" in reads or ("meanings" in reads and data.target_column is None)
+    scorers: Sequence[Any],
+    reading: Reading,
+    *,
+    session: Session | None = None,
+    settle: Settle | None = None,
+    shard: tuple[int, int] = (1, 1),
+) -> PassState:
+    """Opens a model and data by name and feeds every scorer; see `scoring.one_pass.gather`."""
+    session = session or Session()
+    needs = {need for scorer in scorers for need in scorer.card.needs}
+    texts = _texts(session, data, labelled="labels" in needs and "target_column" not in data.task.params)
+    opened = session.model(model, language="language-model" in needs)
+    return gather(opened, texts, scorers, reading, settle=settle, shard=shard)
+
+
+def _texts(session: Session, data: DataSpec, *, labelled: bool) -> TextData:
+    """Data to be scored; labels that make no task are left aside where no scorer needs them."""
     try:
-        texts = load_data(data, labels="required" if needed else "optional")
+        return session.data(data, labels="required" if labelled else "optional")
     except DataError as error:
-        if needed:
+        if labelled:
             raise
-        texts = load_data(data, labels="ignored")  # says what is wrong if it is not the labels
+        texts = session.data(data, labels="ignored")  # says what is wrong if it is not the labels
         log.warning("the labels are left aside: %s", error.problem)
-    model = (load_language_model if "meanings" in reads else load_model)(name, quantize=quantize)
-    revision = resolve(name).get("revision")
-    return gather(find_layers(model, layers_attribute), load_tokenizer(name), texts, scorers, revision=revision, **how)
+        return texts
 
 
-def inspect_model(name: str, layers_attribute: str | None = None) -> dict[str, Any]:
+def choose(spec: RunSpec, folder: Path, session: Session) -> tuple[LayerScores | None, Plan]:
+    """Scores, where the selector reads scores, and plans; what stands in `folder` is read and not made again."""
+    selector = catalog.build("selector", spec.selector)
+    tuner, head = catalog.build("tuner", spec.tuner), catalog.build("head", spec.head)
+    opened, data = session.model(spec.model), session.data(spec.train)
+    scores = None
+    if selector.needs_scores and tuner.needs_layers:
+        planning.check(selector, len(opened.info))
+        if (folder / SCORES).is_file():
+            scores = load(LayerScores, folder / SCORES)
+        else:
+            scorer = trials.tuned_as(spec.scorer, spec.tuner)
+            made = score(spec.model, spec.train, [scorer], spec.reading, folder=folder / PROBES, session=session)
+            scores = made[0]
+    made_plan = planning.plan(
+        scores or opened.info,
+        selector if tuner.needs_layers else None,
+        tuner=tuner,
+        head=head,
+        schedule=catalog.build("schedule", spec.schedule),
+        data=data.info,
+    )
+    if scores is not None:
+        save(scores, folder / SCORES)
+    return scores, made_plan
+
+
+def tune(
+    spec: RunSpec,
+    folder: Path,
+    *,
+    session: Session | None = None,
+    cache: CacheSettings | None = None,
+    show: Callable[[object], object] = lambda _: None,
+    description: str | None = None,
+) -> RunResult:
+    """Scores, chooses, trains, proves the engagement, judges and saves.
+
+    A finished run is read back, a stopped one goes on.
+
+    Args:
+        spec: Everything needed to repeat the run.
+        folder: Its own folder; holds nothing but this run.
+        session: What is open already; the base model in it is left as it was.
+        cache: Where the states of the frozen prefix are kept; decided by what pays by default.
+        show: Is handed scores and plan as soon as they are there.
+        description: What the progress bar says.
+
+    Raises:
+        WheretuneError: Of every kind, for what the user can mend.
+        OutputError: The folder holds another run.
+    """
+    shared = session is not None
+    session = session or Session()
+    data = {"train": session.data(spec.train)}
+    for name, part in (("validation", spec.validation), ("test", spec.test)):
+        if part is not None:
+            data[name] = session.data(part, like=data["train"].info)
+    opened = session.model(spec.model)
+    check_one_sequence(opened.stack.base)
+    length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
+    if spec.plan is not None:
+        check_plan(opened.info, spec.plan)
+    sweep(folder)
+    claim(folder / RUN, _claimed(spec, opened, data))
+    if (folder / RESULT).is_file():
+        _leave_no_checkpoint(folder)
+        return load_result(folder / RESULT)
+
+    scores, plan = (None, spec.plan) if spec.plan is not None else choose(spec, folder, session)
+    if (folder / PLAN).is_file():
+        plan = load(Plan, folder / PLAN)
+    save(plan, folder / PLAN)
+    for made in (scores, plan):
+        if made is not None:
+            show(made)
+
+    settings = spec.settings
+    model = headed(opened.stack, catalog.build("head", plan.head), data["train"], settings.seed)
+    tuned = apply(
+        model,
+        plan,
+        settings.seed,
+        frozen_dropout=settings.frozen_dropout,
+        info=opened.info,
+        fingerprints=opened.fingerprints,
+        restore=shared,
+    )
+    with tuned:  # what was trained in a shared model is given back at the end
+        task = task_of(data["train"].info)
+        collate = task.collator(opened.tokenizer)
+        with peak_memory() as memory:
+            rows = encode(data["train"], opened.tokenizer, length)
+            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache) as saved:
+                words = description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"
+                trained = train(model, rows, collate, settings, folder, words, tuned.followers(plan, settings))
+        remove_delta(folder)  # of a sitting that was killed before its result was written
+        save_delta(tuned, folder, data=data["train"].info, max_length=length)
+        started = time.perf_counter()
+        metrics: dict[str, tuple[Metric, ...]] = {}
+        predictions: dict[str, str] = {}
+        for name, part in data.items():
+            if name != "train":
+                metrics[name], predicted = judge(model, part, opened.tokenizer, length, names=spec.metrics)
+                predictions[name] = save_predictions(predicted, folder, name)
+    result = RunResult(
+        spec=spec,
+        plan=plan,
+        data={name: part.info for name, part in data.items()},
+        metrics=metrics,
+        trainable_parameters=tuned.trainable_parameters,
+        seconds={"train": trained.seconds, "cache": saved.cache.seconds, "evaluate": time.perf_counter() - started},
+        peak_memory_bytes=memory.get("peak"),
+        steps=trained.steps,
+        versions=versions(),
+        provenance=provenance(),
+        saved=saved.description,
+        predictions=predictions,
+    )
+    save(result, folder / RESULT)
+    _leave_no_checkpoint(folder)
+    return result
+
+
+def _claimed(spec: RunSpec, opened: Opened, data: dict[str, TextData]) -> dict[str, Any]:
+    """What a folder is for: the run, with model and data known by their content, wherever they lie."""
+    content = to_json(replace(spec, model=replace(spec.model, name="", revision=None)))
+    return content | {"model_hash": opened.info.hash, "data": {name: part.info.hash for name, part in data.items()}}
+
+
+def _leave_no_checkpoint(folder: Path) -> None:
+    for path in checkpoints(folder):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# --- without weights -----------------------------------------------------------------------------
+
+
+def inspect(model: ModelSpec) -> dict[str, Any]:
     """The layers of a model, without its weights: index, path, parameters, and what each tuner would train there.
 
     Returns:
@@ -147,44 +291,30 @@ def inspect_model(name: str, layers_attribute: str | None = None) -> dict[str, A
     Raises:
         ModelError: The model cannot be opened, or its layers are not found.
     """
-    stack = find_layers(skeleton(name), layers_attribute)
-    total = sum(parameter.numel() for parameter in stack.base.parameters())
-    info = ModelInfo(name, None, "", len(stack), stack.hidden_size, total, stack.causal, layers_attribute)
-    layers = _unscored(stack)
+    _, info = outline(model)
+    tuners = {name: made() for name, made in catalog.every("tuner").items() if made.needs_layers}
 
-    def trained(tuner: Tuner, layer: int) -> int | None:
+    def trained(tuner: Any, layer: int) -> int | None:
         try:
-            return tuner.count(info, layers, (layer,))
+            count: int = tuner.count(info, (layer,))
         except WheretuneError:
             return None
+        return count
 
-    tuners = {name: made() for name, made in catalog.every("tuner").items() if made.needs_layers}
-    each = [to_json(one) | {"tuners": {n: trained(t, one.index) for n, t in tuners.items()}} for one in layers]
-    for one in each:
-        del one["score"], one["std"], one["excluded"]
     return {
-        "model": name,
-        "hidden_size": stack.hidden_size,
-        "causal": stack.causal,
-        "parameters": total,
-        "layers": each,
+        "model": info.name,
+        "hidden_size": info.hidden_size,
+        "causal": info.causal,
+        "parameters": info.parameters,
+        "layers": [
+            to_json(one) | {"tuners": {name: trained(tuner, one.index) for name, tuner in tuners.items()}}
+            for one in info.layers
+        ],
     }
 
 
-def _unscored(stack: LayerStack) -> list[LayerScore]:
-    """The layers with their paths, sizes and parts, and without a score."""
-    return [
-        LayerScore(
-            layer.index, None, None, layer.path, sum(p.numel() for p in layer.module.parameters()), None, layer.parts
-        )
-        for layer in stack.layers
-    ]
-
-
-def cost_of(
-    plan: Plan, data: DataSpec, model: str | None = None, *, epochs: int = EPOCHS, batch_size: int = BATCH_SIZE
-) -> Cost:
-    """What a plan costs on some texts, told from the model's shapes and the texts' tokens; loads no weights.
+def cost(plan: Plan, data: DataSpec, model: ModelSpec | None = None, *, epochs: int, batch_size: int) -> Cost:
+    """What a plan costs on some texts, from the model's shapes and the texts' tokens; opens no weights.
 
     Args:
         plan: The plan.
@@ -199,146 +329,11 @@ def cost_of(
         ModelError: The model or its tokenizer cannot be opened.
         PlanError: The plan was made for a model of other layers.
     """
-    for option, value in (("--epochs", epochs), ("--batch-size", batch_size)):
-        if value < 1:
-            raise ConfigError(f"{option} is {value}", "give 1 or more")
-    name = plan.model.name if model is None else model
-    stack = find_layers(skeleton(name, plan.model.revision), plan.model.layers_attribute)
-    check_one_sequence(stack.base)
-    layers = _unscored(stack)
-    _check_layers(stack, plan, name)
-    tokenizer = load_tokenizer(name, plan.model.revision)
     texts = load_data(data, labels="ignored")
-    rows = encode(texts, tokenizer, max_tokens(stack.base, tokenizer, data.max_length))
-    return planning.cost_of(
-        plan.model,
-        layers,
-        plan.layers,
-        catalog.build("tuner", plan.tuner),
-        catalog.build("head", plan.head),
-        plan.cost.total_parameters - plan.model.parameters,
-        sum(len(row["input_ids"]) for row in rows) / len(rows),
-        len(rows),
-        epochs=epochs,
-        batch_size=batch_size,
-    )
-
-
-def _check_layers(stack: LayerStack, plan: Plan, name: str) -> None:
-    """Makes sure, without the weights, that a model has the layers that `plan` was made for."""
-    shape, there = (plan.model.layers, plan.model.hidden_size), (len(stack), stack.hidden_size)
-    if there == shape and all(
-        stack.layers[one.index].path == one.path and stack.layers[one.index].parts.maps == one.parts.maps
-        for one in plan.chosen
-    ):
-        return
-    told = f"{there[0]} layers of width {there[1]}" if there != shape else "layers of other maps"
-    raise PlanError(
-        f"the plan was made for {plan.model.name} ({shape[0]} layers of width {shape[1]}), but {name} has {told}",
-        "give the plan's model, or score this one and make a plan for it",
-    )
-
-
-def check_model(
-    name: str,
-    max_length: int | None,
-    plan: Plan | None = None,
-    layers_attribute: str | None = None,
-    quantize: Quantize | None = None,
-) -> None:
-    """Makes sure, before anything is written, that a model can be read, and that `plan` was made for it.
-
-    Raises:
-        ModelError: Its layers or its tokenizer cannot be found, it is an encoder-decoder, or it cannot read texts of
-            `max_length`.
-        PlanError: The plan was made for another one.
-        ConfigError: The plan names a tuner, head or schedule that does not exist.
-    """
-    revision = None if plan is None else plan.model.revision
-    attribute = layers_attribute if plan is None else plan.model.layers_attribute
-    quantize = quantize if plan is None else plan.model.quantize
-    stack = find_layers(load_model(name, revision, quantize), attribute)
+    stack, info = outline(model or plan.model.spec)
     check_one_sequence(stack.base)
-    max_tokens(stack.base, load_tokenizer(name, revision), max_length)
-    if plan is not None:
-        check_plan(stack, plan)
-        catalog.build("tuner", plan.tuner)
-        catalog.build("head", plan.head)
-        catalog.build("schedule", plan.schedule)
-
-
-def run(spec: RunSpec, folder: Path, description: str = "training", cache: CacheSettings | None = None) -> RunResult:
-    """Trains, proves the engagement, evaluates and saves; a finished run is read back, a stopped one goes on.
-
-    Args:
-        spec: Everything needed to repeat the run.
-        folder: Its own folder; holds nothing but this run.
-        description: What the progress bar says.
-        cache: Where the states of the frozen prefix are kept; decided by what pays by default.
-
-    Raises:
-        WheretuneError: Of every kind, for what the user can mend.
-        OutputError: The folder holds another run.
-    """
-    check_settings(spec.settings)
-    catalog.build("schedule", spec.plan.schedule)
-    sweep(folder)
-    claim(folder / SPEC, to_json(spec))
-    if (folder / RESULT).is_file():
-        _leave_no_checkpoint(folder)
-        return load(RunResult, folder / RESULT)
-    named = spec.plan.model
-    base = load_model(named.name, named.revision, named.quantize)
-    tokenizer = load_tokenizer(named.name, named.revision)
-    data = _same(spec.train)
-    splits = {
-        name: _same(info, like=data.info)
-        for name, info in (("validation", spec.validation), ("test", spec.test))
-        if info is not None
-    }
-    attribute = spec.plan.model.layers_attribute
-    model = headed(base, catalog.build("head", spec.plan.head), data, spec.settings.seed, attribute)
-    tuned = apply(model, spec.plan, spec.settings.seed, frozen_dropout=spec.settings.frozen_dropout)
-    length = max_tokens(base, tokenizer, spec.train.spec.max_length)
-    collate = collator(tokenizer)
-    with peak_memory() as memory:
-        rows = encode(data, tokenizer, length)
-        with saving(tuned.stack, spec.plan.model.hash, rows, collate, spec.settings, folder, cache) as saved:
-            trained = train(model, rows, collate, spec.settings, folder, description, tuned.attached.companion)
-    remove_delta(folder)  # of a sitting that was killed before its result was written
-    save_delta(tuned, folder, data=data.info, max_length=length)
-    started = time.perf_counter()
-    metrics = {name: measure(model, split, encode(split, tokenizer, length), collate) for name, split in splits.items()}
-    result = RunResult(
-        spec=spec,
-        metrics=metrics,
-        trainable_parameters=tuned.trainable_parameters,
-        seconds={"train": trained.seconds, "cache": saved.cache.seconds, "evaluate": time.perf_counter() - started},
-        peak_memory_bytes=memory.get("peak"),
-        steps=trained.steps,
-        versions=versions(),
-        provenance=provenance(),
-        saved=saved.description,
-    )
-    save(result, folder / RESULT)
-    _leave_no_checkpoint(folder)
-    return result
-
-
-def _same(info: DataInfo, like: DataInfo | None = None) -> TextData:
-    """The data that `info` describes.
-
-    Raises:
-        DataError: It is no longer what it was when the run was planned.
-    """
-    data = load_data(info.spec, like=like)
-    if data.info.hash != info.hash:
-        raise DataError(
-            f"{info.spec.source} has changed since the run was begun", "start the run over with --overwrite"
-        )
-    return data
-
-
-def _leave_no_checkpoint(folder: Path) -> None:
-    for path in checkpoints(folder):
-        shutil.rmtree(path, ignore_errors=True)
+    check_layers(info, plan)
+    tokenizer = load_tokenizer(info.name, info.spec.revision)
+    rows = encode(texts, tokenizer, max_tokens(stack.base, tokenizer, data.max_length))
+    tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
+    return planning.cost(plan, tokens=tokens, texts=len(rows), epochs=epochs, batch_size=batch_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from torch import nn
 from wheretune.errors import PlanError
 from wheretune.model.finding import is_encoder_decoder
 from wheretune.model.placement import quantized
-from wheretune.records.model import ModelInfo
+from wheretune.records.model import LayerInfo, ModelInfo, ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,52 +36,75 @@ def tensor_hashes(tensors: Iterable[tuple[str, Tensor]], *, as_fp32: bool = Fals
         return dict(pool.map(one, tensors))
 
 
-def base_hash(stack: LayerStack) -> str:
-    """SHA-256 over the weights of the base model as fp32, the pooler left out.
+def fingerprints(stack: LayerStack) -> dict[str, str]:
+    """SHA-256 of every tensor of the headless model as fp32, by name; the pooler and an output matrix are left out.
 
-    It is the same with or without a head, and for a half-precision checkpoint however it was loaded.
+    They are the same with or without a head, and for a half-precision checkpoint however it was loaded.
     """
     left_out = ("pooler.", "lm_head.")  # T5 with its output matrix is its own base model
     weights = ((n, v) for n, v in stack.base.state_dict().items() if not n.startswith(left_out))
-    each = tensor_hashes(weights, as_fp32=True)
-    return hashlib.sha256("".join(f"{name}:{each[name]}\n" for name in sorted(each)).encode()).hexdigest()
+    return tensor_hashes(weights, as_fp32=True)
 
 
-def describe(stack: LayerStack, revision: str | None = None) -> ModelInfo:
-    """Which model this is: its name as given to `from_pretrained`, the hub's commit, and a hash of its weights."""
-    config = stack.base.config
-    name = str(getattr(config, "_name_or_path", "") or type(stack.base).__name__)
+def base_hash(hashes: Mapping[str, str]) -> str:
+    """SHA-256 over the fingerprints of a model's tensors."""
+    return hashlib.sha256("".join(f"{name}:{hashes[name]}\n" for name in sorted(hashes)).encode()).hexdigest()
+
+
+def describe(stack: LayerStack, hashes: Mapping[str, str] | None = None) -> ModelInfo:
+    """Which model this is, by its name as given to `from_pretrained`, its layers and a hash of its weights.
+
+    Args:
+        stack: Its layers.
+        hashes: Its fingerprints, where they are known; none where it has no weights.
+    """
+    if hashes is None:
+        hashes = fingerprints(stack)
+    name = str(getattr(stack.base.config, "_name_or_path", "") or type(stack.base).__name__)
     if Path(name).is_dir():
         name = str(Path(name).resolve())
     pooler = getattr(stack.base, "pooler", None)
     left_out = sum(p.numel() for p in pooler.parameters()) if isinstance(pooler, nn.Module) else 0
     return ModelInfo(
-        name=name,
-        revision=revision,
-        hash=base_hash(stack),
-        layers=len(stack),
+        spec=ModelSpec(name, layers_attribute=stack.attribute, quantize=quantized(stack.base)),
+        hash=base_hash(hashes) if hashes else "",
+        layers=tuple(
+            LayerInfo(layer.index, layer.path, sum(p.numel() for p in layer.module.parameters()), layer.parts)
+            for layer in stack.layers
+        ),
         hidden_size=stack.hidden_size,
         parameters=sum(p.numel() for p in stack.base.parameters()) - left_out,
         causal=stack.causal,
-        layers_attribute=stack.attribute,
-        quantize=quantized(stack.base),
         prefix="" if is_encoder_decoder(stack.base) else str(getattr(stack.base, "base_model_prefix", "")),
     )
 
 
-def check_plan(stack: LayerStack, plan: Plan) -> None:
+def check_plan(info: ModelInfo, plan: Plan) -> None:
     """Makes sure that `plan` was made for this very model.
 
     Raises:
-        PlanError: It was made for another one, by the hash of the weights, or names a layer that is not there.
+        PlanError: It was made for another one, by the hash of the weights.
     """
-    found = describe(stack)
-    if found.hash != plan.model.hash:
+    if info.hash != plan.model.hash:
         raise PlanError(
             f"the plan was made for {plan.model.name} (weights {plan.model.hash[:12]}), "
-            f"but this is {found.name} (weights {found.hash[:12]})",
+            f"but this is {info.name} (weights {info.hash[:12]})",
             "score this model and make a plan for it",
         )
-    missing = [layer for layer in plan.layers if not 0 <= layer < len(stack)]
-    if missing:
-        raise PlanError(f"the plan names layer {missing[0]}", f"the model has the layers 0 to {len(stack) - 1}")
+
+
+def check_layers(info: ModelInfo, plan: Plan) -> None:
+    """Makes sure, without the weights, that a model has the layers that `plan` was made for.
+
+    Raises:
+        PlanError: They are others.
+    """
+    theirs, ours = plan.model, info
+    if ours.layers == theirs.layers and ours.hidden_size == theirs.hidden_size:
+        return
+    shape, there = (len(theirs), theirs.hidden_size), (len(ours), ours.hidden_size)
+    what = f"{there[0]} layers of width {there[1]}" if there != shape else "layers of other maps"
+    raise PlanError(
+        f"the plan was made for {theirs.name} ({shape[0]} layers of width {shape[1]}), but {ours.name} has {what}",
+        "give the plan's model, or score this one and make a plan for it",
+    )

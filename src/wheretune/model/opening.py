@@ -1,10 +1,11 @@
-"""Opens models and tokenizers by name."""
+"""Opens models and tokenizers by name: once, hashed once, and handed on as `Opened`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +13,79 @@ from torch import nn
 
 from wheretune.errors import ModelError
 from wheretune.model.finding import causal, find_layers
-from wheretune.model.placement import quantization
+from wheretune.model.identity import describe, fingerprints
+from wheretune.model.placement import device_of, placing
+from wheretune.records.model import ModelSpec
 from wheretune.support.hub import resolve
 from wheretune.support.words import first_line
 
 if TYPE_CHECKING:
-    from wheretune.records.model import Quantize
+    from wheretune.model.stack import LayerStack
+    from wheretune.records.model import ModelInfo
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model that was opened by name.
+
+    Attributes:
+        stack: Its layers; `stack.base` is the headless model, `stack.model` the language model where one was asked for.
+        tokenizer: Its tokenizer.
+        info: Which model it is.
+        fingerprints: SHA-256 of every tensor of the headless model as fp32, by name.
+    """
+
+    stack: LayerStack
+    tokenizer: Any
+    info: ModelInfo
+    fingerprints: dict[str, str]
+
+
+def open_model(spec: ModelSpec, *, language: bool = False) -> Opened:
+    """Opens a model with its tokenizer, finds its layers and hashes its weights.
+
+    Args:
+        spec: Which model, and how it is held.
+        language: Open the causal language model with its output matrix, in place of the headless model.
+
+    Raises:
+        ModelError: It cannot be found or opened, its layers are not found, it has no tokenizer, or this machine cannot
+            hold it as asked. With `language`: it is an encoder, or its checkpoint has no output matrix.
+    """
+    spec = pinned(spec)
+    stack = find_layers((load_language_model if language else load_model)(spec), spec.layers_attribute)
+    tokenizer = load_tokenizer(spec.name, spec.revision)
+    hashes = fingerprints(stack)
+    return Opened(stack, tokenizer, replace(describe(stack, hashes), spec=spec), hashes)
+
+
+def outline(spec: ModelSpec) -> tuple[LayerStack, ModelInfo]:
+    """The layers of a model without its weights, at the price of its config; its hash is empty.
+
+    Raises:
+        ModelError: It cannot be found or made, or its layers are not found.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    spec = pinned(spec)
+    with _opening(spec.name, "AutoModel"), torch.device("meta"):
+        config = AutoConfig.from_pretrained(spec.name, trust_remote_code=False, **resolve(spec.name, spec.revision))
+        model: nn.Module = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    _drop_pooler(model)
+    stack = find_layers(model, spec.layers_attribute)
+    return stack, replace(describe(stack, {}), spec=spec)
+
+
+def pinned(spec: ModelSpec) -> ModelSpec:
+    """The same model by its absolute path, or by the commit that the hub has of it now.
+
+    Raises:
+        ModelError: There is no such folder, and no such model on the hub.
+    """
+    found = resolve(spec.name, spec.revision)
+    if Path(spec.name).is_dir():
+        return replace(spec, name=str(Path(spec.name).resolve()))
+    return replace(spec, revision=found.get("revision"))
 
 
 def load_config(name: str, revision: str | None = None) -> Any:
@@ -26,54 +94,71 @@ def load_config(name: str, revision: str | None = None) -> Any:
     Raises:
         ModelError: It cannot be found or opened.
     """
+    return _config(name, revision).get_text_config()
+
+
+def _config(name: str, revision: str | None) -> Any:
     from transformers import AutoConfig
 
     arguments = resolve(name, revision)
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
     except Exception as error:
         raise ModelError(f"cannot open the model {name}: {first_line(error)}", "check its config.json") from error
-    return config.get_text_config()
 
 
-def load_model(name: str, revision: str | None = None, quantize: Quantize | None = None) -> nn.Module:
-    """The headless transformer `name`, fp32, on the GPU if there is one, without the pooler (no head reads it).
+def is_causal(name: str, revision: str | None = None) -> bool:
+    """Whether a model is a decoder, read from its config alone."""
+    return causal(load_config(name, revision))
 
-    Args:
-        name: A local folder or a name on the hub.
-        revision: A commit, branch or tag on the hub.
-        quantize: Hold the linear maps in 4 bits (NF4, as QLoRA has them, computing in bf16) or in 8.
+
+def load_model(spec: ModelSpec) -> nn.Module:
+    """The headless transformer, without the pooler (no head of ours reads it).
 
     Raises:
-        ModelError: It cannot be found or opened, or this machine cannot quantise.
+        ModelError: It cannot be found or opened, or this machine cannot hold it as asked.
     """
     from transformers import AutoModel
 
-    arguments = dict(resolve(name, revision))
-    if quantize is not None:
-        arguments |= quantization(quantize)
-    with _opening(name, "AutoModel"):
-        model: nn.Module = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **arguments)
+    given = placing(spec, _config(spec.name, spec.revision))
+    with _opening(spec.name, "AutoModel"):
+        model: nn.Module = AutoModel.from_pretrained(
+            spec.name, trust_remote_code=False, **resolve(spec.name, spec.revision), **given
+        )
     _drop_pooler(model)
-    if quantize is not None:
-        return model  # it lies on the device already, and cannot be moved
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model if spec.quantize is not None else model.to(device_of(spec))  # a quantised one lies there already
 
 
-def skeleton(name: str, revision: str | None = None) -> nn.Module:
-    """The headless transformer `name` without its weights: modules and shapes, at the price of its config.
+def load_language_model(spec: ModelSpec) -> nn.Module:
+    """The causal language model with its output matrix, which is never quantised.
 
     Raises:
-        ModelError: It cannot be found or made.
+        ModelError: It is an encoder, cannot be opened, its checkpoint has no output matrix, or this machine cannot
+            hold it as asked.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModelForCausalLM
 
-    arguments = resolve(name, revision)
-    with _opening(name, "AutoModel"), torch.device("meta"):
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
-        model: nn.Module = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
-    _drop_pooler(model)
-    return model
+    name = spec.name
+    if not is_causal(name, spec.revision):
+        raise ModelError(
+            f"{name} is an encoder, which predicts no next token",
+            "give a causal language model, or another scorer",
+            "model",
+        )
+    given = placing(spec, _config(name, spec.revision))
+    with _opening(name, "AutoModelForCausalLM"):
+        opened: Any = AutoModelForCausalLM.from_pretrained(
+            name, trust_remote_code=False, output_loading_info=True, **resolve(name, spec.revision), **given
+        )
+        model, loaded = opened
+    if loaded["missing_keys"]:  # Transformers would draw them at random
+        raise ModelError(
+            f"the checkpoint {name} lacks {sorted(loaded['missing_keys'])[0]}, which a causal language model needs",
+            "give the language model, not a headless one or a classifier",
+            "model",
+        )
+    made: nn.Module = model
+    return made if spec.quantize is not None else made.to(device_of(spec))
 
 
 @contextmanager
@@ -85,6 +170,7 @@ def _opening(name: str, kind: str) -> Iterator[None]:
         raise ModelError(
             f"cannot open the model {name}: {first_line(error)}",
             f"give a folder or hub name that transformers.{kind} opens",
+            "model",
         ) from error
 
 
@@ -93,42 +179,8 @@ def _drop_pooler(model: nn.Module) -> None:
         model.pooler = None  # type: ignore[assignment]
 
 
-def load_language_model(name: str, revision: str | None = None, quantize: Quantize | None = None) -> nn.Module:
-    """The causal language model `name` with its output matrix, fp32, on the GPU if there is one.
-
-    Args:
-        name: A local folder or a name on the hub.
-        revision: A commit, branch or tag on the hub.
-        quantize: As for `load_model`; the output matrix is left as it is.
-
-    Raises:
-        ModelError: It is an encoder, cannot be opened, its checkpoint has no output matrix, or this machine cannot
-            quantise.
-    """
-    from transformers import AutoModelForCausalLM
-
-    config = load_config(name, revision)
-    if not causal(config):
-        raise ModelError(
-            f"{name} is an encoder, which predicts no next token", "give a causal language model, or another --scorer"
-        )
-    arguments = dict(resolve(name, revision)) | ({} if quantize is None else quantization(quantize))
-    with _opening(name, "AutoModelForCausalLM"):
-        opened: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **arguments
-        )
-        model, loaded = opened
-    if loaded["missing_keys"]:  # Transformers would draw them at random
-        raise ModelError(
-            f"the checkpoint {name} lacks {sorted(loaded['missing_keys'])[0]}, which a causal language model needs",
-            "give the language model, not a headless one or a classifier",
-        )
-    made: nn.Module = model
-    return made if quantize is not None else made.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """The tokenizer of the model `name`; where it has no padding token, the end-of-text token pads.
+    """The tokenizer of a model; where it has no padding token, the end-of-text token pads.
 
     Raises:
         ModelError: It cannot be opened.
@@ -136,31 +188,15 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     arguments = resolve(name, revision)
+    saving = "save the tokenizer into the model's folder with tokenizer.save_pretrained"
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **arguments)
     except Exception as error:
-        raise ModelError(
-            f"cannot open the tokenizer of {name}: {first_line(error)}",
-            "save the tokenizer into the model's folder with tokenizer.save_pretrained",
-        ) from error
+        raise ModelError(f"cannot open the tokenizer of {name}: {first_line(error)}", saving) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # Transformers makes an empty one where no file is
-        raise ModelError(
-            f"{name} holds no tokenizer",
-            "save the tokenizer into the model's folder with tokenizer.save_pretrained",
-        )
+        raise ModelError(f"{name} holds no tokenizer", saving)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise ModelError(f"the tokenizer of {name} has no padding token", "set one and save it again")
     return tokenizer
-
-
-@cache
-def layer_count(name: str, layers_attribute: str | None = None) -> int:
-    """How many layers a model has, without its weights."""
-    return len(find_layers(skeleton(name), layers_attribute))
-
-
-def is_causal(name: str) -> bool:
-    """Whether a model is a decoder, read from its config alone."""
-    return causal(load_config(name))

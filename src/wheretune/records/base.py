@@ -1,9 +1,14 @@
-"""What every record can do: be a spec of an object, go to JSON and come back, and refuse what does not fit."""
+"""What every record can do: describe an object, go to JSON and come back, refuse what does not fit, and be looked at.
+
+A record is plain data that rooms hand each other. This room opens neither torch nor rich: how a record looks in a
+terminal, in a notebook or as a figure is the concern of `show`, which is opened when somebody looks.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
@@ -14,62 +19,100 @@ from wheretune.errors import ConfigError
 from wheretune.support.files import write_json
 
 Written = TypeVar("Written")
+AGAIN = "make it again with this version of wheretune"
 
 
 @dataclass_transform(frozen_default=True)
 def record(kind: type[Written]) -> type[Written]:
-    """A frozen dataclass that `from_json` reads; a key it does not know is refused."""
-    kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    """A frozen dataclass that `from_json` reads: unknown keys and numbers that are not finite are refused."""
+    kind.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
     return dataclass(frozen=True)(kind)
 
 
 @record
 class Spec:
-    """Enough to build an object again: its name in `catalog` and its hyperparameters."""
+    """Enough to build an object again: its name in `catalog` and its hyperparameters.
+
+    A hyperparameter that is an object itself is a `Spec` too.
+    """
 
     name: str
     params: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "params", {key: _inner(value) for key, value in self.params.items()})
+
+    def __hash__(self) -> int:
+        return hash((self.name, json.dumps(to_json(self), sort_keys=True)))
+
     @classmethod
     def of(cls, thing: Any) -> Spec:
-        """The spec of a frozen dataclass with a class attribute `name`; such a one inside it becomes a spec too."""
-        params = {}
-        for part in dataclasses.fields(thing):
-            value = getattr(thing, part.name)
-            inner = dataclasses.is_dataclass(value) and hasattr(value, "name")
-            params[part.name] = dataclasses.asdict(cls.of(value)) if inner else value
-        return cls(thing.name, params)
+        """The spec of a frozen dataclass with a class attribute `name`."""
+        return cls(thing.name, {part.name: getattr(thing, part.name) for part in dataclasses.fields(thing)})
 
     def __str__(self) -> str:
-        inside = ", ".join(f"{key}={value}" for key, value in self.params.items())
+        given = {key: value for key, value in self.params.items() if value is not None}
+        inside = ", ".join(f"{key}={value}" for key, value in given.items())
         return f"{self.name}({inside})" if inside else self.name
 
 
+def _inner(value: Any) -> Any:
+    """A hyperparameter as a spec holds it, whether it comes from an object or from JSON."""
+    if isinstance(value, Spec):
+        return value
+    if isinstance(value, Mapping) and set(value) == {"name", "params"}:
+        return Spec(value["name"], dict(value["params"]))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and hasattr(value, "name"):
+        return Spec.of(value)
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def require(fits: bool, problem: str) -> None:
+    """Refuses a record that contradicts itself.
+
+    Raises:
+        ValueError: It does not fit; `from_json` adds where it was read.
+    """
+    if not fits:
+        raise ValueError(problem)
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
 def to_json(thing: Any) -> dict[str, Any]:
-    """A dataclass as a JSON object (tuples become lists)."""
+    """A record as a JSON object (tuples become lists)."""
     content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(thing), allow_nan=False))
     return content
 
 
 def from_json(kind: type[Written], content: object, origin: str) -> Written:
-    """The dataclass that `content` describes.
+    """The record that `content` describes.
+
+    Args:
+        kind: The record's class.
+        content: What `json.loads` gave.
+        origin: Where it was read, for the message.
 
     Raises:
-        ConfigError: A key is missing, unknown or of the wrong type; `origin` is named.
+        ConfigError: A key is missing, unknown or of the wrong type, a number is not finite, or the record contradicts
+            itself; the place in it is named.
     """
     try:
-        return TypeAdapter(kind).validate_python(content)
+        return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise ConfigError(
-            f"{origin} is no {kind.__name__}: {where}: {first['msg'].lower()}",
-            "make it again with this version of wheretune",
-        ) from error
+        why = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{origin} is no {kind.__name__}: {where}: {why[:1].lower()}{why[1:]}", AGAIN) from error
+    except ConfigError as error:  # a setting that no command would take either
+        raise ConfigError(f"{origin} is no {kind.__name__}: {error.problem}", error.remedy) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{origin} is no {kind.__name__} ({error})", AGAIN) from error
 
 
 def save(thing: Any, path: str | Path) -> None:
-    """Writes a dataclass as a JSON file, whole or not at all."""
+    """Writes a record as a JSON file, whole or not at all."""
     write_json(Path(path), to_json(thing))
 
 
@@ -83,10 +126,45 @@ def load(kind: type[Written], path: str | Path) -> Written:
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file."""
+    """The content of a JSON file.
+
+    Raises:
+        ConfigError: There is no such file, or it is not JSON.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror})", "check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON ({error})", "check that it is the right file") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+# --- how records look ----------------------------------------------------------------------------
+
+
+class Shown:
+    """A record that can be looked at, in a terminal and in a notebook."""
+
+    def __rich__(self) -> Any:
+        return looks("terminal", self)
+
+    def _repr_mimebundle_(self, **_: Any) -> Any:
+        return looks("notebook", self)
+
+
+def looks(how: str, *given: Any, **options: Any) -> Any:
+    """What the function `how` of `show.records` makes of a record."""
+    from wheretune.show import records
+
+    return getattr(records, how)(*given, **options)
+
+
+def peft_config(plan: Any, method: str, targets: str, options: Mapping[str, Any]) -> Any:
+    """What `exports.peft` makes of a plan."""
+    from wheretune.exports.peft import named_modules
+
+    return named_modules(plan, method, targets, options)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import field
+from typing import TYPE_CHECKING, Any
 
-from wheretune.records.base import record
+from wheretune.errors import ConfigError
+from wheretune.records.base import Spec, record, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,7 +15,17 @@ if TYPE_CHECKING:
     Batch = dict[str, Tensor]
     Collate = Callable[[list[dict[str, Any]]], Batch]
 
-Task = Literal["classification", "regression", "unlabelled"]
+SEEDS = 2**32  # a seed is a whole number from 0 to below this, as NumPy and Trainer take it
+
+
+def check_seed(seed: int, field: str = "seed") -> None:
+    """Refuses a seed that a generator would not take.
+
+    Raises:
+        ConfigError: It is below 0 or above 4294967295.
+    """
+    if not 0 <= seed < SEEDS:
+        raise ConfigError(f"the seed is {seed}", f"give a number from 0 to {SEEDS - 1}", field)
 
 
 @record
@@ -22,35 +34,43 @@ class DataSpec:
 
     Attributes:
         source: A local file, a hub data set as `name:config:split`, or a word for data in memory.
-        text_column: The column with the (first) text.
-        pair_column: The column with the second text of a pair.
-        label_column: The column with the label; None means `label` if there is one.
-        task: `auto` decides from the labels.
+        task: What is to be learned; its columns and templates are the task's own settings. `auto` asks the data.
         max_samples: At most so many rows, drawn with `seed`; None means all.
         max_length: Tokens a text is cut to; None means what the model can read, at most 512.
-        seed: Of the draw of `max_samples` rows.
-        target_column: The column whose text follows; its first token is what a language model should say next.
-        verbalizer: By class the word that a language model should say next; None takes the class's name.
+        seed: Seed for the draw of `max_samples` rows.
     """
 
     source: str
-    text_column: str = "text"
-    pair_column: str | None = None
-    label_column: str | None = None
-    task: Literal["auto", "classification", "regression"] = "auto"
+    task: Spec = field(default_factory=lambda: Spec("auto"))
     max_samples: int | None = None
     max_length: int | None = None
     seed: int = 0
-    target_column: str | None = None
-    verbalizer: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_samples", self.max_samples), ("max_length", self.max_length)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name.replace('_', ' ')} is {value}", "give 1 or more", name)
+        check_seed(self.seed)
 
 
 @record
 class DataInfo:
-    """What was read: the spec, the task it makes, its classes, its rows and a hash of its content."""
+    """What was read.
+
+    Attributes:
+        spec: How.
+        rows: How many.
+        task: The task that the data makes, with its settings; `unlabelled` where no labels were read.
+        classes: The names of the classes; none where the task has none.
+        hash: SHA-256 over texts and labels.
+    """
 
     spec: DataSpec
     rows: int
-    task: Task
+    task: Spec
     classes: tuple[str, ...]
     hash: str
+
+    def __post_init__(self) -> None:
+        require(self.rows >= 0, f"it has {self.rows} rows")
+        require(len(set(self.classes)) == len(self.classes), "a class is named twice")

@@ -1,15 +1,46 @@
-"""Which model: how it is opened, its layers and what they are made of."""
+"""Which model, how it is opened, and what its layers are made of."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from typing import Literal
 
 from wheretune.errors import ConfigError
-from wheretune.records.base import record
+from wheretune.records.base import record, require
 from wheretune.support.words import count, short_name
 
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+Attention = Literal["eager", "sdpa", "flash_attention_2"]
 Quantize = Literal["4bit", "8bit"]
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+@record
+class ModelSpec:
+    """Which model, and how it is opened.
+
+    Attributes:
+        name: A local folder, or a name on the hub.
+        revision: A commit, branch or tag on the hub.
+        layers_attribute: The path of the list of layers in the headless model, where it is not found.
+        dtype: `auto` takes the checkpoint's own; weights that train are held in fp32 whatever this says.
+        device: `auto` takes a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
+        attention: Transformers' implementation; None takes Transformers' own choice.
+        quantize: Hold the linear maps in 4 or 8 bits.
+    """
+
+    name: str
+    revision: str | None = None
+    layers_attribute: str | None = None
+    dtype: Dtype = "auto"
+    device: str = "auto"
+    attention: Attention | None = None
+    quantize: Quantize | None = None
+
+    def __post_init__(self) -> None:
+        if DEVICE.fullmatch(self.device) is None:
+            raise ConfigError(f"there is no device {self.device!r}", "give auto, cpu, cuda, cuda:N or mps", "device")
 
 
 @record
@@ -42,6 +73,13 @@ class LayerParts:
     kept: int = 1
     norm_first: bool = False
 
+    def __post_init__(self) -> None:
+        for path in (self.query, self.key, self.value, self.attention_output, self.mlp_output):
+            require(path is None or path in self.maps, f"it has no linear map {path!r}")
+        sizes = [size for shape in self.maps.values() for size in shape]
+        require(min([*sizes, self.kept], default=1) >= 1, "a linear map has no rows or columns")
+        require(min(self.heads, self.biases) >= 0, "heads and biases cannot be below 0")
+
     def targets(self, wanted: str) -> list[str]:
         """The maps that `wanted` names, each once.
 
@@ -53,48 +91,80 @@ class LayerParts:
             ConfigError: A name fits no map of the layer.
         """
         if wanted == "attention":
-            found = [self.query, self.value]
-            if None in found:
-                raise ConfigError("no query and value maps were found in the layers", f"name targets: {self._known}")
-            return list(dict.fromkeys(path for path in found if path is not None))
-        if wanted == "all-linear":
-            return list(self.maps)
+            if self.query is None or self.value is None:
+                known = ", ".join(self.maps) or "none"
+                raise ConfigError("no query and value maps were found in the layers", f"name targets: {known}")
+            return list(dict.fromkeys([self.query, self.value]))
+        return list(self.maps) if wanted == "all-linear" else self._ending_with(wanted)
+
+    def _ending_with(self, wanted: str) -> list[str]:
         names = [name.strip() for name in wanted.split(",") if name.strip()]
         fitting = {name: [path for path in self.maps if f".{path}".endswith(f".{name}")] for name in names}
         missing = [name for name, paths in fitting.items() if not paths]
         if missing or not names:
             raise ConfigError(
                 f"targets={','.join(missing)} name no linear map of a layer",
-                f"take attention, all-linear or some of {self._known}",
+                f"take attention, all-linear or some of {', '.join(self.maps) or 'none'}",
             )
         chosen = {path for paths in fitting.values() for path in paths}
         return [path for path in self.maps if path in chosen]
 
-    @property
-    def _known(self) -> str:
-        return ", ".join(self.maps) or "none (the scores were made by an older version: score again)"
+
+@record
+class LayerInfo:
+    """One layer of a model.
+
+    Attributes:
+        index: Counted from 0.
+        path: Its path below the base model.
+        parameters: How many it has.
+        parts: Its linear maps and what else a tuner counts by.
+    """
+
+    index: int
+    path: str
+    parameters: int
+    parts: LayerParts = field(default_factory=LayerParts)
+
+    def __post_init__(self) -> None:
+        require(self.parameters >= 0, f"layer {self.index} has {self.parameters} parameters")
 
 
 @record
 class ModelInfo:
-    """Which model: what it was called, which revision, and the SHA-256 over its base weights.
+    """A model that was opened: its layers, and the SHA-256 over its base weights.
 
     Attributes:
-        layers_attribute: Where the user said the layers are, if they had to.
-        quantize: How its linear maps were held when it was hashed, if not as they are.
+        spec: How it was opened.
+        hash: Over the weights of the headless model as fp32; empty where no weights were read.
+        layers: All of them, first to last.
+        hidden_size: d, the width of the hidden states.
+        parameters: Of the headless model.
+        causal: A decoder, whose representative token is the last one; otherwise the first.
         prefix: What stands before the names of the headless model's parameters in a model with a head.
     """
 
-    name: str
-    revision: str | None
+    spec: ModelSpec
     hash: str
-    layers: int
+    layers: tuple[LayerInfo, ...]
     hidden_size: int
     parameters: int
     causal: bool
-    layers_attribute: str | None = None
-    quantize: Quantize | None = None
     prefix: str = ""
 
+    def __post_init__(self) -> None:
+        require(len(self.layers) > 0, "it has no layers")
+        require([layer.index for layer in self.layers] == list(range(len(self.layers))), "its layers are out of order")
+        require(self.hidden_size >= 1 and self.parameters >= 1, "it has no width or no parameters")
+        require(sum(layer.parameters for layer in self.layers) <= self.parameters, "its layers have more than it has")
+
+    @property
+    def name(self) -> str:
+        """As it was given to `from_pretrained`."""
+        return self.spec.name
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
     def __str__(self) -> str:
-        return f"{short_name(self.name)} ({self.layers} layers, {count(self.parameters)} parameters)"
+        return f"{short_name(self.name)} ({len(self)} layers, {count(self.parameters)} parameters)"

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
-from rich.console import Group
-from rich.jupyter import JupyterMixin
+from pathlib import Path
+from typing import Any, Literal
 
 from wheretune.errors import ConfigError
-from wheretune.records.base import Spec, record
+from wheretune.records.base import Shown, Spec, from_json, peft_config, read_json, record, require
 from wheretune.records.cost import Cost
-from wheretune.records.model import ModelInfo
+from wheretune.records.model import LayerInfo, ModelInfo
 from wheretune.records.scores import Confidence, LayerScore
-from wheretune.show.tables import table
-from wheretune.support.words import count
 
 
 @record
-class Plan(JupyterMixin):
-    """What to tune: one choice on every axis, for one model.
+class Plan(Shown):
+    """What to tune.
 
     Attributes:
         layers: The chosen layers, counted from 0, ascending.
@@ -28,12 +23,13 @@ class Plan(JupyterMixin):
         head: What sits on top.
         schedule: When they train.
         model: The model the plan was made for.
-        scores_digest: `LayerScores.digest` of the scores it was made from.
         cost: The estimate.
+        scorer: What scored the layers; None where nothing was scored.
+        scores_digest: `LayerScores.digest` of the scores it was made from; None where there were none.
+        chosen: The chosen layers' scores; none where nothing was scored.
         confidence: How sure the choice is; None where nothing was sampled, or the selector reads no scores.
         reason: What an adaptive selector went by, with its numbers.
-        chosen: The layers as they were scored, with their paths and maps.
-        scorer: What scored them.
+        format: The version of this layout.
     """
 
     layers: tuple[int, ...]
@@ -42,12 +38,26 @@ class Plan(JupyterMixin):
     head: Spec
     schedule: Spec
     model: ModelInfo
-    scores_digest: str
     cost: Cost
+    scorer: Spec | None = None
+    scores_digest: str | None = None
+    chosen: tuple[LayerScore, ...] = ()
     confidence: Confidence | None = None
     reason: str | None = None
-    chosen: tuple[LayerScore, ...] = ()
-    scorer: Spec | None = None
+    format: Literal[2] = 2
+
+    def __post_init__(self) -> None:
+        require(list(self.layers) == sorted(set(self.layers)), "the chosen layers are not ascending")
+        require(all(0 <= layer < len(self.model) for layer in self.layers), "a layer is chosen that is not there")
+        scored = tuple(one.index for one in self.chosen)
+        require(scored in ((), self.layers), "the chosen layers and their scores differ")
+        fits = self.confidence is None or len(self.confidence.layers) == len(self.model)
+        require(fits, f"its confidence is not of {len(self.model)} layers")
+
+    @property
+    def layer_infos(self) -> tuple[LayerInfo, ...]:
+        """The chosen layers: their paths, sizes and parts."""
+        return tuple(self.model.layers[layer] for layer in self.layers)
 
     def targets(self, wanted: str = "attention") -> list[str]:
         """Full names, below the headless model, of the linear maps of the chosen layers that `wanted` means.
@@ -55,7 +65,7 @@ class Plan(JupyterMixin):
         Raises:
             ConfigError: A name fits no map; see `LayerParts.targets`.
         """
-        return [f"{layer.path}.{path}" for layer in self.chosen for path in layer.parts.targets(wanted)]
+        return [f"{layer.path}.{path}" for layer in self.layer_infos for path in layer.parts.targets(wanted)]
 
     def to_peft(self, method: str = "lora", targets: str = "attention", **options: Any) -> Any:
         """A PEFT config for the chosen layers, which it names module by module; layers it does not name stay alone.
@@ -68,46 +78,22 @@ class Plan(JupyterMixin):
         Raises:
             ConfigError: PEFT has no such method, it is not put on modules, or it does not know an option.
         """
-        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-        configs = {kind.value.lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-        known: dict[str, Any] = {
-            name: config for name, config in configs.items() if "target_modules" in _fields(config)
-        }
-        if method not in known:
-            raise ConfigError(f"PEFT puts no {method!r} on modules", f"known are {', '.join(sorted(known))}")
-        unknown = sorted(set(options) - _fields(known[method]))
-        if unknown:
-            raise ConfigError(f"PEFT's {method} has no option {unknown[0]!r}", "see PEFT's reference")
-        if not self.chosen:
-            raise ConfigError("the plan names no layers", "make it with this version of wheretune")
-        if method != "ia3":
-            return known[method](target_modules=self.targets(targets), **options)
-        down = [f"{layer.path}.{layer.parts.mlp_output}" for layer in self.chosen]
-        scaled = [
-            f"{one.path}.{path}" for one in self.chosen for path in dict.fromkeys((one.parts.key, one.parts.value))
-        ]
-        return known[method](target_modules=scaled + down, feedforward_modules=down, **options)
-
-    def __rich__(self) -> Group:
-        share = self.cost.trainable_parameters / self.cost.total_parameters
-        rows = [
-            ("layers", ", ".join(map(str, self.layers)) or "none"),
-            ("of", str(self.model)),
-            ("chosen by", str(self.selector)),
-            *([("because", self.reason)] if self.reason is not None else []),
-            *([("how sure", str(self.confidence))] if self.confidence is not None else []),
-            ("tuner", str(self.tuner)),
-            ("head", str(self.head)),
-            ("schedule", str(self.schedule)),
-            ("trainable", f"{count(self.cost.trainable_parameters)} parameters ({share:.1%})"),
-            ("expected", str(self.cost)),
-        ]
-        return Group(table("plan", ("", "choice"), rows, left=("", "choice")))
+        return peft_config(self, method, targets, options)
 
     def __repr__(self) -> str:
         return f"Plan(layers={list(self.layers)}, tuner={self.tuner}, head={self.head})"
 
 
-def _fields(config: Any) -> set[str]:
-    return {field.name for field in dataclasses.fields(config)}
+def load_plan(path: str | Path) -> Plan:
+    """Reads a plan that `save` wrote.
+
+    Raises:
+        ConfigError: There is no such file, it holds no plan, or wheretune 0.1.0 wrote it.
+    """
+    content = read_json(path)
+    if isinstance(content, dict) and "scores_digest" in content and "format" not in content:
+        raise ConfigError(
+            f"{path} is a plan of wheretune 0.1.0, which named no layers but the chosen ones",
+            "make it again with wheretune plan; scores of 0.1.0 still open",
+        )
+    return from_json(Plan, content, str(path))

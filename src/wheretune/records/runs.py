@@ -1,15 +1,19 @@
-"""A run: its settings and what refuses them, its result, and what a saved delta is of."""
+"""A run: its settings and what refuses them, all it takes to repeat it, its result, and what a saved delta is of."""
 
 from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from wheretune.errors import ConfigError
-from wheretune.records.base import record
-from wheretune.records.data import DataInfo
+from wheretune.records.base import Spec, from_json, read_json, record, require
+from wheretune.records.data import DataInfo, DataSpec, check_seed
+from wheretune.records.model import ModelSpec
 from wheretune.records.plan import Plan
+from wheretune.records.scores import Reading
+
+Where = Literal["auto", "memory", "disk", "off"]
 
 
 @record
@@ -23,9 +27,9 @@ class TrainSettings:
         warmup_ratio: The share of the steps in which the learning rate rises.
         weight_decay: AdamW's.
         betas: AdamW's.
-        seed: Of everything drawn at random.
+        seed: Seed for all random draws.
         tokens_per_batch: Instead of `batch_size`, at most so many tokens in a batch, with the padding.
-        cache_dtype: Of the states that the prefix cache holds; `bf16` rounds them.
+        cache_dtype: Precision of the states that the prefix cache holds; `bf16` rounds them.
         frozen_dropout: Frozen layers drop out as trained ones do (stock behaviour), and nothing of them is cached.
         all_tokens: The last layer computes all tokens, not only the one that is read.
         packed: The texts of a batch run one after the other, without padding; the last layer then computes all tokens.
@@ -44,16 +48,96 @@ class TrainSettings:
     all_tokens: bool = False
     packed: bool = False
 
+    def __post_init__(self) -> None:
+        tokens = self.tokens_per_batch
+        for name, value, fits, remedy in (
+            ("epochs", self.epochs, self.epochs >= 1, "give 1 or more"),
+            ("learning_rate", self.learning_rate, 0 < self.learning_rate < 10, "give a number above 0 and below 10"),
+            ("batch_size", self.batch_size, self.batch_size >= 1, "give 1 or more"),
+            ("warmup_ratio", self.warmup_ratio, 0 <= self.warmup_ratio < 1, "give a share from 0 to below 1"),
+            ("tokens_per_batch", tokens, tokens is None or tokens >= 1, "give 1 or more"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "give 0 or more"),
+            ("betas", self.betas, all(0 <= beta < 1 for beta in self.betas), "give shares from 0 to below 1"),
+        ):
+            if not fits:
+                raise ConfigError(f"{name.replace('_', ' ')} is {value}", remedy, name)
+        check_seed(self.seed)
+
+
+@record
+class CacheSettings:
+    """Where the states that enter the lowest trained layer are kept. It changes no result.
+
+    Attributes:
+        where: `auto` decides by size, free memory and disk, and measured speed; or `memory`, `disk` or `off`.
+        folder: For a cache on disk; the run's own folder by default.
+        limit: Bytes it may take at most; half of what is free by default.
+        keep: Leave a cache on disk for the next run.
+    """
+
+    where: Where = "auto"
+    folder: Path | None = None
+    limit: int | None = None
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        if self.where not in ("auto", "memory", "disk", "off"):
+            raise ConfigError(f"there is no cache in {self.where!r}", "give auto, memory, disk or off", "cache_prefix")
+        if self.limit is not None and self.limit < 0:
+            raise ConfigError(f"the prefix cache may take {self.limit} bytes", "give 0 or more", "cache_limit")
+        if self.where in ("memory", "off") and (self.keep or self.folder is not None):
+            raise ConfigError(f"with a cache in {self.where} nothing lies in a folder", "cache on disk", "cache_prefix")
+        if self.keep and self.folder is None:
+            raise ConfigError("the cache would be kept where no other run looks", "name a folder for it", "keep_cache")
+
+
+def check_cache(settings: TrainSettings, cache: CacheSettings) -> None:
+    """Refuses a prefix cache when the inputs change from epoch to epoch.
+
+    Raises:
+        ConfigError: Frozen layers drop out, and a cache was asked for.
+    """
+    if settings.frozen_dropout and cache.where in ("memory", "disk"):
+        raise ConfigError(
+            f"with dropout in frozen layers the prefix differs in every epoch, and the cache is {cache.where}",
+            "leave out the one or the other",
+            "cache_prefix",
+        )
+
 
 @record
 class RunSpec:
-    """Everything needed to repeat a run: the plan (which names the model), the data (by hash) and the settings."""
+    """Everything needed to repeat a run: model and data, one choice on every axis, settings.
 
-    plan: Plan
-    train: DataInfo
-    validation: DataInfo | None
-    test: DataInfo | None
-    settings: TrainSettings
+    Attributes:
+        model: Which model, and how it is opened.
+        train: What is trained on (and scored on, unless `plan` is given).
+        validation: Data that is judged after training.
+        test: Likewise.
+        scorer: What scores the layers.
+        reading: How the texts are read to be scored.
+        selector: What chooses by the scores.
+        tuner: How the chosen layers are tuned.
+        head: What sits on top.
+        schedule: When they train.
+        metrics: Names of metrics beside those of the task.
+        settings: How they are trained.
+        plan: A choice that was made earlier, in place of scorer, selector, tuner, head and schedule.
+    """
+
+    model: ModelSpec
+    train: DataSpec
+    validation: DataSpec | None = None
+    test: DataSpec | None = None
+    scorer: Spec = field(default_factory=lambda: Spec("cosine-centrality"))
+    reading: Reading = field(default_factory=Reading)
+    selector: Spec = field(default_factory=lambda: Spec("block-highest"))
+    tuner: Spec = field(default_factory=lambda: Spec("full"))
+    head: Spec = field(default_factory=lambda: Spec("last-token"))
+    schedule: Spec = field(default_factory=lambda: Spec("static"))
+    metrics: tuple[str, ...] = ()
+    settings: TrainSettings = field(default_factory=TrainSettings)
+    plan: Plan | None = None
 
 
 @record
@@ -75,7 +159,9 @@ class RunResult:
 
     Attributes:
         spec: The run.
-        metrics: Per split, the task's main metric first.
+        plan: What was tuned.
+        data: By split (`train`, `validation`, `test`), what was read.
+        metrics: By split, the task's main metric first.
         trainable_parameters: Counted on the model that was trained.
         seconds: Wall-clock seconds: `train`, `cache` (making the prefix cache), `evaluate`.
         peak_memory_bytes: Highest resident memory of the process while it trained (on CUDA: of the device).
@@ -83,9 +169,13 @@ class RunResult:
         versions: The packages that computed it.
         provenance: When, where and from which state of the code.
         saved: What was left out of the computation and why, or why nothing was.
+        predictions: By split, the name of the file beside the result with the prediction of every row.
+        format: The version of this layout.
     """
 
     spec: RunSpec
+    plan: Plan
+    data: dict[str, DataInfo]
     metrics: dict[str, tuple[Metric, ...]]
     trainable_parameters: int
     seconds: dict[str, float]
@@ -94,11 +184,31 @@ class RunResult:
     versions: dict[str, str]
     provenance: dict[str, str]
     saved: dict[str, str] = field(default_factory=dict)
+    predictions: dict[str, str] = field(default_factory=dict)
+    format: Literal[2] = 2
+
+    def __post_init__(self) -> None:
+        require("train" in self.data and "train" in self.seconds, "it says nothing of its training")
 
     @property
     def training_seconds(self) -> float:
-        """Training and, before it, making the prefix cache."""
+        """Seconds of training and, before it, of making the prefix cache."""
         return self.seconds["train"] + self.seconds.get("cache", 0.0)
+
+
+def load_result(path: str | Path) -> RunResult:
+    """Reads the result of a run.
+
+    Raises:
+        ConfigError: There is no such file, it holds no result, or wheretune 0.1.0 wrote it.
+    """
+    content = read_json(path)
+    if isinstance(content, dict) and "spec" in content and "format" not in content:
+        raise ConfigError(
+            f"{path} is a result of wheretune 0.1.0",
+            "its tuned model still opens (evaluate, predict, merge); to tune again, take another folder or start over",
+        )
+    return from_json(RunResult, content, str(path))
 
 
 @record
@@ -110,73 +220,21 @@ class Manifest:
         plan: Names the base model, its revision and the hash of its weights.
         data: The training data's task, classes and columns; None where a user's own Trainer trained.
         max_length: Tokens that texts were cut to.
-        sha256: Of the tensors' file.
+        sha256: Over the tensors' file and the adapter's.
     """
 
-    format: int
+    format: Literal[2]
     plan: Plan
     data: DataInfo | None
     max_length: int | None
     sha256: str
 
 
-def check_settings(settings: TrainSettings) -> None:
-    """Refuses settings that cannot train anything.
+def as_spec(content: Any, origin: str) -> RunSpec:
+    """The run that a YAML or JSON file describes, or that a result was made by.
 
     Raises:
-        ConfigError: The option is named.
+        ConfigError: It describes none.
     """
-    tokens = settings.tokens_per_batch
-    for name, value, fine in (
-        ("--epochs", settings.epochs, settings.epochs >= 1),
-        ("--learning-rate", settings.learning_rate, 0 < settings.learning_rate < 10),
-        ("--batch-size", settings.batch_size, settings.batch_size >= 1),
-        ("--warmup-ratio", settings.warmup_ratio, 0 <= settings.warmup_ratio < 1),
-        ("--tokens-per-batch", tokens, tokens is None or tokens >= 1),
-        ("--seed", settings.seed, 0 <= settings.seed < 2**32),
-    ):
-        if not fine:
-            raise ConfigError(f"{name} is {value}", "give a positive number (a warm-up ratio and a seed may be 0)")
-
-
-def check_cache(settings: TrainSettings, cache: CacheSettings) -> None:
-    """Refuses a cache of what is never twice the same.
-
-    Raises:
-        ConfigError: Both options are named.
-    """
-    if settings.frozen_dropout and cache.where in ("memory", "disk"):
-        raise ConfigError(
-            f"with --frozen-dropout the prefix is another one in every epoch, and --cache-prefix is {cache.where}",
-            "leave out the one or the other",
-        )
-
-
-Where = Literal["auto", "memory", "disk", "off"]
-
-
-@record
-class CacheSettings:
-    """Where the states that enter the lowest trained layer are kept.
-
-    Attributes:
-        where: `auto` decides by size, free memory and disk, and measured speed; or `memory`, `disk` or `off`.
-        folder: For a cache on disk; the run's own folder by default.
-        limit: Bytes it may take at most; half of what is free by default.
-        keep: Leave a cache on disk for the next run.
-    """
-
-    where: Where = "auto"
-    folder: Path | None = None
-    limit: int | None = None
-    keep: bool = False
-
-    def __post_init__(self) -> None:
-        if self.where not in ("auto", "memory", "disk", "off"):
-            raise ConfigError(f"there is no cache in {self.where!r}", "give auto, memory, disk or off", "cache_prefix")
-        if self.limit is not None and self.limit < 0:
-            raise ConfigError(f"the prefix cache may take {self.limit} bytes", "give 0 or more")
-        if self.where in ("memory", "off") and (self.keep or self.folder is not None):
-            raise ConfigError(f"with --cache-prefix {self.where} nothing lies in a folder", "give --cache-prefix disk")
-        if self.keep and self.folder is None:
-            raise ConfigError("--keep-cache would keep it where no other run looks", "give --cache-dir")
+    inner = content.get("spec") if isinstance(content, dict) else None
+    return from_json(RunSpec, inner if isinstance(inner, dict) else content, origin)

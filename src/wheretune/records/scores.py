@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from rich.jupyter import JupyterMixin
-from rich.table import Table
 
 from wheretune.errors import ConfigError
-from wheretune.records.base import Spec, from_json, read_json, record, to_json
-from wheretune.records.data import DataInfo
-from wheretune.records.model import LayerParts, ModelInfo
-from wheretune.show.figures import heatmap_figure, profile_figure, violin_figure
-from wheretune.show.tables import profile_table
+from wheretune.records import older
+from wheretune.records.base import Shown, Spec, from_json, looks, read_json, record, require, to_json
+from wheretune.records.data import DataInfo, check_seed
+from wheretune.records.model import ModelInfo
 from wheretune.support.files import digest, write_json
-from wheretune.support.words import short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pooling = Literal["token", "mean"]
+LastState = Literal["normed", "raw"]
+Matrix = tuple[tuple[float, ...], ...]
+
+
+@record
+class Reading:
+    """How texts are read to be scored: all that the numbers depend on, beside the model, the data and the scorer.
+
+    Attributes:
+        batch_size: Texts in a forward pass. Only what is computed batch by batch (`gradient-norm`,
+            `fisher:per=batch`) depends on it.
+        pooling: The representative token, or the mean over unmasked tokens.
+        last: The last state after the final norm (as Transformers gives it) or before.
+        standardise: Every dimension of every latent space goes to mean 0 and deviation 1 over the data first, so that a
+            few dimensions of great variance (rogue ones, Timkey and van Schijndel 2021) do not decide every cosine.
+        seed: Seed for the order of the texts, where they are read in random order, and for a fresh head.
+        max_length: Tokens that texts were cut to; None where no text was read.
+    """
+
+    batch_size: int = 32
+    pooling: Pooling = "token"
+    last: LastState = "normed"
+    standardise: bool = False
+    seed: int = 0
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch_size", self.batch_size), ("max_length", self.max_length)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name.replace('_', ' ')} is {value}", "give 1 or more", name)
+        check_seed(self.seed)
 
 
 @record
@@ -33,21 +59,19 @@ class LayerScore:
 
     Attributes:
         index: Counted from 0.
-        score: The score; None for a layer that is no candidate.
+        score: None for a layer that is no candidate.
         std: The population standard deviation over samples, where the score is a mean over samples.
-        path: The layer's path below the base model.
-        parameters: The layer's parameters.
         excluded: Why the layer is no candidate.
-        parts: Its linear maps and what else a tuner counts by.
     """
 
     index: int
     score: float | None
-    std: float | None
-    path: str
-    parameters: int
+    std: float | None = None
     excluded: str | None = None
-    parts: LayerParts = field(default_factory=LayerParts)
+
+    def __post_init__(self) -> None:
+        require((self.score is None) == (self.excluded is not None), f"layer {self.index} has a score or is excluded")
+        require(self.std is None or self.std >= 0, f"layer {self.index} has a deviation below 0")
 
 
 @record
@@ -101,6 +125,10 @@ class Confidence:
     layers: tuple[float, ...]
     flat: bool
 
+    def __post_init__(self) -> None:
+        shares = (self.selection, *self.layers)
+        require(all(-1e-9 <= share <= 1 + 1e-9 for share in shares), "a share of resamples is not from 0 to 1")
+
     def __str__(self) -> str:
         doubtful = [f"{layer} ({share:.0%})" for layer, share in enumerate(self.layers) if 0.05 < share < 0.95]
         words = f"{self.selection:.0%} of resamples choose the same layers"
@@ -127,6 +155,9 @@ class Choice:
     confidence: Confidence | None
     reason: str | None
 
+    def __post_init__(self) -> None:
+        require(list(self.layers) == sorted(set(self.layers)), "the chosen layers are not ascending")
+
     def __str__(self) -> str:
         words = f"{self.selector} chooses layer{'s' * (len(self.layers) > 1)} {', '.join(map(str, self.layers))}"
         if self.reason is not None:
@@ -141,8 +172,8 @@ class Deviations:
     Attributes:
         means: Mean deviation before layer 0 and after every layer.
         highest: The highest deviation there can be; the histograms' bins are equal parts of 0 to it.
-        counts: Samples a bin, a row a latent space (L + 1).
-        gains: Samples a bin of the gain, in equal parts of -highest to highest, a row a layer (L).
+        counts: Samples per bin, one row per latent space (L + 1).
+        gains: Samples per bin of the gain, in equal parts of -highest to highest, one row per layer (L).
         eof_layers: Samples whose gain is largest at each layer: below it a sample would freeze (S algorithm 3).
     """
 
@@ -152,23 +183,35 @@ class Deviations:
     gains: tuple[tuple[int, ...], ...]
     eof_layers: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        spaces = len(self.means)
+        require(len(self.counts) == spaces, f"it has {spaces} latent spaces and histograms of {len(self.counts)}")
+        fitting = len(self.gains) == len(self.eof_layers) == spaces - 1
+        require(fitting, f"it has {spaces} latent spaces, and gains of {len(self.gains)} layers")
+        require(self.highest > 0, "the highest deviation is not above 0")
+        rows = [*self.counts, *self.gains]
+        require(len({len(row) for row in rows}) == 1 and len(rows[0]) > 0, "its histograms differ in bins")
+        require(min([*self.eof_layers, *(min(row) for row in rows)]) >= 0, "it counts below 0")
+        require(all(sum(row) > 0 for row in rows), "a histogram has no samples")
+
     def __str__(self) -> str:
-        total = sum(self.eof_layers)
+        total = max(1, sum(self.eof_layers))
         shares = ((count / total, layer) for layer, count in enumerate(self.eof_layers) if count)
-        told = ", ".join(f"{layer} ({share:.0%})" for share, layer in sorted(shares, reverse=True)[:5])
-        return f"most of the deviation goes at layers (share of texts): {told}"
+        most = ", ".join(f"{layer} ({share:.0%})" for share, layer in sorted(shares, reverse=True)[:5])
+        return f"most of the deviation goes at layers (share of texts): {most}"
 
 
 @record
-class LayerScores(JupyterMixin):
+class LayerScores(Shown):
     """The scores of all layers by one scorer, with all it takes to repeat them.
 
     Attributes:
-        scorer: The scorer's spec.
+        scorer: The scorer.
         model: The model that was scored.
         data: The data it was scored on.
-        n_samples: The samples the means are over.
-        layers: One entry a layer, in order.
+        reading: How the texts were read.
+        n_samples: The samples the scores are made of; 0 where the scorer read no text.
+        layers: One entry per layer, in order.
         similarity: Mean similarity of every pair of layers (L x L), where the scorer has one.
         covariance: n times the covariance of the layers' scores over resamples of the data (L x L): for scores that are
             means, the population covariance over samples.
@@ -177,22 +220,43 @@ class LayerScores(JupyterMixin):
         versions: The packages that computed it.
         deviations: Of every latent space, where the scorer measures them.
         choice: What one selector makes of the scores, and how sure that is.
-        tokens: The mean number of tokens of a text as it was read, special ones included; None where none was read.
+        tokens: The mean number of tokens in a text as it was read, special ones included; None where none was read.
+        format: The version of this layout.
     """
 
     scorer: Spec
     model: ModelInfo
     data: DataInfo
+    reading: Reading
     n_samples: int
     layers: tuple[LayerScore, ...]
-    similarity: tuple[tuple[float, ...], ...] | None
-    covariance: tuple[tuple[float, ...], ...] | None
+    similarity: Matrix | None
+    covariance: Matrix | None
     settlement: Settlement | None
     seconds: float
     versions: dict[str, str]
     deviations: Deviations | None = None
     choice: Choice | None = None
     tokens: float | None = None
+    format: Literal[2] = 2
+
+    def __post_init__(self) -> None:
+        count = len(self.model)
+        require(len(self.layers) == count, f"it scores {len(self.layers)} layers of a model of {count}")
+        require([layer.index for layer in self.layers] == list(range(count)), "its layers are out of order")
+        require(any(layer.score is not None for layer in self.layers), "no layer has a score")
+        for name, matrix in (("similarity", self.similarity), ("covariance", self.covariance)):
+            square = matrix is None or (len(matrix) == count and all(len(row) == count for row in matrix))
+            require(square, f"its {name} is not {count} x {count}")
+        require(
+            self.deviations is None or len(self.deviations.means) == count + 1, f"it deviates in not {count} layers"
+        )
+        require(self.n_samples >= 0 and self.seconds >= 0, "it counts below 0")
+        require(self.tokens is None or self.tokens > 0, "its texts have no tokens")
+        chosen = (*(self.choice.layers if self.choice else ()), *(self.settlement.layers if self.settlement else ()))
+        require(all(0 <= layer < count for layer in chosen), "a layer is chosen that is not there")
+        sure = self.choice.confidence if self.choice else None
+        require(sure is None or len(sure.layers) == count, f"its confidence is not of {count} layers")
 
     @property
     def values(self) -> Float[np.ndarray, " layer"]:
@@ -213,14 +277,8 @@ class LayerScores(JupyterMixin):
 
     def plot(self, chosen: tuple[int, ...] = (), blocks: tuple[range, ...] = ()) -> Figure:
         """The score profile with error bars; `chosen` layers are marked and `blocks` shaded."""
-        return profile_figure(
-            self.values.tolist(),
-            self.stds.tolist(),
-            label=self.scorer.name.replace("-", " "),
-            title=f"{short_name(self.model.name)}: {self.scorer.name}, n = {self.n_samples}",
-            blocks=blocks,
-            chosen=chosen,
-        )
+        figure: Figure = looks("profile_of", self, chosen, blocks)
+        return figure
 
     def plot_deviations(self, before: LayerScores | None = None) -> Figure:
         """The deviations of every latent space as violins (SALF figures 5 and 6), and those `before` tuning.
@@ -228,23 +286,8 @@ class LayerScores(JupyterMixin):
         Raises:
             ConfigError: These scores, or those before, are not semantic deviations, or the models differ in layers.
         """
-        for scores in (self, before):
-            if scores is not None and scores.deviations is None:
-                raise ConfigError(f"{scores.scorer.name} has no deviations", "use the scorer semantic-deviation")
-        if before is not None and len(before.layers) != len(self.layers):
-            raise ConfigError("the scores before are of a model with other layers", "score the same model")
-        if before is not None and before.scorer != self.scorer:
-            raise ConfigError(f"the scores before are by {before.scorer}, these by {self.scorer}", "score alike")
-        shown = [("", self)] if before is None else [("before tuning", before), ("after tuning", self)]
-        return violin_figure(
-            [
-                (name, s.deviations.counts, s.deviations.means, s.deviations.highest)
-                for name, s in shown
-                if s.deviations
-            ],
-            label="deviation from the label's semantic base",
-            title=f"{short_name(self.model.name)}: every latent space, n = {self.n_samples}",
-        )
+        figure: Figure = looks("deviations_of", self, before)
+        return figure
 
     def plot_similarity(self) -> Figure:
         """The mean similarity of every pair of layers as a heatmap.
@@ -252,21 +295,12 @@ class LayerScores(JupyterMixin):
         Raises:
             ConfigError: The scorer compares no pairs of layers.
         """
-        if self.similarity is None:
-            raise ConfigError(f"{self.scorer.name} has no similarity matrix", "use a centrality scorer")
-        return heatmap_figure(
-            self.similarity,
-            label=f"mean similarity ({self.scorer.name})",
-            title=f"{short_name(self.model.name)}: every pair of layers",
-        )
+        figure: Figure = looks("similarity_of", self)
+        return figure
 
-    def profile(self, chosen: tuple[int, ...] = ()) -> Table:
+    def profile(self, chosen: tuple[int, ...] = ()) -> Any:
         """The score profile as a table with bars; `chosen` layers are marked."""
-        title = f"{self.scorer.name} of {self.model}, n = {self.n_samples}"
-        return profile_table(title, self.values.tolist(), self.stds.tolist(), chosen)
-
-    def __rich__(self) -> Table:
-        return self.profile()
+        return looks("terminal", self, chosen=chosen)
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{value:.4f}" for value in self.values)
@@ -280,14 +314,13 @@ def save_scores(every: Sequence[LayerScores], path: str | Path) -> None:
 
 
 def load_scores(path: str | Path) -> list[LayerScores]:
-    """Reads what `save_scores` wrote.
+    """Reads what `save_scores` wrote, also as wheretune 0.1.0 wrote it.
 
     Raises:
-        ConfigError: As for `load`.
+        ConfigError: There is no such file, it is not JSON, or it does not hold scores.
     """
     content = read_json(path)
-    every = content["scores"] if isinstance(content, dict) and "scores" in content else [content]
-    return [from_json(LayerScores, one, str(path)) for one in every]
-
-
-LastState = Literal["normed", "raw"]
+    every = content["scores"] if isinstance(content, dict) and isinstance(content.get("scores"), list) else [content]
+    if not every:
+        raise ConfigError(f"{path} holds no scores", "score again")
+    return [from_json(LayerScores, older.scores(one, str(path)), str(path)) for one in every]

@@ -58,7 +58,7 @@ def resolve(name: str, revision: str | None = None) -> Mapping[str, Any]:
             )
         return {"local_files_only": True}
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
-        raise ModelError(f"no such model folder: {name!r}", "check the path given as --model")
+        raise ModelError(f"no such model folder: {name!r}", "check the path", "model")
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     try:

@@ -1,0 +1,72 @@
+"""Files as wheretune 0.1.0 wrote them, in today's words.
+
+Its scores hold all that today's do, under other names. Its plans named the chosen layers alone, so they cannot be made
+whole without the model: `delta.opening`, which opens the model anyway, can; all others refuse them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wheretune.errors import ConfigError
+
+COLUMNS = ("text_column", "pair_column", "label_column", "target_column", "verbalizer")
+READ_AS = {"pooling": "pooling", "last_state": "last", "standardised": "standardise"}
+
+
+def scores(content: Any, origin: str) -> Any:
+    """Scores of 0.1.0 in today's layout; anything else as it is.
+
+    Raises:
+        ConfigError: They look like scores of 0.1.0, and a part is missing.
+    """
+    if not isinstance(content, dict) or "format" in content or not isinstance(content.get("model"), dict):
+        return content
+    try:
+        layers = [_parted(layer) for layer in content["layers"]]
+        params = dict(content["scorer"]["params"])
+        spec = content["data"]["spec"]
+        reading = {new: params.pop(old) for old, new in READ_AS.items() if old in params}
+        return {
+            **content,
+            "scorer": {"name": content["scorer"]["name"], "params": params},
+            "model": model(content["model"], [info for info, _ in layers]),
+            "data": data(content["data"]),
+            "reading": {**reading, "seed": spec["seed"], "max_length": spec["max_length"]},
+            "layers": [score for _, score in layers],
+            "format": 2,
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{origin} is no LayerScores ({error} is missing)", "score again") from error
+
+
+def model(content: Mapping[str, Any], layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """A model of 0.1.0 in today's layout; what it was held in did not stand there, and was fp32."""
+    spec = {"name": content["name"], "revision": content["revision"], "dtype": "fp32"}
+    spec |= {"layers_attribute": content.get("layers_attribute"), "quantize": content.get("quantize")}
+    kept = {key: content[key] for key in ("hash", "hidden_size", "parameters", "causal")}
+    return {"spec": spec, "layers": layers, "prefix": content.get("prefix", ""), **kept}
+
+
+def data(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Data of 0.1.0 in today's layout: columns and verbaliser have become the task's."""
+    spec = content["spec"]
+    params = {name: spec[name] for name in COLUMNS if spec.get(name) is not None}
+    return {
+        "spec": {
+            "source": spec["source"],
+            "task": {"name": spec["task"], "params": params},
+            **{name: spec[name] for name in ("max_samples", "max_length", "seed")},
+        },
+        "rows": content["rows"],
+        "task": {"name": content["task"], "params": params},
+        "classes": content["classes"],
+        "hash": content["hash"],
+    }
+
+
+def _parted(layer: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a layer is, and how it scored: one record in 0.1.0."""
+    info = {key: layer[key] for key in ("index", "path", "parameters")} | {"parts": layer.get("parts", {})}
+    return info, {key: layer[key] for key in ("index", "score", "std", "excluded")}

@@ -1,0 +1,137 @@
+"""How records look: as tables in a terminal, as HTML in a notebook, as figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import singledispatch
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from wheretune.errors import ConfigError
+from wheretune.records.cost import Cost
+from wheretune.records.plan import Plan
+from wheretune.records.scores import LayerScores
+from wheretune.show.figures import heatmap_figure, profile_figure, violin_figure
+from wheretune.show.tables import profile_table, table
+from wheretune.support.words import count, short, short_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NOTEBOOK_WIDTH = 120
+
+
+@singledispatch
+def terminal(record: Any) -> RenderableType:
+    """A record as rich prints it."""
+    return Text(str(record))
+
+
+@terminal.register
+def _(scores: LayerScores, chosen: tuple[int, ...] = ()) -> Table:
+    title = f"{scores.scorer.name} of {scores.model}, n = {scores.n_samples}"
+    return profile_table(title, scores.values.tolist(), scores.stds.tolist(), chosen)
+
+
+@terminal.register
+def _(plan: Plan) -> Group:
+    rows = [
+        ("layers", ", ".join(map(str, plan.layers)) or "none"),
+        ("of", str(plan.model)),
+        ("chosen by", str(plan.selector)),
+        *([("because", plan.reason)] if plan.reason is not None else []),
+        *([("how sure", str(plan.confidence))] if plan.confidence is not None else []),
+        ("tuner", str(plan.tuner)),
+        ("head", str(plan.head)),
+        ("schedule", str(plan.schedule)),
+        ("trainable", f"{count(plan.cost.trainable_parameters)} parameters ({plan.cost.share:.1%})"),
+        ("expected", str(plan.cost)),
+    ]
+    return Group(table("plan", ("", "choice"), rows, left=("", "choice")))
+
+
+@terminal.register
+def _(cost: Cost) -> Group:
+    flops = [
+        (
+            line.name,
+            *(short(part / 1e9) for part in (*dataclasses.astuple(line.flops), line.flops.total)),
+            "–" if line.speed_up is None else f"{line.speed_up:.2f}x",
+        )
+        for line in cost.lines
+    ]
+    memory = [
+        (line.name, *(short(part / 1e6) for part in (*dataclasses.astuple(line.memory), line.memory.total)))
+        for line in cost.lines
+    ]
+    passes = ("", "forward", "input gradients", "weight gradients", "all", "speed-up")
+    kinds = ("", "weights", "gradients", "optimizer", "activations", "cache", "all")
+    return Group(
+        table(f"GFLOP per step, for a text of {short(cost.tokens)} tokens", passes, flops, left=("",)),
+        table(f"MB, for batches of {cost.batch_size} texts", kinds, memory, left=("",)),
+        Text(f"with everything, making the cache counted: {cost}, by FLOPs"),
+        *([] if cost.measured is None else [Text(str(cost.measured))]),
+    )
+
+
+def notebook(record: Any) -> dict[str, str]:
+    """A record as a notebook shows it: HTML, and plain text beside it."""
+    console = Console(record=True, file=StringIO(), width=NOTEBOOK_WIDTH, force_jupyter=False)
+    console.print(terminal(record))
+    html = console.export_html(inline_styles=True, clear=False, code_format="<pre style='line-height:1.2'>{code}</pre>")
+    return {"text/html": html, "text/plain": console.export_text()}
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def profile_of(scores: LayerScores, chosen: tuple[int, ...] = (), blocks: tuple[range, ...] = ()) -> Figure:
+    """The score profile with error bars; `chosen` layers are marked and `blocks` shaded."""
+    return profile_figure(
+        scores.values.tolist(),
+        scores.stds.tolist(),
+        label=scores.scorer.name.replace("-", " "),
+        title=f"{short_name(scores.model.name)}: {scores.scorer.name}, n = {scores.n_samples}",
+        blocks=blocks,
+        chosen=chosen,
+    )
+
+
+def similarity_of(scores: LayerScores) -> Figure:
+    """The mean similarity of every pair of layers as a heatmap.
+
+    Raises:
+        ConfigError: The scorer compares no pairs of layers.
+    """
+    if scores.similarity is None:
+        raise ConfigError(f"{scores.scorer.name} has no similarity matrix", "use a centrality scorer")
+    return heatmap_figure(
+        scores.similarity,
+        label=f"mean similarity ({scores.scorer.name})",
+        title=f"{short_name(scores.model.name)}: every pair of layers",
+    )
+
+
+def deviations_of(scores: LayerScores, before: LayerScores | None = None) -> Figure:
+    """The deviations of every latent space as violins, and those `before` tuning.
+
+    Raises:
+        ConfigError: These scores, or those before, are not semantic deviations, or the models differ in layers.
+    """
+    for one in (scores, before):
+        if one is not None and one.deviations is None:
+            raise ConfigError(f"{one.scorer.name} has no deviations", "use the scorer semantic-deviation")
+    if before is not None and len(before.layers) != len(scores.layers):
+        raise ConfigError("the scores before are of a model with other layers", "score the same model")
+    if before is not None and before.scorer != scores.scorer:
+        raise ConfigError(f"the scores before are by {before.scorer}, these by {scores.scorer}", "score alike")
+    shown = [("", scores)] if before is None else [("before tuning", before), ("after tuning", scores)]
+    return violin_figure(
+        [(name, s.deviations.counts, s.deviations.means, s.deviations.highest) for name, s in shown if s.deviations],
+        label="deviation from the label's semantic base",
+        title=f"{short_name(scores.model.name)}: every latent space, n = {scores.n_samples}",
+    )
