@@ -61,3 +61,14 @@ def test_nothing_drops_out_and_no_graph_is_made():
 
     assert both.agree(again) and not seen[0].requires_grad
     assert all(module.training for module in drops.modules())
+
+
+def test_under_autocast_weights_say_nothing_of_the_precision():
+    maps, given = nn.Linear(8, 8), torch.ones(1, 8)
+
+    def read():
+        with torch.autocast("cpu", torch.bfloat16):
+            return maps(given)
+
+    both = BothWays(maps, read, 1e-6)
+    assert both.agree(lambda: maps(given)) and not maps._forward_hooks

@@ -127,3 +127,16 @@ def test_wrapped_forwards_come_off_in_any_order():
             del left[which]
             assert module(0) == sum(left.values())
         assert "forward" not in vars(module)
+
+
+def test_a_wrapped_forward_takes_what_the_one_inside_takes():
+    from inspect import signature
+
+    from wheretune.model.calls import wrap_forward
+
+    module = nn.Identity()
+    plain = signature(module.forward)
+    undo = [wrap_forward(module, lambda forward, value: forward(value)) for _ in range(2)]
+    assert signature(module.forward) == plain
+    for take_off in undo:
+        take_off()

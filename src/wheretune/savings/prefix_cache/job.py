@@ -16,7 +16,7 @@ from jaxtyping import Float
 from wheretune.data.batches import spread, token_batches
 from wheretune.model.calls import pass_by, watch_output
 from wheretune.model.forward import evaluating, forward_states
-from wheretune.model.inputs import device_of, unlabelled
+from wheretune.model.inputs import model_device, unlabelled
 from wheretune.savings.prefix_cache.texts import COLUMNS, batch_keys, key_of, unpadded, unpadded_length
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class CacheJob:
 
     def few(self) -> Batch:
         """A batch of a few texts of different lengths, with their labels, where the model lies."""
-        device = device_of(self.stack.base)
+        device = model_device(self.stack.base)
         return {name: value.to(device) for name, value in self.collate(spread(self.rows)).items()}
 
     @cached_property
@@ -111,7 +111,7 @@ class CacheJob:
 def compute(job: CacheJob, rows: list[dict[str, Any]]) -> Float[Tensor, "row hidden"]:
     """What is stored of some texts, one after the other. The layers above let the states pass."""
     stack, layout = job.stack, job.layout
-    inputs = unlabelled(job.collate(rows), device_of(stack.base))
+    inputs = unlabelled(job.collate(rows), model_device(stack.base))
     mask = inputs["attention_mask"].bool()
     leaving: list[Tensor] = []
     with torch.no_grad(), evaluating(stack.base):
