@@ -14,7 +14,8 @@ from wheretune import DataSpec, from_texts, load_data
 from wheretune.data.batches import collator, length_batches
 from wheretune.data.samplers import EpochBuckets
 from wheretune.data.tokens import encode
-from wheretune.errors import DataError
+from wheretune.errors import ConfigError, DataError
+from wheretune.records.base import Spec
 
 ROWS = [
     {"text": 'a "good" plot, they said', "label": "yes"},
@@ -44,13 +45,14 @@ def test_every_format_gives_the_same(tmp_path, ending):
     data = load_data(DataSpec(str(write(tmp_path, ending))))
     assert data.texts == tuple((row["text"],) for row in ROWS)
     assert data.info.classes == ("no", "yes") and data.labels == (1, 0, 0)
-    assert data.info.task == "classification"
+    assert data.info.task == Spec("classification")
 
 
 def spec(tmp_path, rows, **options):
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return DataSpec(str(path), **options)
+    drawn = {name: options.pop(name) for name in ("max_samples", "seed") if name in options}
+    return DataSpec(str(path), Spec(options.pop("task", "auto"), options), **drawn)
 
 
 def good(n=4):
@@ -67,7 +69,6 @@ def good(n=4):
         (good(), {"text_column": "sentence"}, r"no column 'sentence' \(its columns: text, label\)"),
         (good(), {"pair_column": "other"}, "no column 'other'"),
         (good(), {"label_column": "class"}, "no column 'class'"),
-        (good(), {"max_samples": 0}, "max-samples is 0"),
         ([{"text": "a", "label": x} for x in (0.5, 0.5)], {}, "same label in every row"),
         ([{"text": "a", "label": x} for x in ("1.5", "x")], {"task": "regression"}, "'x' in row 2"),
         ([{"text": "a", "label": str(i)} for i in range(60)], {}, "60 different values of label"),
@@ -76,6 +77,12 @@ def good(n=4):
 def test_bad_rows(tmp_path, rows, options, message):
     with pytest.raises(DataError, match=message):
         load_data(spec(tmp_path, rows, **options))
+
+
+def test_a_draw_of_no_rows():
+    with pytest.raises(ConfigError, match="max samples is 0") as refused:
+        DataSpec("rows.jsonl", max_samples=0)
+    assert refused.value.field == "max_samples"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +124,7 @@ def test_a_missing_file_and_a_hub_name_without_network(tmp_path):
 )
 def test_task_and_classes(labels, task, classes):
     data = from_texts(sentences(4), labels)
-    assert (data.info.task, data.info.classes) == (task, classes)
+    assert (data.info.task.name, data.info.classes) == (task, classes)
 
 
 def test_later_data_shares_the_classes_of_the_training_data(tmp_path):

@@ -7,10 +7,12 @@ from transformers import AutoModel
 
 from helpers.models import FAMILIES, tiny_model
 from helpers.texts import sentences
-from wheretune import Concat, LastToken
-from wheretune.heads.base import count
-from wheretune.heads.headed import HeadedModel
+from wheretune import Concat, LastToken, from_texts
+from wheretune.errors import ConfigError
+from wheretune.heads.headed import HeadedModel, headed
 from wheretune.model.finding import find_layers
+from wheretune.tasks.classification import Classification
+from wheretune.tasks.regression import Regression
 from wheretune.tuners.whole_layers import WholeLayers
 
 
@@ -24,11 +26,11 @@ from wheretune.tuners.whole_layers import WholeLayers
 )
 def test_three_layers_train_what_the_papers_print(config, head, printed):
     with torch.device("meta"):
-        model = HeadedModel(AutoModel.from_config(config), head, 2, "classification", seed=0)
+        model = HeadedModel(find_layers(AutoModel.from_config(config)), head, 2, Classification(), seed=0)
     layers = WholeLayers().attach(model.stack, (3, 7, 11), seed=0).parameters
     trained = sum(p.numel() for p in [*layers, *model.head.parameters()])
     assert round(trained / 1e6, 1) == printed
-    assert count(head, 12, 768, 2, model.stack.causal) == sum(p.numel() for p in model.head.parameters())
+    assert head.count(12, 768, 2, model.stack.causal) == sum(p.numel() for p in model.head.parameters())
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -39,7 +41,7 @@ def test_logits_from_plain_hidden_states(family, side):
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     position = -1 if family in ("gpt2", "llama", "qwen2") else 0
     for head in (LastToken(), Concat()):
-        model = HeadedModel(base, head, 3, "classification", seed=1).eval()
+        model = HeadedModel(find_layers(base), head, 3, Classification(), seed=1).eval()
         with torch.no_grad():
             found = model(**batch).logits
             alone = []
@@ -61,7 +63,8 @@ def test_the_head_is_drawn_with_its_seed_and_leaves_the_global_generator_alone()
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    weights = [HeadedModel(base, LastToken(), 2, "classification", seed).head[1].weight for seed in (0, 0, 1)]
+    stack = find_layers(base)
+    weights = [HeadedModel(stack, LastToken(), 2, Classification(), seed).head[1].weight for seed in (0, 0, 1)]
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
@@ -69,11 +72,11 @@ def test_the_head_is_drawn_with_its_seed_and_leaves_the_global_generator_alone()
 def test_losses():
     base, tokenizer = tiny_model("bert")
     batch = tokenizer(["good movie", "bad"], padding=True, return_tensors="pt")
-    model = HeadedModel(base, LastToken(), 2, "classification", 0).eval()
+    model = HeadedModel(find_layers(base), LastToken(), 2, Classification(), 0).eval()
     out = model(**batch, labels=torch.tensor([1, 0]))
     expected = -torch.log_softmax(out.logits, 1)[[0, 1], [1, 0]].mean()
     torch.testing.assert_close(out.loss, expected)
-    model = HeadedModel(base, LastToken(), 1, "regression", 0, centre=3.5).eval()
+    model = HeadedModel(find_layers(base), LastToken(), 1, Regression(), 0, start=3.5).eval()
     out = model(**batch, labels=torch.tensor([1.0, 2.0]))
     torch.testing.assert_close(out.loss, ((out.logits[:, 0] - torch.tensor([1.0, 2.0])) ** 2).mean())
     assert model.head[1].bias.item() == 3.5
@@ -81,7 +84,7 @@ def test_losses():
 
 def test_concat_gradients_reach_the_layers_that_train():
     base, tokenizer = tiny_model("llama")
-    model = HeadedModel(base, Concat(dropout=0.0), 2, "classification", 0)
+    model = HeadedModel(find_layers(base), Concat(dropout=0.0), 2, Classification(), 0)
     for parameter in base.parameters():
         parameter.requires_grad = False
     for parameter in find_layers(base).layers[1].module.parameters():
@@ -90,3 +93,22 @@ def test_concat_gradients_reach_the_layers_that_train():
     model(**batch, labels=torch.tensor([0, 1])).loss.backward()
     with_gradient = {n.split(".")[1] for n, p in base.named_parameters() if p.grad is not None}
     assert with_gradient == {"1"}
+
+
+def test_by_default_a_head_is_the_tasks_own_and_a_regression_starts_at_its_mean_label():
+    base, _ = tiny_model("bert")
+    model = headed(find_layers(base), None, from_texts(sentences(3), [0.5, 1.0, 3.0]), seed=0)
+    assert not model.all_layers and model.head[1].out_features == 1
+    assert model.head[1].bias.item() == 1.5
+
+
+def test_a_head_of_one_token_refuses_a_task_that_reads_every_token():
+    class Everywhere:
+        name, places = "everywhere", "every"
+
+        def loss(self, logits, labels):
+            return logits.mean()
+
+    base, _ = tiny_model("bert")
+    with pytest.raises(ConfigError, match="everywhere reads every token, and the head last-token one per text"):
+        HeadedModel(find_layers(base), LastToken(), 2, Everywhere(), seed=0)

@@ -16,7 +16,7 @@ from helpers.texts import classes_of, sentences
 from reference import scorers as twin
 from wheretune import catalog
 from wheretune.data.batches import collator, length_batches
-from wheretune.data.tokens import encode, next_tokens
+from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError, DataError, ModelError, ScoreError
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import tensor_hashes
@@ -28,6 +28,7 @@ from wheretune.scorers.base import GradientScorer, StackScorer, StreamScorer
 from wheretune.scoring import shards
 from wheretune.scoring.gradients import stream_gradients
 from wheretune.scoring.states import stream_states
+from wheretune.tasks.verbalizing import next_tokens
 
 SIDES = pytest.mark.parametrize("side", ["left", "right"])
 SIZES = pytest.mark.parametrize("batch_size", [1, 5, 64])
@@ -168,45 +169,6 @@ def test_semantic_deviation_equals_its_twin(family, dtype, tied):
         assert wt.plan(scores, wt.Suffix()).layers[0] == int(scores.values.argmax())
         scores.plot_deviations()
         scores.plot_deviations(scores)
-
-
-def test_the_label_is_the_first_token_of_a_verbaliser_or_of_the_target_column():
-    _, tokenizer = tiny_model("gpt2")
-    id_of = tokenizer.convert_tokens_to_ids
-    spec = wt.DataSpec("here", verbalizer={"0": "bad plot", "1": "good"})
-    data = wt.load_data(spec, rows=[{"text": "a", "label": 1}, {"text": "the", "label": 0}])
-    assert next_tokens(data, tokenizer) == ((id_of("bad"), id_of("good")), {0: 1, 1: 0})
-    spec = wt.DataSpec("here", target_column="next")
-    rows = [{"text": "a", "next": "plot of it"}, {"text": "the", "next": "good"}, {"text": "in", "next": "plot"}]
-    tokens, of_row = next_tokens(wt.load_data(spec, labels="optional", rows=rows), tokenizer)
-    assert [tokens[of_row[i]] for i in range(3)] == [id_of("plot"), id_of("good"), id_of("plot")] and len(tokens) == 2
-
-
-def test_a_token_that_is_only_a_space_is_passed_over():
-    _, tokenizer = tiny_model("qwen2")  # one token a byte: every word begins with the space
-    spec = wt.DataSpec("here", target_column="next")
-    data = wt.load_data(spec, labels="optional", rows=[{"text": "a", "next": n} for n in ("1", "27", "1 of 3")])
-    tokens, of_row = next_tokens(data, tokenizer)
-    assert [tokenizer.decode(tokens[of_row[i]]) for i in range(3)] == ["1", "2", "1"]
-    same = wt.load_data(spec, labels="optional", rows=[{"text": "a", "next": n} for n in ("1", "12")])
-    with pytest.raises(DataError, match="begins with the same token"):
-        next_tokens(same, tokenizer)
-
-
-@pytest.mark.parametrize(
-    ("verbalizer", "said"),
-    [
-        ({"0": "good movie", "1": "good plot"}, "'0' and '1' begin with the same token"),
-        ({"0": "good"}, "'1' is in one only"),
-        ({"0": "good", "1": "bad", "2": "hot"}, "'2' is in one only"),
-        ({"0": "good", "1": "unheardof"}, "no token for 'unheardof'"),
-    ],
-)
-def test_a_verbaliser_that_cannot_be_used(verbalizer, said):
-    _, tokenizer = tiny_model("gpt2")
-    rows = [{"text": "a", "label": 1}, {"text": "the", "label": 0}]
-    with pytest.raises(DataError, match=said):
-        next_tokens(wt.load_data(wt.DataSpec("here", verbalizer=verbalizer), rows=rows), tokenizer)
 
 
 def test_semantic_deviation_needs_a_language_model_and_labels():
