@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from conftest import sentences, tiny_tokenizer
+from helpers.models import tiny_tokenizer
+from helpers.texts import sentences
 from wheretune import DataSpec, from_texts, load_data
 from wheretune.data.batches import collator, length_batches
 from wheretune.data.samplers import EpochBuckets

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import wheretune as wt
-from conftest import sentences, tiny_model
-from wheretune import training
+from helpers.models import tiny_model
+from helpers.texts import sentences
 from wheretune.data.batches import collator
 from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError, TrainingError
@@ -17,6 +17,8 @@ from wheretune.judging import predict
 from wheretune.records.runs import TrainSettings, check_settings
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.loop import train
+from wheretune.training.timing import Clock
+from wheretune.training.trainer import OurTrainer
 
 SETTINGS = TrainSettings(epochs=3, learning_rate=1e-3, batch_size=4, warmup_ratio=0.1, seed=3)
 
@@ -44,7 +46,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path, monkeypatch, e
     class Stop(Exception):
         pass
 
-    step = training._Clock.on_step_end
+    step = Clock.on_step_end
 
     def stop(self, args, state, control, **kwargs):
         if state.global_step == 6 * epoch + 2:
@@ -53,7 +55,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path, monkeypatch, e
 
     model, _, rows, collate = fresh()
     with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(training._Clock, "on_step_end", stop)
+        patched.setattr(Clock, "on_step_end", stop)
         train(model, rows, collate, SETTINGS, tmp_path / "twice")
     torch.rand(99)  # another process would have another state of the generator
     model, tuned, rows, collate = fresh()
@@ -82,7 +84,7 @@ def test_a_checkpoint_holds_what_trains_and_no_pickle(tmp_path):
     for path in files:
         with pytest.raises(Exception):  # noqa: B017
             pickletools.dis(path.read_bytes(), out=io.StringIO())
-    saved = training._Trainer._saved(str(checkpoints(tmp_path)[-1]), "model.")
+    saved = OurTrainer._saved(str(checkpoints(tmp_path)[-1]), "model.")
     assert set(saved) == set(tuned.trainable)
 
 
@@ -93,8 +95,8 @@ def test_the_optimizer_is_that_of_the_papers(tmp_path, monkeypatch):
         seen.update(optimizer.param_groups[0], kind=type(getattr(optimizer, "optimizer", optimizer)))
         original(self, args, state, control, **kwargs)
 
-    original = training._Clock.on_train_begin
-    monkeypatch.setattr(training._Clock, "on_train_begin", look)
+    original = Clock.on_train_begin
+    monkeypatch.setattr(Clock, "on_train_begin", look)
     model, _, rows, collate = fresh()
     train(model, rows, collate, SETTINGS, tmp_path)
     assert seen["kind"] is torch.optim.AdamW and seen["fused"]

@@ -5,7 +5,7 @@ import torch
 import transformers
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from conftest import FAMILIES, tiny_model, tiny_tokenizer
+from helpers.models import FAMILIES, tiny_model, tiny_tokenizer
 from wheretune.errors import ModelError
 from wheretune.model.finding import find_layers
 from wheretune.model.freezing import head_parameters
@@ -59,28 +59,28 @@ def test_the_hash_does_not_hang_on_the_precision_it_was_loaded_in():
 def test_a_hub_that_never_answers_is_given_up(monkeypatch):
     import time
 
-    from wheretune import anatomy
+    from wheretune.support import hub
 
-    monkeypatch.setattr(anatomy, "HUB_SECONDS", 0.2)
+    monkeypatch.setattr(hub, "HUB_SECONDS", 0.2)
     with pytest.raises(TimeoutError, match="no answer"):
-        anatomy.ask_hub(lambda: time.sleep(5))
-    assert anatomy.ask_hub(lambda: 7) == 7
+        hub.ask_hub(lambda: time.sleep(5))
+    assert hub.ask_hub(lambda: 7) == 7
     with pytest.raises(KeyError):
-        anatomy.ask_hub(lambda: {}["x"])
+        hub.ask_hub(lambda: {}["x"])
 
 
 def test_a_hub_model_is_pinned_to_its_commit(monkeypatch):
     import huggingface_hub
 
-    from wheretune import anatomy
+    from wheretune.support import hub
 
     class Hub:
         def model_info(self, name, revision=None, timeout=None):
             return type("Info", (), {"sha": f"commit-of-{revision or 'main'}"})
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    assert anatomy.resolve("somebody/pinned") == {"revision": "commit-of-main"}
-    assert anatomy.resolve("somebody/pinned", "v1") == {"revision": "commit-of-v1"}
+    assert hub.resolve("somebody/pinned") == {"revision": "commit-of-main"}
+    assert hub.resolve("somebody/pinned", "v1") == {"revision": "commit-of-v1"}
 
 
 def test_one_changed_weight_changes_the_hash():
@@ -123,7 +123,7 @@ def test_max_tokens():
     assert max_tokens(bert, tokenizer, None) == 64
     assert max_tokens(roberta, tokenizer, None) == 65  # 66 positions, counted from behind padding index 0
     assert max_tokens(bert, tokenizer, 8) == 8
-    with pytest.raises(ModelError, match="a length of 65"):
+    with pytest.raises(ModelError, match="--max-length 65"):
         max_tokens(bert, tokenizer, 65)
 
 

@@ -1,10 +1,9 @@
 """What is frozen stays out of the training, and a cached prefix gives what a computed one gives."""
 
 import errno
-import io
 import json
+import tempfile
 import warnings
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,90 +13,25 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainingAr
 
 import conftest
 import wheretune as wt
-from conftest import SIZES, classes_of, sentences, tiny_model, tiny_tokenizer
-from test_families import FAMILIES, TUNERS, planned, tiny
-from test_one_token import assert_same, outcome
+from helpers.families import FAMILIES, TUNERS, planned
+from helpers.models import SIZES, tiny_model, tiny_tokenizer
+from helpers.savings import HEADS, assert_same, caching, given, headed, outcome, ran, texts, without_dropout
+from helpers.texts import classes_of, sentences
 from wheretune.data.batches import collator, token_batches
 from wheretune.data.samplers import TokenBatches
 from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError
 from wheretune.heads.headed import HeadedModel
-from wheretune.heads.headed import headed as headed_by_data
 from wheretune.model.finding import find_layers
 from wheretune.model.freezing import lowest_trained
 from wheretune.records.runs import CacheSettings, TrainSettings
-from wheretune.savings.prefix_cache.deciding import pays
-from wheretune.savings.prefix_cache.job import CacheJob
-from wheretune.savings.prefix_cache.layout import Layout
-from wheretune.savings.prefix_cache.machine import Machine, create
+from wheretune.savings.prefix_cache import deciding, making
 from wheretune.savings.prefix_cache.making import cached
-from wheretune.savings.together import saving
+from wheretune.savings.together import lean
 from wheretune.scorers.controls import Depth
 from wheretune.training.loop import train
 
 ONE_STACK = [family for family in FAMILIES if family not in ("t5", "bart")]
-HEADS = {"last-token": wt.LastToken(), "concat": wt.Concat()}
-
-
-def texts(n=9):
-    """Encoded rows of different lengths, and how they are padded, on either side."""
-    generator = torch.Generator().manual_seed(0)
-    lengths = [3 + (5 * i) % 11 for i in range(n)]
-    ids = [torch.randint(5, 45, (length,), generator=generator).tolist() for length in lengths]
-    rows = [
-        {"input_ids": one, "attention_mask": [1] * len(one), "row": i, "labels": i % 2} for i, one in enumerate(ids)
-    ]
-
-    def collate(some, side="right"):
-        longest = max(len(row["input_ids"]) for row in some)
-        batch = {}
-        for name in ("input_ids", "attention_mask"):
-            pads = [[0] * (longest - len(row[name])) for row in some]
-            both = [
-                (row[name], pad) if side == "right" else (pad, row[name]) for row, pad in zip(some, pads, strict=True)
-            ]
-            batch[name] = torch.tensor([one + other for one, other in both])
-        batch["labels"] = torch.tensor([row["labels"] for row in some])
-        return batch
-
-    return rows, collate
-
-
-def given(rows, collate, side="right"):
-    batch = collate(rows, side)
-    return {name: value for name, value in batch.items() if name != "labels"}, tuple(batch["labels"].tolist())
-
-
-def headed(family, head, layers, tuner=None):
-    base = tiny(family)
-    model = HeadedModel(base, HEADS[head], 2, "classification", 0).eval()
-    how = tuner or (wt.WholeLayers() if layers else wt.HeadOnly())
-    plan = (
-        planned(base, how, layers)
-        if layers
-        else replace(planned(base, wt.WholeLayers()), layers=(), tuner=wt.Spec.of(how))
-    )
-    return model, wt.apply(model, plan, seed=1)
-
-
-def job_of(tuned, rows, collate, dtype="fp32"):
-    stack, every = tuned.stack, getattr(tuned.model, "all_layers", False)
-    layout = Layout(lowest_trained(stack), len(stack), stack.hidden_size, all_layers=every)
-    return CacheJob(stack, layout, rows, collate, dtype)
-
-
-def caching(tuned, rows, collate, tmp_path, where="memory", epochs=3, dtype="fp32", machine=None, **settings):
-    how, job = CacheSettings(where, **settings), job_of(tuned, rows, collate, dtype)
-    return cached(job, tuned.plan.model.hash, epochs, how, tmp_path, machine)
-
-
-def ran(model):
-    """Which layers truly ran, counted where their attention or MLP ends."""
-    seen = []
-    for layer in model.stack.layers:
-        inner = layer.module.get_submodule(layer.parts.mlp_output)
-        inner.register_forward_hook(lambda *_, index=layer.index: seen.append(index))
-    return seen
 
 
 @pytest.mark.parametrize("family", ONE_STACK)
@@ -171,29 +105,12 @@ def test_token_types_are_part_of_a_text(tmp_path):
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def without_dropout(family, layers, head="last-token"):
-    base, tokenizer = tiny_model(family, seed=3)
-    for module in base.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    base.config.attention_dropout = base.config.attention_probs_dropout_prob = 0.0
-    for module in base.modules():
-        if hasattr(module, "attention_dropout") and isinstance(module.attention_dropout, float):
-            module.attention_dropout = 0.0
-    data = wt.from_texts(sentences(40), classes_of(40), name="made")
-    built = {"last-token": wt.LastToken(dropout=0.0), "concat": wt.Concat(dropout=0.0)}[head]
-    model = headed_by_data(base, built, data, seed=5)
-    scores = wt.score(base, tokenizer, data, Depth())
-    tuned = wt.apply(model, wt.plan(scores, wt.Explicit(layers), head=built), seed=5)
-    return tuned, encode(data, tokenizer, 64), collator(tokenizer)
-
-
 def trained(family, layers, folder, where, head="last-token", tokens=None, all_tokens=False, **settings):
     tuned, rows, collate = without_dropout(family, layers, head)
     how = TrainSettings(
         epochs=2, learning_rate=5e-5, batch_size=8, seed=5, tokens_per_batch=tokens, all_tokens=all_tokens
     )
-    with saving(tuned.stack, "0" * 64, rows, collate, how, folder, CacheSettings(where, **settings)) as saved:
+    with lean(tuned, rows, collate, how, folder, CacheSettings(where, **settings)) as saved:
         train(tuned.model, rows, collate, how, folder)
     assert saved.cache.where == where
     tuned.check()
@@ -313,7 +230,7 @@ def test_a_cache_of_something_else_is_never_used(tmp_path):
         lambda: caching(other_layer, rows, collate, tmp_path / "run", "disk", **keep),
         lambda: caching(head_only, rows, collate, tmp_path / "run", "disk", **keep),
         lambda: caching(concat, rows, collate, tmp_path / "run", "disk", **keep),
-        lambda: cached(job_of(tuned, rows, collate), "0" * 64, 2, CacheSettings("disk", **keep), tmp_path / "run"),
+        lambda: cached(tuned.stack, "0" * 64, rows, collate, 2, CacheSettings("disk", **keep), tmp_path / "run"),
     )):  # fmt: skip
         with how() as report:
             assert report.where == "disk" and "found" not in report.reason
@@ -340,22 +257,18 @@ def test_runs_that_share_a_folder_do_not_take_each_others_cache_away(tmp_path):
         assert len(list((tmp_path / "shared").rglob("states.bin"))) == int(keep)
 
 
-def test_a_full_disk_leaves_a_run_without_a_cache(tmp_path, caplog):
-    rows, collate = texts(200)
+def test_a_full_disk_leaves_a_run_without_a_cache(tmp_path, monkeypatch, caplog):
+    rows, collate = texts()
     model, tuned = headed("bert", "last-token", (2,))
 
-    class Full(io.FileIO):
-        """A file on a disk that has room for one batch."""
+    def full(draft, computed, *_):
+        draft.mkdir()
+        (draft / "states.bin").write_bytes(next(iter(computed)).numpy().tobytes())
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-        def write(self, content):
-            if self.tell() > 0:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return super().write(content)
-
-    assert len(job_of(tuned, rows, collate).batches()) > 1
+    monkeypatch.setattr(making, "_write", full)
     seen = ran(model)
-    machine = Machine(create=lambda path: Full(path, "w"))
-    with caching(tuned, rows, collate, tmp_path, "disk", machine=machine) as report:
+    with caching(tuned, rows, collate, tmp_path, "disk") as report:
         seen.clear()
         model(**given(rows, collate)[0])
         assert report.where == "off" and "No space left" in report.reason and "No space left" in caplog.text
@@ -374,56 +287,53 @@ def test_a_stopped_run_leaves_its_cache_for_the_next_sitting(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def machine(memory=2**40, disk=2**40, fast=True):
-    """A machine on which computing a batch takes 1 second, and writing and reading it next to nothing or 9 each."""
-    io = 0.01 if fast else 9.0
-    times = iter([0.0, 0.0, 1.0, 1.0, 1.0 + io, 1.0 + io, 1.0 + 2 * io])
-    return Machine(lambda: memory, lambda _: disk, lambda: next(times, 20.0), create)
-
-
-def test_what_auto_decides_and_why(tmp_path):
+def test_what_auto_decides_and_why(tmp_path, monkeypatch):
     rows, collate = texts(40)
     _, tuned = headed("bert", "last-token", (2,))
 
-    def decided(epochs=3, on=None, **settings):
-        with caching(
-            tuned, rows, collate, tmp_path, "auto", epochs=epochs, machine=on or machine(), **settings
-        ) as report:
+    def decided(epochs=3, **settings):
+        with caching(tuned, rows, collate, tmp_path, "auto", epochs=epochs, **settings) as report:
             return report.where, report.reason
 
+    fast = [True]
+    monkeypatch.setattr(deciding, "pays", lambda *_: fast[0])
     assert decided()[0] == "memory" and "free" in decided()[1] and " to read, 3 epochs" in decided()[1]
     assert decided(epochs=1) == ("off", "every text is read once only")
     assert decided(folder=tmp_path / "there")[0] == "disk"
     _, lowest = headed("bert", "last-token", (0, 2))
     with caching(lowest, rows, collate, tmp_path, "disk") as report:
         assert report.where == "off" and "nothing frozen lies below" in report.reason
-    assert decided(on=machine(fast=False))[0] == "off"
-    assert "would not pay in memory" in decided(on=machine(fast=False))[1]
-    assert decided(on=machine(memory=1000))[0] == "disk"
-    with (
-        pytest.raises(KeyboardInterrupt),
-        caching(tuned, rows, collate, tmp_path, "auto", machine=machine(memory=1000)),
-    ):
+    fast[0] = False
+    assert decided()[0] == "off" and "would not pay in memory" in decided()[1]
+    fast[0] = True
+    monkeypatch.setattr(deciding, "_free_memory", lambda: 1000)
+    assert decided()[0] == "disk"
+    with pytest.raises(KeyboardInterrupt), caching(tuned, rows, collate, tmp_path, "auto"):
         raise KeyboardInterrupt
-    slow = machine(memory=1000, fast=False)
-    assert decided(on=slow)[0] == "disk", "a run that goes on does what it did before it was stopped"
-    assert decided(on=machine(memory=1000, fast=False))[0] == "off" and list(tmp_path.glob("prefix-*")) == []
-    where, reason = decided(on=machine(memory=1000, disk=1000))
+    fast[0] = False
+    assert decided()[0] == "disk", "a run that goes on does what it did before it was stopped"
+    assert decided()[0] == "off" and list(tmp_path.glob("prefix-*")) == []
+    monkeypatch.setattr(deciding, "free_disk", lambda _: 1000)
+    where, reason = decided()
     assert where == "off" and "more than the 500 bytes it may take on disk" in reason
     where, reason = decided(limit=100)
     assert where == "off" and "more than the 100 bytes" in reason
     with caching(tuned, rows, collate, tmp_path, "memory", limit=100) as report:
         assert report.where == "off"
-    (tmp_path / "a-file").write_text("no folder")
-    where, reason = decided(folder=tmp_path / "a-file" / "there")
+    monkeypatch.undo()
+    monkeypatch.setattr(deciding, "_free_memory", lambda: 0)
+    monkeypatch.setattr(
+        tempfile.TemporaryDirectory, "__init__", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "read-only"))
+    )
+    where, reason = decided()
     assert where == "off" and "nothing can be written" in reason
 
 
 def test_when_a_cache_pays():
-    assert pays(computing=1.0, writing=0.1, reading=0.1, epochs=2)
-    assert not pays(computing=1.0, writing=0.9, reading=0.1, epochs=2)
-    assert pays(computing=1.0, writing=0.9, reading=0.1, epochs=3)
-    assert not pays(computing=1.0, writing=0.0, reading=1.0, epochs=100)
+    assert deciding.pays(computing=1.0, writing=0.1, reading=0.1, epochs=2)
+    assert not deciding.pays(computing=1.0, writing=0.9, reading=0.1, epochs=2)
+    assert deciding.pays(computing=1.0, writing=0.9, reading=0.1, epochs=3)
+    assert not deciding.pays(computing=1.0, writing=0.0, reading=1.0, epochs=100)
 
 
 @pytest.mark.parametrize("settings", [dict(limit=-1), dict(where="off", keep=True), dict(where="disk", keep=True)])
@@ -507,9 +417,9 @@ def test_frozen_layers_drop_out_where_stock_behaviour_is_asked_for(tmp_path):
     )
     settings = TrainSettings(frozen_dropout=True)
     encoded = encode(data, tokenizer, 64)
-    with saving(tuned.stack, "0" * 64, encoded, collator(tokenizer), settings, tmp_path) as saved:
+    with lean(tuned, encoded, collator(tokenizer), settings, tmp_path) as saved:
         assert saved.cache.where == "off"
-    inside = saving(tuned.stack, "0" * 64, encoded, collator(tokenizer), settings, tmp_path, CacheSettings("memory"))
+    inside = lean(tuned, encoded, collator(tokenizer), settings, tmp_path, CacheSettings("memory"))
     with pytest.raises(ConfigError, match="another one in every epoch"), inside:
         pass
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from conftest import sentences, tiny_model
+from helpers.models import tiny_model
+from helpers.texts import sentences
 from wheretune import (
     Auto,
     BlockHighest,

@@ -24,51 +24,12 @@ from transformers import (
     AutoTokenizer,
 )
 
-from conftest import FAMILIES, WORDS, sentences, tiny_model
+from helpers.commands import FAST, SOURCE, one_line
+from helpers.models import FAMILIES, WORDS, tiny_model
+from helpers.texts import jsonl, rows_of, sentences
 from reference.scorers import centrality, cosine, hidden_states
-from wheretune import catalog, shards
-from wheretune.cli import main
-
-
-def rows_of(n, seed=0, regression=False, pair=False):
-    """Texts whose label can be learned: whether a word is in it."""
-    rows = []
-    for i, text in enumerate(sentences(n, seed)):
-        word = "good" if i % 2 else "bad"
-        label = (2.5 + (i % 2)) if regression else word
-        rows.append({"text": f"{text} {word}", "label": label} | ({"other": text[::-1] or "a"} if pair else {}))
-    return rows
-
-
-def jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs a command and gives (code, standard output, standard error)."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return stopped.value.code or 0, output.out, output.err
-
-    return call
-
-
-@pytest.fixture
-def files(tmp_path):
-    return {
-        "train": jsonl(tmp_path / "train.jsonl", rows_of(40)),
-        "validation": jsonl(tmp_path / "dev.jsonl", rows_of(12, 1)),
-        "test": jsonl(tmp_path / "test.jsonl", rows_of(14, 2)),
-    }
-
-
-SOURCE = str(Path(__file__).parents[1] / "src")  # a process of its own must run this checkout, wherever it lies
-FAST = ("--epochs", 1, "--learning-rate", "1e-3", "--batch-size", 8)
+from wheretune import catalog
+from wheretune.scoring import shards
 
 
 def test_version_and_help(run):
@@ -417,8 +378,6 @@ def test_scorers_and_selectors_are_listed(run):
     code, out, _ = run("scorers", "--json")
     cards = json.loads(out)
     assert code == 0 and {"cosine-centrality", "cka", "io-cosine"} <= set(cards)
-    from wheretune import catalog
-
     assert all(card["selector"] in catalog.every("selector") for card in cards.values())
     code, out, _ = run("selectors")
     assert code == 0 and all(name in out for name in catalog.every("selector"))
@@ -492,7 +451,7 @@ def test_compare_runs_what_is_missing_and_no_more(run, files, tiny_folder, tmp_p
 
 
 def test_a_run_that_fails_keeps_its_traceback_and_is_no_zero(run, files, tiny_folder, tmp_path, monkeypatch):
-    from wheretune import run as room
+    from wheretune import pipeline as room
 
     original = room.train
 
@@ -552,14 +511,6 @@ def odd_models(tmp_path_factory):
     for name in ("albert", "broken"):
         tokenizer.save_pretrained(folder / name)
     return folder / "albert", folder / "broken"
-
-
-def one_line(code, err, *words):
-    assert code == 2, err
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "Traceback" not in err
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 @pytest.mark.parametrize("k", [0, -3, 5])
@@ -755,7 +706,7 @@ def test_every_option_can_stand_in_the_config_file(run, files, scored, tmp_path)
 
 
 def test_a_run_that_diverged_is_an_error_and_no_number(run, files, tiny_folder, tmp_path, monkeypatch):
-    from wheretune import run as room
+    from wheretune import pipeline as room
 
     original = room.train
 

@@ -10,8 +10,9 @@ import transformers as hf
 from torch.utils.flop_counter import FlopCounterMode
 
 import wheretune as wt
-from conftest import FAMILIES, sentences, tiny_model
-from test_cli import files, one_line, run  # noqa: F401 (fixtures)
+from helpers.commands import one_line
+from helpers.models import FAMILIES, tiny_model
+from helpers.texts import sentences
 from wheretune.cost.flops import EVERYTHING, NOTHING, Savings, compute_share, estimate, full
 from wheretune.cost.memory import activations, cached
 from wheretune.errors import ConfigError, PlanError
@@ -286,7 +287,7 @@ def test_plans_of_older_versions_are_read(scored, tmp_path):
 # --- the command ----------------------------------------------------------------------------------
 
 
-def test_the_command(run, files, tiny_folder, tmp_path):  # noqa: F811
+def test_the_command(run, files, tiny_folder, tmp_path):
     model, train = tiny_folder("bert"), files["train"]
     assert run("plan", "--model", model, "--train", train, "--k", 2, "--output", tmp_path / "plan.json")[0] == 0
     plan = json.loads((tmp_path / "plan.json").read_text())
@@ -309,7 +310,7 @@ def test_the_command(run, files, tiny_folder, tmp_path):  # noqa: F811
     assert per_token[1] == pytest.approx(per_token[0] * 40 / 7, rel=1e-3)
 
 
-def test_tuners_cost_the_same_in_plan_and_command(run, files, tiny_folder, tmp_path):  # noqa: F811
+def test_tuners_cost_the_same_in_plan_and_command(run, files, tiny_folder, tmp_path):
     for options in (("--tuner", "lora:r=2"), ("--tuner", "head-only", "--head", "concat"), ("--tuner", "bias")):
         made = ("--model", tiny_folder("gpt2"), "--train", files["train"], "--output", tmp_path / "plan.json")
         code, out, err = run("plan", *made, *options, "--json")
@@ -320,7 +321,7 @@ def test_tuners_cost_the_same_in_plan_and_command(run, files, tiny_folder, tmp_p
         assert json.loads(out) == plan["cost"]
 
 
-def test_what_the_command_refuses(run, files, tiny_folder, tmp_path):  # noqa: F811
+def test_what_the_command_refuses(run, files, tiny_folder, tmp_path):
     train = files["train"]
     run("plan", "--model", tiny_folder("bert"), "--train", train, "--k", 2, "--output", tmp_path / "plan.json")
     arguments = ("cost", "--plan", tmp_path / "plan.json", "--data", train)

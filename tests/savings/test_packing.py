@@ -7,11 +7,9 @@ import torch
 import transformers as hf
 
 import wheretune as wt
-from conftest import tiny_model
-from test_cli import files, run  # noqa: F401
-from test_families import GROUPED, TUNERS, planned, tiny
-from test_one_token import assert_same, batch, outcome
-from test_prefix import HEADS, caching, given, headed, ran, texts, without_dropout
+from helpers.families import GROUPED, TUNERS, planned, tiny
+from helpers.models import tiny_model
+from helpers.savings import HEADS, assert_same, batch, caching, given, headed, outcome, ran, texts, without_dropout
 from wheretune.errors import ConfigError, ModelError
 from wheretune.heads.headed import HeadedModel
 from wheretune.model.inputs import packed
@@ -278,7 +276,7 @@ def test_a_stopped_packed_run_goes_on(tmp_path):
     assert_close(whole, trained("llama", tmp_path / "stopped", True, passes=5))
 
 
-def test_packed_through_the_command_line(run, files, tiny_folder, tmp_path):  # noqa: F811
+def test_packed_through_the_command_line(run, files, tiny_folder, tmp_path):
     model, folder = tiny_folder("llama"), tmp_path / "run"
     common = ("--train", files["train"], "--epochs", 2, "--learning-rate", "1e-3", "--k", 2)
     code, _, err = run("tune", "--model", model, *common, "--pack", "--output", folder)

@@ -5,7 +5,8 @@ import torch
 import transformers
 from transformers import AutoModel
 
-from conftest import FAMILIES, sentences, tiny_model
+from helpers.models import FAMILIES, tiny_model
+from helpers.texts import sentences
 from wheretune import Concat, LastToken, from_texts
 from wheretune.errors import ConfigError
 from wheretune.heads.headed import HeadedModel, headed

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 import wheretune as wt
-from test_cli import jsonl, rows_of, run  # noqa: F401
-from wheretune import measuring
+from helpers.texts import jsonl, rows_of
 from wheretune.errors import ConfigError
 from wheretune.pipeline import score_model
 from wheretune.records.base import load, save
@@ -14,6 +13,7 @@ from wheretune.records.cost import Cost, Measured
 from wheretune.records.data import DataSpec
 from wheretune.records.runs import TrainSettings
 from wheretune.scorers.controls import Depth
+from wheretune.training import measuring
 from wheretune.training.timing import TrainLog
 
 
@@ -57,7 +57,7 @@ def test_a_few_steps_of_both_are_timed_on_batches_of_the_training(planned, monke
         measuring.measure(plan, data, steps=1)
 
 
-def test_cost_measures_where_it_is_asked(run, planned, tmp_path):  # noqa: F811
+def test_cost_measures_where_it_is_asked(run, planned, tmp_path):
     plan, data = planned
     save(plan, tmp_path / "plan.json")
     arguments = ["cost", "--plan", str(tmp_path / "plan.json"), "--data", data.source, "--batch-size", "8"]

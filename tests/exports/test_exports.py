@@ -14,11 +14,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import wheretune as wt
-from conftest import FAMILIES, sentences, tiny_model, tiny_tokenizer
-from test_cli import one_line, run  # noqa: F401
+from helpers.commands import one_line
+from helpers.models import FAMILIES, tiny_model, tiny_tokenizer
+from helpers.texts import sentences
+from wheretune import catalog
 from wheretune.delta.card import model_card
 from wheretune.errors import ConfigError
-from wheretune.exports.base import TOOLS, export
+from wheretune.exports.base import export
 from wheretune.exports.peft import peft_config
 from wheretune.model.finding import find_layers
 
@@ -126,7 +128,7 @@ def test_llama_factory_trains_the_first_or_the_last_layers(layers, number):
 
 
 def test_what_a_tool_cannot_say_is_an_error():
-    for tool in TOOLS:
+    for tool in catalog.names("export"):
         for tuner in (wt.Prefix(), wt.Adapter(), wt.AdaLoRA()):
             with pytest.raises(ConfigError, match="plan with"):
                 export(planned(tuner=tuner), tool)
@@ -137,7 +139,7 @@ def test_what_a_tool_cannot_say_is_an_error():
         export(everything, "axolotl")
 
 
-def test_export_and_inspect_on_the_command_line(run, tiny_folder, tmp_path):  # noqa: F811
+def test_export_and_inspect_on_the_command_line(run, tiny_folder, tmp_path):
     wt.save(planned(tuner=wt.LoRA(r=2)), tmp_path / "plan.json")
     code, out, _ = run("export", tmp_path / "plan.json", "--to", "trl")
     assert code == 0 and yaml.safe_load(out)["lora_r"] == 2

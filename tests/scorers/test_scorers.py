@@ -10,9 +10,11 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig
 
 import wheretune as wt
-from conftest import ENCODERS, FAMILIES, classes_of, score_all, sentences, tiny_model
+from helpers.models import ENCODERS, FAMILIES, tiny_model
+from helpers.scoring import score_all
+from helpers.texts import classes_of, sentences
 from reference import scorers as twin
-from wheretune import catalog, shards
+from wheretune import catalog
 from wheretune.data.batches import collator, length_batches
 from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError, DataError, ModelError, ScoreError
@@ -20,9 +22,10 @@ from wheretune.model.finding import find_layers
 from wheretune.model.identity import tensor_hashes
 from wheretune.model.output_matrix import semantic_bases
 from wheretune.model.states import States
-from wheretune.scorers import base
 from wheretune.scorers import cka as cka_room
+from wheretune.scorers import sketch
 from wheretune.scorers.base import GradientScorer, StackScorer, StreamScorer
+from wheretune.scoring import shards
 from wheretune.scoring.gradients import stream_gradients
 from wheretune.scoring.states import stream_states
 from wheretune.tasks.verbalizing import next_tokens
@@ -256,7 +259,7 @@ def test_is_written_and_read_back_and_makes_itself_again(scorer, tmp_path):
 
 @every_merging
 def test_the_state_does_not_grow_with_the_data(scorer, monkeypatch):
-    monkeypatch.setattr(base, "SKETCH", 20)
+    monkeypatch.setattr(sketch, "SKETCH", 20)
     stack, batches = batches_of(scorer, 40)
 
     def size(thing):
@@ -427,7 +430,7 @@ def cka_of(states, estimator, batch=32):
 
 
 def empty(layers, hidden):
-    return cka_room.Seen(cka_room.Rows(layers, hidden, ()), base.Sketch.empty(layers + 1, hidden))
+    return cka_room.Seen(cka_room.Rows(layers, hidden, ()), sketch.Sketch.empty(layers + 1, hidden))
 
 
 def test_cka_of_independent_noise(caplog):
@@ -512,5 +515,9 @@ def test_another_package_s_scorer_is_found_and_cannot_replace_ours(monkeypatch):
 
     points = [Point("theirs", wt.Depth), Point("cka", wt.Depth), Point("broken", ImportError("no"))]
     monkeypatch.setattr(catalog, "entry_points", lambda group: points if group == "wheretune.scorers" else [])
-    table = catalog._with_plugins({"cka": wt.CKA}, "wheretune.scorers")
-    assert table == {"theirs": wt.Depth, "cka": wt.CKA}
+    catalog._offered.cache_clear()
+    try:
+        assert catalog.names("scorer") == (*catalog.ROWS["scorer"], "theirs")
+        assert catalog.find("scorer", "theirs") is wt.Depth and catalog.find("scorer", "cka") is wt.CKA
+    finally:
+        catalog._offered.cache_clear()

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 import wheretune as wt
-from conftest import score_all, sentences, tiny_model
+from helpers.models import tiny_model
+from helpers.scoring import score_all
+from helpers.texts import sentences
 from reference import scorers as twin
 from wheretune.errors import ConfigError
 from wheretune.model.finding import find_layers
 from wheretune.model.stack import Layer, LayerStack
 from wheretune.model.states import Gradients, States
 from wheretune.records.scores import LayerScore
-from wheretune.scorers import base
+from wheretune.scorers import sketch
 from wheretune.scorers.base import Finished
 from wheretune.scoring.confidence import Bets, Settler, how_sure
 
@@ -190,9 +192,9 @@ def scored(scorer, states):
 @pytest.mark.parametrize("scorer", [wt.CKA("debiased"), wt.CKA("biased"), wt.FeatureVariance()], ids=str)
 def test_subsampling_says_how_much_fresh_samples_vary(scorer, n, monkeypatch):
     population = Population(3, 8)
-    monkeypatch.setattr(base, "SKETCH", 128)
+    monkeypatch.setattr(sketch, "SKETCH", 128)
     said = np.mean([scored(scorer, population.draw(n, seed)).covariance / n for seed in range(30)], axis=0)
-    monkeypatch.setattr(base, "RESAMPLES", 2)  # the scores alone
+    monkeypatch.setattr(sketch, "RESAMPLES", 2)  # the scores alone
     values = np.array([scored(scorer, population.draw(n, seed)).values for seed in range(200)])
     ratio = np.sqrt(np.diag(said)) / values.std(0)
     assert ratio.min() > 0.8 and ratio.max() < (1.25 if n > 128 else 1.45)  # of few texts it says rather too much

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from test_cli import files, one_line, run  # noqa: F401
+from helpers.commands import one_line
 from wheretune import catalog
 from wheretune.recipes.cka_lora import DECODER
 from wheretune.recipes.olft import OLFT, TASKS
@@ -33,7 +33,7 @@ def test_olft_s_averages_are_those_of_its_rows():
         assert sum(numbers[:-1]) / 8 == pytest.approx(numbers[-1], abs=0.16), row[:2]
 
 
-def test_compare_by_recipe(run, files, tiny_folder, tmp_path):  # noqa: F811
+def test_compare_by_recipe(run, files, tiny_folder, tmp_path):
     data = ("--train", files["train"], "--test", files["test"], "--epochs", 1, "--seeds", 0)
     common = ("compare", *data, "--output", tmp_path / "c", "--recipe")
     code, out, err = run(*common, "cka-lora-encoder", "--model", tiny_folder("bert"))
@@ -48,7 +48,7 @@ def test_compare_by_recipe(run, files, tiny_folder, tmp_path):  # noqa: F811
     one_line(*run(*common, "cka-lora-encoders", "--model", tiny_folder("bert"))[::2], "did you mean cka-lora-encoder")
 
 
-def test_olft_end_to_end(run, files, tiny_folder, tmp_path):  # noqa: F811
+def test_olft_end_to_end(run, files, tiny_folder, tmp_path):
     code, out, err = run(
         "compare", "--model", tiny_folder("gpt2"), "--train", files["train"], "--test", files["test"], "--recipe",
         "olft", "--epochs", 1, "--seeds", 0, "--batch-size", 16, "--output", tmp_path / "c", "--json",

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 import wheretune as wt
-from conftest import FAMILIES, sentences, tiny_model, tiny_tokenizer
+from helpers.models import FAMILIES, tiny_model, tiny_tokenizer
+from helpers.texts import sentences
 from wheretune.errors import DeltaError, EngagementError, PlanError
 from wheretune.heads.headed import HeadedModel
 from wheretune.model.finding import find_layers

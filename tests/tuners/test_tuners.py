@@ -11,14 +11,16 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 import wheretune as wt
-from conftest import sentences, tiny_model
-from test_cli import FAST, files, jsonl, one_line, rows_of, run  # noqa: F401
-from wheretune import catalog, training
+from helpers.commands import FAST, one_line
+from helpers.models import tiny_model
+from helpers.texts import rows_of, sentences
+from wheretune import catalog
 from wheretune.errors import ConfigError, DeltaError, ModelError
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe
 from wheretune.model.parts import queries
 from wheretune.studies import methods
+from wheretune.training.trainer import OurTrainer
 from wheretune.tuners.modules import Bottleneck, PrefixAttention
 
 EVERY = {
@@ -256,7 +258,7 @@ def test_targets():
 )
 def test_a_method_is_put_together(name, scorer, selector, tuner, every):
     k = None if isinstance(every, bool) else every
-    assert methods.method(name) == catalog.Method(scorer, selector, tuner, every is True, k)
+    assert methods.method(name) == methods.Method(scorer, selector, tuner, every is True, k)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +274,7 @@ def test_a_method_that_cannot_be(name):
 
 
 @pytest.mark.parametrize("tuner", EVERY)
-def test_plan_tune_evaluate_predict_merge(run, files, tiny_folder, tmp_path, tuner):  # noqa: F811
+def test_plan_tune_evaluate_predict_merge(run, files, tiny_folder, tmp_path, tuner):
     model, scores, planned, folder = tiny_folder("bert"), tmp_path / "s", tmp_path / "p.json", tmp_path / "run"
     options = [part for option in EVERY[tuner] for part in ("--tuner-option", option)]
     assert run("score", "--model", model, "--train", files["train"], "--scorer", "depth", "--output", scores)[0] == 0
@@ -322,7 +324,7 @@ def test_plan_tune_evaluate_predict_merge(run, files, tiny_folder, tmp_path, tun
 
 
 @pytest.mark.parametrize("tuner", ["lora", "pissa", "adalora", "prefix"])
-def test_stopped_it_goes_on_and_ends_the_same(run, files, tiny_folder, tmp_path, monkeypatch, tuner):  # noqa: F811
+def test_stopped_it_goes_on_and_ends_the_same(run, files, tiny_folder, tmp_path, monkeypatch, tuner):
     def command(folder):
         options = [part for option in EVERY[tuner] for part in ("--tuner-option", option)]
         return run(
@@ -330,13 +332,13 @@ def test_stopped_it_goes_on_and_ends_the_same(run, files, tiny_folder, tmp_path,
             "top", "--epochs", 3, "--learning-rate", "1e-2", "--batch-size", 8, "--output", folder,
         )  # fmt: skip
 
-    original = training._Trainer._save_checkpoint
+    original = OurTrainer._save_checkpoint
 
     def stop(self, *given):
         original(self, *given)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Trainer, "_save_checkpoint", stop)
+    monkeypatch.setattr(OurTrainer, "_save_checkpoint", stop)
     assert command(tmp_path / "stopped")[0] == 130
     monkeypatch.undo()
     assert len(list((tmp_path / "stopped").glob("checkpoint-*"))) == 1
@@ -347,7 +349,7 @@ def test_stopped_it_goes_on_and_ends_the_same(run, files, tiny_folder, tmp_path,
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
 
 
-def test_options_from_a_file_and_all_layers(run, files, tiny_folder, tmp_path):  # noqa: F811
+def test_options_from_a_file_and_all_layers(run, files, tiny_folder, tmp_path):
     config = tmp_path / "plan.yaml"
     config.write_text("tuner: lora\ntuner_option: [r=3, 'targets=query,key']\nlayers: all\nscorer: depth\n")
     code, out, err = run(
@@ -368,7 +370,7 @@ def test_options_from_a_file_and_all_layers(run, files, tiny_folder, tmp_path): 
     assert plan["cost"]["expected_speed_up"] == pytest.approx(everything / (forward + down + trained))
 
 
-def test_methods_combine_and_their_scorers_share_a_pass(run, files, tiny_folder, tmp_path):  # noqa: F811
+def test_methods_combine_and_their_scorers_share_a_pass(run, files, tiny_folder, tmp_path):
     methods = "full,lora:r=2,prism+lora:r=2,cka+pissa:r=2,top+adapter,depth+lowest+prefix,ia3,bias"
     common = (
         "compare", "--model", tiny_folder("bert"), "--train", files["train"], "--test", files["test"], "--k", 2,
@@ -417,7 +419,7 @@ def test_a_delta_is_put_into_the_user_s_own_model(tmp_path):
         wt.load_delta(tiny_model("bert")[0], tmp_path / "lora")
 
 
-def test_what_is_pushed_to_a_hub_opens_from_there(run, files, tiny_folder, tmp_path, monkeypatch):  # noqa: F811
+def test_what_is_pushed_to_a_hub_opens_from_there(run, files, tiny_folder, tmp_path, monkeypatch):
     """The hub is a folder here: what would be uploaded is copied, and what would be downloaded is read."""
     import shutil
     from fnmatch import fnmatch
@@ -465,6 +467,7 @@ def test_the_same_numbers_as_peft_by_hand(tmp_path):
     from wheretune.data.tokens import encode
     from wheretune.heads.headed import HeadedModel
     from wheretune.records.runs import TrainSettings
+    from wheretune.training.loop import train
 
     settings = TrainSettings(epochs=2, learning_rate=1e-2, batch_size=4, seed=5)
     results = []
@@ -481,14 +484,14 @@ def test_the_same_numbers_as_peft_by_hand(tmp_path):
             model = HeadedModel(base, wt.LastToken(), 2, "classification", seed=5)
             wt.apply(model, planned(base, tokenizer, wt.LoRA(r=4, alpha=8)), seed=5, frozen_dropout=True)
         torch.manual_seed(1)
-        training.train(model, encode(data, tokenizer, 64), collator(tokenizer), settings, tmp_path / str(by_hand))
+        train(model, encode(data, tokenizer, 64), collator(tokenizer), settings, tmp_path / str(by_hand))
         results.append({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
     ours, theirs = results
     assert ours.keys() == theirs.keys() and len(ours) == 10
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_olft_probes_with_the_tuner_that_will_tune(run, files, tiny_folder, tmp_path):  # noqa: F811
+def test_olft_probes_with_the_tuner_that_will_tune(run, files, tiny_folder, tmp_path):
     model = tiny_folder("bert", num_hidden_layers=6)
     probe = "layer-probe:samples=16:epochs=1:batch_size=8"
     methods = f"{probe}+middle-best:k=1+adapter,{probe}+middle-best:k=1+lora:r=2"
@@ -508,7 +511,7 @@ def test_olft_probes_with_the_tuner_that_will_tune(run, files, tiny_folder, tmp_
     assert made["tuner"]["name"] == made["scorer"]["params"]["tuner"]["name"] == "lora"
 
 
-def test_an_encoder_decoder_is_scored_by_its_weights_and_tuned_in_the_user_s_own_model(run, files, tmp_path):  # noqa: F811
+def test_an_encoder_decoder_is_scored_by_its_weights_and_tuned_in_the_user_s_own_model(run, files, tmp_path):
     import transformers
 
     _, tokenizer = tiny_model("bert")
@@ -538,7 +541,7 @@ def test_an_encoder_decoder_is_scored_by_its_weights_and_tuned_in_the_user_s_own
                      for map_ in ("q", "v")}  # fmt: skip
 
 
-def test_a_model_that_cannot_be_read_takes_the_path_of_its_layers(run, files, tmp_path):  # noqa: F811
+def test_a_model_that_cannot_be_read_takes_the_path_of_its_layers(run, files, tmp_path):
     import transformers
 
     _, tokenizer = tiny_model("bert")
@@ -569,7 +572,7 @@ def test_a_model_that_cannot_be_read_takes_the_path_of_its_layers(run, files, tm
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here it would work")
-def test_a_quantised_base_needs_the_hardware_and_says_so(run, files, tiny_folder, tmp_path):  # noqa: F811
+def test_a_quantised_base_needs_the_hardware_and_says_so(run, files, tiny_folder, tmp_path):
     common = ("--model", tiny_folder("llama"), "--train", files["train"], "--quantize", "4bit", "--output")
     for command in ("score", "plan", "tune"):
         one_line(*run(command, *common, tmp_path / command)[::2], "--quantize 4bit needs a CUDA device")

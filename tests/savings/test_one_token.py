@@ -4,39 +4,15 @@ import pytest
 import torch
 
 import wheretune as wt
-from conftest import tiny_model
-from test_families import FAMILIES, TUNERS, planned, tiny
+from helpers.families import FAMILIES, TUNERS, planned, tiny
+from helpers.models import tiny_model
+from helpers.savings import assert_same, batch, outcome
 from wheretune.heads.headed import HeadedModel
 from wheretune.model.finding import find_layers
 from wheretune.savings.one_token import one_token
 
 ONE_STACK = [family for family in FAMILIES if family not in ("t5", "bart")]
 CUT = [family for family in ONE_STACK if family != "opt"]
-
-
-def batch(side="right"):
-    ids = torch.arange(36).reshape(3, 12) % 40 + 5
-    mask = torch.ones_like(ids)
-    for row, padded in ((1, 4), (2, 9)):
-        mask[row, slice(12 - padded, None) if side == "right" else slice(0, padded)] = 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def outcome(model, given, labels=(0, 1, 1)):
-    """The logits, and every gradient by name."""
-    model.zero_grad()
-    output = model(**given, labels=torch.tensor(labels))
-    output.loss.backward()
-    return output.logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_same(one, other):
-    torch.testing.assert_close(one[0], other[0], atol=1e-5, rtol=1e-5)
-    assert one[1].keys() == other[1].keys() and one[1]
-    for name in one[1]:
-        torch.testing.assert_close(
-            one[1][name], other[1][name], atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-        )
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
