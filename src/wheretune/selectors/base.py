@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from wheretune.errors import PlanError
+from wheretune.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
     from wheretune.records.scores import LayerScores
@@ -66,6 +66,24 @@ def check_k(k: int, layers: int) -> None:
     """Makes sure that k layers can be chosen."""
     if not 1 <= k <= layers:
         raise PlanError(f"k is {k}, but the model has {layers} layers", f"give a k from 1 to {layers}")
+
+
+def layers_to_tune(k: int | None, ratio: float | None, layers: int) -> int:
+    """How many of a model's layers to tune: k, or a share of them rounded down, or a quarter.
+
+    Raises:
+        ConfigError: Both are given, or the share is no layer.
+    """
+    if k is not None and ratio is not None:
+        raise ConfigError("a number and a share both say how many layers", "give the one or the other", "ratio")
+    if ratio is None:
+        return max(1, layers // 4) if k is None else k
+    many = int(ratio * layers + 1e-9)  # floor, but 0.3 of 10 is 3
+    if not 0 < ratio <= 1 or many < 1:
+        raise ConfigError(
+            f"a share of {ratio} of {layers} layers is no layer", f"give a share from {1 / layers:.3f} to 1", "ratio"
+        )
+    return many
 
 
 def rank(values: Values) -> list[int]:
