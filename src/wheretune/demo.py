@@ -100,12 +100,16 @@ def write_articles(folder: Path, train: int = TRAIN, test: int = TEST) -> tuple[
     return written[0], written[1]
 
 
-def demo(folder: Path, show: Callable[[object], object] = lambda _: None) -> Demo:
+def demo(
+    folder: Path, show: Callable[[object], object] = lambda _: None, *, train: int = TRAIN, test: int = TEST
+) -> Demo:
     """Scores, chooses, tunes and judges, and does the same for full fine-tuning; goes on where it was stopped.
 
     Args:
         folder: Holds nothing but the demo; see `OWNED`.
         show: Is handed the scores and the plan as soon as they are there.
+        train: Articles to train on.
+        test: Articles to judge on.
 
     Raises:
         DataError: A package of the demo is not installed.
@@ -114,11 +118,11 @@ def demo(folder: Path, show: Callable[[object], object] = lambda _: None) -> Dem
     from wheretune.selectors.blocks import blocks
     from wheretune.show.figures import save_figure
 
-    train, test = write_articles(folder)
+    train_file, test_file = write_articles(folder, train, test)
     spec = RunSpec(
         model=ModelSpec(model_folder()),
-        train=DataSpec(str(train), max_length=LENGTH),
-        test=DataSpec(str(test), max_length=LENGTH),
+        train=DataSpec(str(train_file), max_length=LENGTH),
+        test=DataSpec(str(test_file), max_length=LENGTH),
         selector=Spec("block-highest", {"k": K}),
         settings=SETTINGS,
     )

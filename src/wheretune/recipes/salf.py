@@ -87,8 +87,8 @@ SALF = Recipe(
         ),
     ),
     decided="S freezes sample by sample within budgets, a schedule that wheretune does not have yet: ours freezes "
-    "below the layer with the largest mean gain; S trains the next token, ours a classifier on the last token; LoRA's sizes, "
-    "learning rate, epochs and batch are not said, and are ours; S holds models of 7 B and more in 4 bits",
+    "below the layer with the largest mean gain; S trains the next token, ours a classifier on the last token; "
+    "LoRA's sizes, learning rate, epochs and batch are not said; S holds models of 7 B or more in 4 bits",
     causal=True,
     preset="salf",
 )

@@ -57,34 +57,36 @@ class Comparison:
     executor: Spec = field(default_factory=lambda: Spec("serial"))
 
     def __post_init__(self) -> None:
-        names = [method.name for method in self.methods]
-        for field_name, given in (
-            ("methods", names),
-            ("seeds", self.seeds),
-            ("learning_rates", self.learning_rates),
-        ):
-            words = field_name.replace("_", " ")
-            if not given:
-                raise ConfigError(f"there are no {words}", "give at least one", field_name)
-            twice = [one for one in given if given.count(one) > 1]
-            if twice:
-                raise ConfigError(f"the {words} name {twice[0]} twice", "name each once", field_name)
-        for name in names:
-            if not name or "/" in name or name in (".", ".."):
-                raise ConfigError(f"a method cannot be called {name!r}", "give it the name of a folder", "methods")
+        names = tuple(method.name for method in self.methods)
+        _each_once("methods", names)
+        _each_once("seeds", self.seeds)
+        _each_once("learning_rates", self.learning_rates)
+        _check_folders(names)
         if len(self.learning_rates) > 1 and self.validation is None:
             raise ConfigError("several learning rates need data to choose by", "give validation data", "validation")
         if self.reference not in (*names, FULL.name):
-            raise ConfigError(
-                f"the reference {self.reference} is no method of the comparison",
-                f"take one of {', '.join(names)}",
-                "reference",
-            )
+            remedy = f"take one of {', '.join(names)}"
+            raise ConfigError(f"the reference {self.reference} is no method of the comparison", remedy, "reference")
         if self.k is not None and self.ratio is not None:
             raise ConfigError("k and ratio both say how many layers", "give the one or the other", "ratio")
         for rate in self.learning_rates:
             for seed in self.seeds:
                 replace(self.settings, learning_rate=rate, seed=seed)  # refuses what no run can have
+
+
+def _each_once(name: str, given: Sequence[object]) -> None:
+    words = name.replace("_", " ")
+    if not given:
+        raise ConfigError(f"there are no {words}", "give at least one", name)
+    for one in given:
+        if given.count(one) > 1:
+            raise ConfigError(f"the {words} name {one} twice", "name each once", name)
+
+
+def _check_folders(names: Sequence[str]) -> None:
+    for name in names:
+        if not name or "/" in name or name in (".", ".."):
+            raise ConfigError(f"a method cannot be called {name!r}", "give it a name that a folder can have", "methods")
 
 
 @dataclass(frozen=True)

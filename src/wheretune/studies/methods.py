@@ -1,4 +1,4 @@
-"""How a comparison names its methods: `[scorer+][selector+][tuner]`, or a preset's short name in place of the first two."""
+"""How a comparison names its methods: `[scorer+][selector+][tuner]`; a preset's short name stands for the first two."""
 
 from __future__ import annotations
 
