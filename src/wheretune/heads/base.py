@@ -10,7 +10,12 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Head(Protocol):
-    """Builds what sits on top: a frozen object of settings."""
+    """Builds what sits on top: a frozen object of settings.
+
+    Attributes:
+        name: In the catalog.
+        all_layers: Whether it reads the representative token of every layer, not of the last one alone.
+    """
 
     name: ClassVar[str]
     all_layers: ClassVar[bool]
@@ -18,10 +23,5 @@ class Head(Protocol):
     def build(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> nn.Sequential:
         """The module, from features `(batch, layers * hidden)` or `(batch, hidden)` to `(batch, outputs)`."""
 
-
-def count(head: Head, layers: int, hidden_size: int, outputs: int, causal: bool) -> int:
-    """The parameters of a head, without making them."""
-    import torch
-
-    with torch.device("meta"):
-        return sum(p.numel() for p in head.build(layers, hidden_size, outputs, causal).parameters())
+    def count(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> int:
+        """How many parameters the module has, computed without making it."""

@@ -18,8 +18,8 @@ class Preset:
     Attributes:
         name: `prism`, `salf` ...
         scorer: The paper's.
-        selector: The paper's; it says k itself where the paper's method is one of so many layers.
-        k: How many layers the paper tunes, where it says a number and its selector takes one.
+        selector: The paper's; it says k or ratio itself where the paper's method is one of so many layers.
+        k: How many layers the paper tunes, where it says a number.
         ratio: The same as a share of the model's layers.
         recipe: What it was made from.
     """
@@ -34,9 +34,12 @@ class Preset:
     @property
     def options(self) -> dict[str, str]:
         """By option (`scorer`, `select`, `k`, `ratio`), what it fills in, as text that a command line reads."""
-        bare = Spec(self.selector.name, {key: value for key, value in self.selector.params.items() if key != "k"})
-        given = {"scorer": catalog.text_of(self.scorer), "select": catalog.text_of(bare)}
-        counts = {"k": self.selector.params.get("k", self.k), "ratio": self.ratio}
+        bare = {key: value for key, value in self.selector.params.items() if key not in ("k", "ratio")}
+        given = {
+            "scorer": catalog.text_of(self.scorer),
+            "select": catalog.text_of(Spec(self.selector.name, bare)),
+        }
+        counts = {"k": self.k, "ratio": self.ratio}
         return given | {key: f"{value:g}" for key, value in counts.items() if value is not None}
 
 
@@ -50,8 +53,7 @@ def _preset(recipe: Recipe) -> Preset:
     main, study = recipe.methods[0], recipe.study
     if recipe.preset is None or main.scorer is None or main.selector is None:
         raise ConfigError(f"the recipe {recipe.name} chooses no layers by a scorer", "give it no preset")
-    counts = "k" in catalog.filled("selector", main.selector, k=1).params and "k" not in main.selector.params
-    k, ratio = (study.k, study.ratio) if counts else (None, None)
+    k, ratio = main.selector.params.get("k", study.k), main.selector.params.get("ratio", study.ratio)
     return Preset(recipe.preset, main.scorer, main.selector, k, ratio, recipe)
 
 

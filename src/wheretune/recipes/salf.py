@@ -19,9 +19,8 @@ SALF = Recipe(
         ),
     ),
     study=Study(
-        rivals=(EVERYWHERE, method(selector=Spec("top"), tuner=LORA)),
+        rivals=(EVERYWHERE, method(selector=Spec("top", {"ratio": 0.5}), tuner=LORA)),
         reference=EVERYWHERE.name,
-        ratio=0.5,
         seeds=(42,),
     ),
     printed=(

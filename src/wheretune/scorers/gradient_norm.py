@@ -28,7 +28,7 @@ class GradientNorm:
     card: ClassVar[Card] = Card(
         "sum over batches of the L2 norm of the loss gradient",
         "journal version of PRiSM, 7.4",
-        "gradients",
+        ("gradients", "labels"),
         "one backward pass",
         "highest",
     )

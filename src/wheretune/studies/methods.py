@@ -56,7 +56,7 @@ def check(method: Method) -> None:
     catalog.build("tuner", method.tuner)
     catalog.build("schedule", method.schedule)
     if method.selector is not None:
-        catalog.build("selector", catalog.filled("selector", method.selector, k=1, seed=0))
+        catalog.build("selector", method.selector)
     if method.scorer is not None:
         catalog.build("scorer", method.scorer)
     if method.head is not None:
@@ -107,5 +107,6 @@ def selector_of(method: Method, *, k: int, layers: int, seed: int) -> Spec | Non
         seed: The run's, for a selector that draws.
     """
     if method.selector is not None:
-        return catalog.filled("selector", method.selector, k=k, seed=seed)
+        offered = {"seed": seed} if "ratio" in method.selector.params else {"seed": seed, "k": k}
+        return catalog.filled("selector", method.selector, **offered)
     return Spec("bottom", {"k": layers}) if catalog.find("tuner", method.tuner.name).needs_layers else None

@@ -20,7 +20,7 @@ from wheretune.pipeline import Session
 from wheretune.records.base import Spec, to_json
 from wheretune.records.runs import CacheSettings, RunSpec, check_cache
 from wheretune.records.scores import Reading, load_scores, save_scores
-from wheretune.selectors.base import layers_to_tune
+from wheretune.selectors.base import resolve_k
 from wheretune.studies import methods
 from wheretune.studies.grid import Compared, Comparison, Failure, Job, next_jobs, rows
 from wheretune.studies.tables import RESULTS, TABLE, write_tables
@@ -93,7 +93,7 @@ def checked(what: Comparison, cache: CacheSettings | None = None) -> Comparison:
         methods.check(method)
     stack, info = outline(what.model)
     check_one_sequence(stack.base)
-    what = replace(what, k=layers_to_tune(what.k, what.ratio, len(info)), ratio=None)
+    what = replace(what, k=resolve_k(what.k, what.ratio, len(info)), ratio=None)
     for method in what.methods:
         _scorer(what, method)
         selector = _selector(what, method, len(info), what.seeds[0])
