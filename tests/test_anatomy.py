@@ -123,7 +123,7 @@ def test_max_tokens():
     assert max_tokens(bert, tokenizer, None) == 64
     assert max_tokens(roberta, tokenizer, None) == 65  # 66 positions, counted from behind padding index 0
     assert max_tokens(bert, tokenizer, 8) == 8
-    with pytest.raises(ModelError, match="--max-length 65"):
+    with pytest.raises(ModelError, match="a length of 65"):
         max_tokens(bert, tokenizer, 65)
 
 

@@ -17,7 +17,7 @@ from wheretune.heads.headed import HeadedModel
 from wheretune.model.inputs import packed
 from wheretune.records.runs import CacheSettings, TrainSettings
 from wheretune.savings.packing import packing
-from wheretune.savings.together import lean
+from wheretune.savings.together import saving
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.loop import train
 
@@ -130,7 +130,7 @@ def test_what_reads_across_is_refused(family, head):
     model.train()
     modes = [module.training for module in model.modules()]
     how = "eager" if family in ("deberta", "deberta-v2", "mpnet") else "sdpa"
-    reason = f"--pack: {type(model.base).__name__} with {how} attention reads across packed texts"
+    reason = f"{type(model.base).__name__} with {how} attention reads across packed texts"
     with pytest.raises(ConfigError, match=reason), packing(model, batch()):
         raise AssertionError("packed all the same")
     assert not model.packed and [module.training for module in model.modules()] == modes
@@ -181,8 +181,8 @@ def test_texts_that_are_all_the_same_but_one_show_what_reads_across(tmp_path):
     rows, collate = texts(1)
     other = {**rows[0], "input_ids": rows[0]["input_ids"][::-1]}
     many = [rows[0], other, *8 * [rows[0]]]
-    inside = lean(tuned, many, collate, TrainSettings(packed=True), tmp_path)
-    with pytest.raises(ConfigError, match="--pack: BertModel with sdpa attention reads across"), inside:
+    inside = saving(tuned.stack, "0" * 64, many, collate, TrainSettings(packed=True), tmp_path)
+    with pytest.raises(ConfigError, match="BertModel with sdpa attention reads across"), inside:
         pass
 
 
@@ -234,7 +234,7 @@ def trained(family, folder, pack, head="last-token", where="off", stop_after=Non
     tuned, rows, collate = without_dropout(family, (2, 3), head)
     how = TrainSettings(epochs=2, learning_rate=5e-5, batch_size=8, seed=5, packed=pack, tokens_per_batch=tokens)
     seen = shapes(tuned.model)
-    with lean(tuned, rows, collate, how, folder, CacheSettings(where)) as saved:
+    with saving(tuned.stack, "0" * 64, rows, collate, how, folder, CacheSettings(where)) as saved:
         assert saved.one_token is not pack and tuned.model.packed is pack
         seen.clear()
         if stop_after is not None:
@@ -288,7 +288,7 @@ def test_packed_through_the_command_line(run, files, tiny_folder, tmp_path):  # 
     code, out, err = run("evaluate", folder, "--data", files["test"])
     assert code == 0 and "accuracy" in out, err
     code, _, err = run("tune", "--model", tiny_folder("bert"), *common, "--pack", "--output", tmp_path / "encoder")
-    assert code == 2 and "--pack: BertModel with sdpa attention reads across packed texts" in err
+    assert code == 2 and "BertModel with sdpa attention reads across packed texts" in err
     assert not (tmp_path / "encoder" / "result.json").exists()
     code, _, err = run(
         "compare", "--model", model, "--train", files["train"], "--test", files["test"], "--methods", "top", "--k", 1,
