@@ -181,8 +181,8 @@ class _Trial:
                 description = f"tuning layer {layer} alone"
                 train(model, rows, collate, settings, place, description, tuned.followers(made, settings))
             tuned.check()
-            metrics, _ = judge(model, self.judging, tokenizer, self.length)
-            main = metrics[0]
+            metrics, predicted = judge(model, self.judging, tokenizer, self.length)
+            main, right = metrics[0], [one.right for one in predicted]
         return Candidate(
             layer=layer,
             metric=main.name,
@@ -190,6 +190,6 @@ class _Trial:
             n=main.n,
             trainable_parameters=tuned.trainable_parameters,
             seconds=time.perf_counter() - began,
-            right=(),
+            right=tuple(map(int, right)) if None not in right and np.isclose(np.mean(right), main.value) else (),
             higher_is_better=main.higher_is_better,
         )

@@ -57,7 +57,7 @@ def stream_batches(
 
 
 def collator(tokenizer: Any) -> Collate:
-    """Pads a batch to its own longest row, on the tokenizer's side; numbers become fp32, classes int64.
+    """Pads a batch to its own longest row, on the tokenizer's side; whole numbers for labels become int64, others fp32.
 
     Raises:
         DataError: The tokenizer has no padding token.

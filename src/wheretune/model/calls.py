@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -75,8 +76,12 @@ class _Wrapped:
         self.function: Callable[..., Any] | None = function  # None once it is taken off
         self.inner = module.__dict__.get("forward")  # None: the one of the module's class
 
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:  # where `inspect.signature` looks
+        return MethodType(type(self.module).forward, self.module) if self.inner is None else self.inner
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        forward = partial(type(self.module).forward, self.module) if self.inner is None else self.inner
+        forward = self.__wrapped__
         return forward(*args, **kwargs) if self.function is None else self.function(forward, *args, **kwargs)
 
     def take_off(self) -> None:

@@ -118,7 +118,7 @@ def representative_positions(mask: Int[Tensor, "batch token"], causal: bool) -> 
     return torch.where(unmasked, steps, mask.shape[1]).argmin(1)
 
 
-def device_of(model: nn.Module) -> torch.device:
+def model_device(model: nn.Module) -> torch.device:
     """Where a model lies."""
     return next(model.parameters()).device
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,7 +12,8 @@ from wheretune.model.forward import evaluating
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-COARSE = 2**-4  # how far apart two ways may be where not all weights are fp32
+COARSE = 2**-4  # how far apart two ways may be where not all is fp32
+HALVES = (torch.bfloat16, torch.float16)
 REFUSALS = (RuntimeError, IndexError, ValueError)  # what a family raises at shapes that its layers do not take
 
 
@@ -28,13 +29,24 @@ class BothWays:
     Args:
         model: What is run.
         plainly: Runs it on a few texts of different lengths, and returns what is read of them, a row after the other.
-        fine: The tolerance if all weights are fp32; otherwise it is 2^-4.
+        fine: The tolerance if all weights are fp32 and nothing computes in half precision; otherwise it is 2^-4.
     """
 
     def __init__(self, model: nn.Module, plainly: Callable[[], Tensor], fine: float) -> None:
         self._model = model
-        self._tolerance = fine if all(parameter.dtype == torch.float32 for parameter in model.parameters()) else COARSE
-        self._plain = self._run(plainly)
+        precise = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+        def see(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            nonlocal precise  # under autocast weights say nothing of the precision
+            precise = precise and getattr(output, "dtype", None) not in HALVES
+
+        hooks = [module.register_forward_hook(see) for module in model.modules()]
+        try:
+            self._plain = self._run(plainly)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._tolerance = fine if precise else COARSE
 
     def agree(self, saving: Callable[[], Tensor]) -> bool:
         """Whether the saving way gives the same; not if the model cannot be run so."""

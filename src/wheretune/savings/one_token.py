@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wheretune.model.forward import represent
-from wheretune.model.inputs import accepted, base_inputs, device_of, representative_positions, unlabelled
+from wheretune.model.inputs import accepted, base_inputs, model_device, representative_positions, unlabelled
 from wheretune.savings.both_ways import BothWays
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def one_token(stack: LayerStack, batch: Batch) -> Iterator[bool]:
     Yields:
         Whether the last layer can be cut so; otherwise it is left as it is.
     """
-    inputs = unlabelled(batch, device_of(stack.base))
+    inputs = unlabelled(batch, model_device(stack.base))
 
     def read() -> Tensor:
         return represent(stack.base(**accepted(stack.base, inputs))[0], inputs["attention_mask"], "token", stack.causal)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from wheretune.errors import ConfigError
-from wheretune.model.inputs import device_of, unlabelled
+from wheretune.model.inputs import model_device, unlabelled
 from wheretune.savings.both_ways import BothWays
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def packing(model: WithHead, batch: Batch) -> Iterator[None]:
         ConfigError: The texts are not kept apart.
         ModelError: The base model takes no positions.
     """
-    inputs = unlabelled(batch, device_of(model.base))
+    inputs = unlabelled(batch, model_device(model.base))
     both = BothWays(model.base, lambda: model.features(inputs), CLOSE)
     if not both.agree(lambda: model.features(inputs, pack=True)):
         config: Any = model.base.config

@@ -17,7 +17,6 @@ from jaxtyping import Float
 
 from wheretune.data.batches import CHUNK, collator
 from wheretune.data.texts import shuffled
-from wheretune.data.tokens import next_tokens
 from wheretune.errors import ConfigError, ScoreError
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe, fingerprints
@@ -35,6 +34,8 @@ from wheretune.scoring.states import stream_states
 from wheretune.support.log import log
 from wheretune.support.progress import progress
 from wheretune.support.provenance import versions
+from wheretune.tasks.base import task_of
+from wheretune.tasks.verbalizing import next_tokens
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
@@ -137,9 +138,9 @@ def gather(
             track = partial(_track, shown, texts.steps)
             if of_states:
                 states, settlement = _from_states(opened, texts, of_states, settle, track)
-                found |= states
+                found = {**found, **states}
             if of_gradients:
-                found |= _from_gradients(opened, texts, of_gradients, track)
+                found = {**found, **_from_gradients(opened, texts, of_gradients, track)}
         samples, tokens = texts.samples, texts.tokens
     return PassState(
         states={scorer: found[scorer] for scorer in scorers},
@@ -200,7 +201,7 @@ def _from_gradients(
 ) -> dict[GradientScorer, Any]:
     """One backward pass."""
     per_sample = any(scorer.per_sample for scorer in scorers)
-    collate = collator(opened.tokenizer)
+    collate = task_of(texts.data.info).collator(opened.tokenizer)
     stream = stream_gradients(opened.stack, texts.data, texts.batches(), collate, per_sample, texts.reading.seed)
     states = {scorer: scorer.init(opened.stack) for scorer in scorers}
     for gradients in track(stream, "scoring by gradients"):

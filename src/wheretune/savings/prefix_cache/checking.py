@@ -67,6 +67,6 @@ def _outputs(stack: LayerStack, few: Batch) -> Tensor:
 
 def _call(stack: LayerStack, few: Batch) -> Any:
     """Calls a user's own model as Trainer does, with what it takes of a batch."""
-    takes = inspect.signature(stack.model.forward).parameters
+    takes = inspect.signature(type(stack.model).forward).parameters
     everything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values())
     return stack.model(**{name: value for name, value in few.items() if everything or name in takes})

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from wheretune.model.calls import pass_by, wrap_forward
 from wheretune.model.freezing import outside
 from wheretune.model.inputs import base_inputs
-from wheretune.savings.prefix_cache.texts import batch_keys, packed_lengths
+from wheretune.savings.prefix_cache.texts import COLUMNS, batch_keys, packed_lengths
 
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from wheretune.savings.prefix_cache.store import Store
     from wheretune.savings.prefix_cache.texts import Key
 
-KNOWN = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "labels")  # what states may depend on
+# What a call may be given beside what a text is known by: no state depends on it, or follows from the tokens.
+HARMLESS = ("attention_mask", "position_ids", "labels", "num_items_in_batch")
 
 
 class PrefixCache:
@@ -97,7 +98,7 @@ class PrefixCache:
         """Whether stored states are all that a call needs: they hang on token ids alone, and nothing below trains."""
         names = ("output_hidden_states", "output_attentions")
         everything = any(given.get(name, getattr(base.config, name, None)) for name in names)
-        others = any(isinstance(value, Tensor) for name, value in given.items() if name not in KNOWN)
+        others = any(isinstance(value, Tensor) for name, value in given.items() if name not in (*COLUMNS, *HARMLESS))
         mask = given.get("attention_mask")
         plain = mask is None or (isinstance(mask, Tensor) and mask.ndim == 2)
         known = given.get("input_ids") is not None and given.get("past_key_values") is None

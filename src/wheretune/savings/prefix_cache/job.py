@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +16,8 @@ from jaxtyping import Float
 from wheretune.data.batches import spread, token_batches
 from wheretune.model.calls import pass_by, watch_output
 from wheretune.model.forward import evaluating, forward_states
-from wheretune.model.inputs import device_of, unlabelled
-from wheretune.savings.prefix_cache.texts import COLUMNS, batch_keys, key_of, row_columns, unpadded_length
+from wheretune.model.inputs import model_device, unlabelled
+from wheretune.savings.prefix_cache.texts import COLUMNS, batch_keys, key_of, unpadded, unpadded_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,19 +70,24 @@ class CacheJob:
 
     def few(self) -> Batch:
         """A batch of a few texts of different lengths, with their labels, where the model lies."""
-        device = device_of(self.stack.base)
+        device = model_device(self.stack.base)
         return {name: value.to(device) for name, value in self.collate(spread(self.rows)).items()}
 
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """What a text is known by: its tokens and, where batches have them and the model reads them, their types."""
+        few, takes = self.few(), inspect.signature(self.stack.base.forward).parameters
+        return tuple(name for name in COLUMNS if name in few and name in takes)
+
     def key(self, row: Mapping[str, Any]) -> Key:
-        """What a text is known by: its tokens and, where the model reads them, their types."""
-        takes = inspect.signature(self.stack.base.forward).parameters
-        return key_of([column for name, column in row_columns(row).items() if name in takes])
+        """What a text is known by, hashed."""
+        found = unpadded(row)
+        return key_of([found[name] for name in self.columns if name in found])
 
     def keeps_tokens(self) -> bool:
         """Whether a batch holds the very tokens of its texts: a collator that masks some at random is not cached."""
-        few, takes = self.few(), inspect.signature(self.stack.base.forward).parameters
-        known = [name for name in COLUMNS if name in takes]
-        given = {name: few[name] for name in (*known, "attention_mask") if name in few}
+        few = self.few()
+        given = {name: few[name] for name in (*self.columns, "attention_mask") if name in few}
         return batch_keys(given) == [self.key(row) for row in spread(self.rows)]
 
     def spans(self) -> dict[Key, tuple[int, int]]:
@@ -98,14 +104,14 @@ class CacheJob:
         """What a cache is known by: weights, layer, what the head reads, precision, and the tokens of every text."""
         found = hashlib.sha256(repr((FORMAT, weights_hash, self.layout, self.kind)).encode())
         for row in self.rows:
-            found.update(repr(list(row_columns(row).items())).encode())
+            found.update(repr(list(unpadded(row).items())).encode())
         return found.hexdigest()[:16]
 
 
 def compute(job: CacheJob, rows: list[dict[str, Any]]) -> Float[Tensor, "row hidden"]:
     """What is stored of some texts, one after the other. The layers above let the states pass."""
     stack, layout = job.stack, job.layout
-    inputs = unlabelled(job.collate(rows), device_of(stack.base))
+    inputs = unlabelled(job.collate(rows), model_device(stack.base))
     mask = inputs["attention_mask"].bool()
     leaving: list[Tensor] = []
     with torch.no_grad(), evaluating(stack.base):

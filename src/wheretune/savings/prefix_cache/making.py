@@ -85,7 +85,10 @@ def _places(job: CacheJob, weights_hash: str, settings: CacheSettings, folder: P
 
 
 def _fill(cache: PrefixCache, job: CacheJob, report: CacheReport, path: Path | None, machine: Machine) -> CacheReport:
-    """Fills the cache, or takes it from disk; a full disk leaves none, nor does a model that gives other states."""
+    """Fills the cache, or takes it from disk.
+
+    A cache that does not fit the disk, or whose states the model does not bear, is taken off at once.
+    """
     spans = job.spans()
     if path is not None and path.is_dir():
         took = _found(cache, job, path, spans)
@@ -99,7 +102,7 @@ def _fill(cache: PrefixCache, job: CacheJob, report: CacheReport, path: Path | N
         wrong = OTHER
     except OutputError as error:
         wrong = error.problem
-    cache.fill(None, {})
+    cache.undo()
     if path is not None:
         shutil.rmtree(path, ignore_errors=True)
     log.warning("no prefix cache: %s", wrong)

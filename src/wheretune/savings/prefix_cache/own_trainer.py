@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wheretune.data.batches import collator
-from wheretune.errors import DataError
+from wheretune.errors import ConfigError, DataError
 from wheretune.model.finding import find_layers, is_encoder_decoder
 from wheretune.model.freezing import lowest_trained, outside
 from wheretune.model.identity import tensor_hashes
@@ -66,8 +66,8 @@ def cache_prefix(
     first: one that gives other states or outputs when it is fed (a head that reads lower layers, a decoder that is
     padded on the left and given no positions) gets no cache, and `report.reason` says so.
 
-    Nothing drops out in layers that do not run. Start one process: several would each make the cache. Transformers'
-    models in the training of which something changes the tokens from epoch to epoch (random masking) get no cache.
+    Nothing drops out in layers that do not run. A collator that changes tokens (random masking) gets no cache, for a
+    text is known by its tokens. Start one process: several would each make the cache.
 
     Args:
         model: Any Hugging Face transformer of one sequence, with a head of its own, what is frozen set to require no
@@ -89,6 +89,8 @@ def cache_prefix(
         DataError: The rows hold no token ids, or the tokenizer has no padding token.
         ModelError: The layers cannot be found.
     """
+    if dtype not in ("fp32", "bf16"):
+        raise ConfigError(f"a prefix cache holds no {dtype}", "give fp32 or bf16", "cache_dtype")
     kept = None if folder is None else Path(folder)
     settings = CacheSettings(where, folder=kept, limit=limit, keep=kept is not None)
     stack = find_layers(model, layers_attribute)
@@ -108,7 +110,7 @@ def cache_prefix(
 
 def _columns(model: nn.Module, rows: EncodedRows) -> list[dict[str, Any]]:
     """The rows as Trainer hands them to the collator: what the model takes, and the labels; tensors as lists."""
-    takes = inspect.signature(model.forward).parameters
+    takes = inspect.signature(type(model).forward).parameters  # Trainer wraps the instance's own
 
     def used(name: str) -> bool:
         return "input_ids" not in takes or name in takes or name in LABELS

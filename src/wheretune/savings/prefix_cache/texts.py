@@ -23,7 +23,7 @@ def unpadded_length(row: Mapping[str, Any]) -> int:
     return sum(map(bool, row["attention_mask"])) if "attention_mask" in row else len(row["input_ids"])
 
 
-def row_columns(row: Mapping[str, Any]) -> dict[str, list[int]]:
+def unpadded(row: Mapping[str, Any]) -> dict[str, list[int]]:
     """The tokens of an encoded row and, where it has them, their types, without padding."""
     columns = {name: row[name] for name in COLUMNS if name in row}
     mask = row.get("attention_mask")
