@@ -35,6 +35,7 @@ from .selectors.fixed import Bottom, Explicit, Random, Top
 from .selectors.near import Near
 from .selectors.ranked import Highest, Lowest, MiddleBest, Suffix
 from .tasks.base import from_texts, load_data
+from .training.followers import FollowerCallback
 from .trials import LayerProbe
 from .tuners.adalora import AdaLoRA
 from .tuners.adapter import Adapter
@@ -68,6 +69,7 @@ __all__ = [
     "Explicit",
     "FeatureVariance",
     "Fisher",
+    "FollowerCallback",
     "GradientNorm",
     "HeadOnly",
     "Highest",

@@ -304,7 +304,7 @@ def run(spec: RunSpec, folder: Path, description: str = "training", cache: Cache
     with peak_memory() as memory:
         rows = encode(data, tokenizer, length)
         with lean(tuned, rows, collate, spec.settings, folder, cache) as saved:
-            trained = train(model, rows, collate, spec.settings, folder, description, tuned.attached.companion)
+            trained = train(model, rows, collate, spec.settings, folder, description, tuned.followers)
     remove_delta(folder)  # of a sitting that was killed before its result was written
     save_delta(tuned, folder, data=data.info, max_length=length)
     started = time.perf_counter()

@@ -19,7 +19,6 @@ from wheretune.records.scores import Choice
 from wheretune.schedules.static import Static
 from wheretune.selectors.base import AdaptiveSelector, Selector
 from wheretune.selectors.near import Near
-from wheretune.tuners.bias import Bias
 from wheretune.tuners.whole_layers import WholeLayers
 
 if TYPE_CHECKING:
@@ -170,8 +169,8 @@ def cost_of(
         layers,
         below=tuner.count(model, every, layers),
         on_top=on_top,
-        norms=isinstance(tuner, WholeLayers | Bias),
-        embeddings=isinstance(tuner, WholeLayers) and tuner.embeddings,
+        norms=tuner.trains_norms,
+        embeddings=tuner.trains_embeddings,
         all_states=head.all_layers,
         tokens=tokens,
         texts=texts,

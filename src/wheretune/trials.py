@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from wheretune.applying import Tuned
+from wheretune.applying import apply
 from wheretune.data.batches import collator
 from wheretune.data.texts import take
 from wheretune.data.tokens import encode
@@ -179,10 +179,10 @@ def probe(
     def tune(layer: int) -> Candidate:
         began = time.perf_counter()
         model = headed(open_base(), how.head, tuning, how.seed, layers_attribute)
-        tuned = Tuned(model, plan(blank, Explicit((layer,)), tuner=how.tuner, head=how.head), how.tuner)
+        tuned = apply(model, plan(blank, Explicit((layer,)), tuner=how.tuner, head=how.head))
         place, collate = folder / f"layer-{layer}", collator(tokenizer)
         with lean(tuned, rows, collate, settings, place):
-            train(model, rows, collate, settings, place, f"tuning layer {layer} alone")
+            train(model, rows, collate, settings, place, f"tuning layer {layer} alone", tuned.followers)
         tuned.check()
         logits = predict(model, held, collator(tokenizer), description=f"judging layer {layer}")
         main = evaluate(logits, truth, data.info.task)[0]

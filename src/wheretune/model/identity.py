@@ -82,6 +82,15 @@ def check_plan(stack: LayerStack, plan: Plan) -> None:
             f"but this is {found.name} (weights {found.hash[:12]})",
             "score this model and make a plan for it",
         )
+    check_layers(stack, plan)
+
+
+def check_layers(stack: LayerStack, plan: Plan) -> None:
+    """Makes sure that a model has the layers that `plan` chose.
+
+    Raises:
+        PlanError: It has not; one is named.
+    """
     missing = [layer for layer in plan.layers if not 0 <= layer < len(stack)]
     if missing:
         raise PlanError(f"the plan names layer {missing[0]}", f"the model has the layers 0 to {len(stack) - 1}")

@@ -23,6 +23,7 @@ from wheretune.records.base import Spec
 from wheretune.records.cost import Measured
 from wheretune.records.runs import TrainSettings, check_settings
 from wheretune.savings.together import lean
+from wheretune.schedules.static import Static
 from wheretune.support.provenance import provenance
 from wheretune.tasks.base import load_data
 from wheretune.training.loop import train
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 STEPS = 8  # timed at a stretch
 
 
-def measure(
+def time_steps(
     plan: Plan, data: DataSpec, model: str | None = None, *, settings: TrainSettings | None = None, steps: int = STEPS
 ) -> Measured:
     """Times a few steps of the plan between a few of full fine-tuning, as `wheretune tune` would run them.
@@ -63,47 +64,48 @@ def measure(
     name = plan.model.name if model is None else model
     tokenizer = load_tokenizer(name, plan.model.revision)
     texts = load_data(data, labels="ignored")
-    every = encode(texts, tokenizer, max_tokens(load_model(name, plan.model.revision), tokenizer, data.max_length))
+    base = load_model(name, plan.model.revision, plan.model.quantize)
+    every = encode(texts, tokenizer, max_tokens(base, tokenizer, data.max_length))
     some = _drawn(every, settings, steps)
     share = sum(len(row["input_ids"]) for row in some) / sum(len(row["input_ids"]) for row in every)
-    everything = replace(
-        plan,
-        layers=tuple(range(plan.model.layers)),
-        tuner=Spec.of(WholeLayers(embeddings=True)),
-        model=replace(plan.model, quantize=None),  # quantised weights cannot train
-    )
-
     if len(some) <= settings.batch_size or len(every) < 2 * settings.batch_size:
         raise ConfigError(
             f"{len(every)} texts in batches of {settings.batch_size} make no two steps to time",
             "give more --data or a smaller --batch-size",
         )
+    everything = replace(
+        plan,
+        layers=tuple(range(plan.model.layers)),
+        tuner=Spec.of(WholeLayers(embeddings=True)),
+        schedule=Spec.of(Static()),
+        model=replace(plan.model, quantize=None),  # quantised weights cannot train
+    )
 
     def timed(what: Plan, description: str) -> tuple[float, CacheReport]:
-        gc.collect()  # the model before
-        base = load_model(name, what.model.revision, what.model.quantize)
+        opened = base if what.model.quantize == plan.model.quantize else load_model(name, what.model.revision)
+        gc.collect()  # the optimizer before
         head = catalog.build("head", what.head)
-        made = HeadedModel(base, head, 2, "classification", settings.seed, 0.0, what.model.layers_attribute)
-        tuned = apply(made, what, settings.seed, frozen_dropout=settings.frozen_dropout)
-        with TemporaryDirectory() as folder, lean(tuned, some, collator(tokenizer), settings, Path(folder)) as saved:
-            once = replace(settings, epochs=1)
-            log = train(made, some, collator(tokenizer), once, None, description, tuned.attached.companion)
+        made = HeadedModel(opened, head, 2, "classification", settings.seed, 0.0, what.model.layers_attribute)
+        collate, once = collator(tokenizer), replace(settings, epochs=1)
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            tuned = apply(made, what, settings.seed, frozen_dropout=settings.frozen_dropout)
+            with tuned.temporarily(folder), lean(tuned, some, collate, settings, folder) as saved:
+                log = train(made, some, collate, once, None, description, tuned.followers)
         return log.step, saved.cache
 
     before, _ = timed(everything, "timing full fine-tuning")
     step, cache = timed(plan, "timing the plan")
     after, _ = timed(everything, "timing full fine-tuning again")
-    steps_an_epoch = -(-len(every) // settings.batch_size)
-    machine = provenance()["machine"]
     return Measured(
-        (before + after) / 2,
-        step,
-        cache.seconds / share,
-        str(cache),
-        steps_an_epoch,
-        settings.epochs,
-        -(-len(some) // settings.batch_size) - 1,
-        machine,
+        full_step=(before + after) / 2,
+        step=step,
+        making=cache.seconds / share,
+        cache=str(cache),
+        steps=-(-len(every) // settings.batch_size),
+        epochs=settings.epochs,
+        timed=-(-len(some) // settings.batch_size) - 1,
+        machine=provenance()["machine"],
     )
 
 

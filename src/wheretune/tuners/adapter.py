@@ -41,6 +41,8 @@ class Adapter:
     place: Literal["houlsby", "pfeiffer"] = "houlsby"
     name: ClassVar[str] = "adapter"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = False
+    trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.reduction < 1 or self.place not in ("houlsby", "pfeiffer"):

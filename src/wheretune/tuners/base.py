@@ -11,31 +11,12 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 from wheretune.errors import ModelError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from wheretune.model.stack import Layer, LayerStack
+    from wheretune.model.steps import Follower
     from wheretune.records.model import ModelInfo
     from wheretune.records.scores import LayerScore
-
-
-@runtime_checkable
-class Companion(Protocol):
-    """What a tuner does while it trains, beside having its parameters stepped (AdaLoRA shares out its ranks)."""
-
-    def begin(self, steps: int) -> None:
-        """Says how many optimizer steps there will be."""
-
-    def penalty(self) -> Tensor:
-        """A term of the loss."""
-
-    def after_step(self, step: int) -> None:
-        """Called after optimizer step number `step` (from 1), while the gradients are still there."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What it must remember to go on after a stop."""
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state` gave."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,22 +29,33 @@ class Attached:
         merge: Writes what was trained into the weights of the model and detaches, or says why it cannot.
         save: Writes a checkpoint of its own into a folder, for tuners whose parameters another library reads; of all
             others the delta holds the parameters.
-        companion: What must happen while it trains, if anything.
+        followers: What must happen while it trains, if anything.
     """
 
     parameters: list[nn.Parameter]
     detach: Callable[[], None] = lambda: None
     merge: Callable[[], None] = lambda: None
     save: Callable[[Path, ModelInfo], None] | None = None
-    companion: Companion | None = None
+    followers: tuple[Follower, ...] = ()
 
 
 @runtime_checkable
 class Tuner(Protocol):
-    """A way of tuning chosen layers: a frozen object of settings."""
+    """A way of tuning chosen layers: a frozen object of settings.
+
+    Attributes:
+        name: In the catalog.
+        needs_layers: Whether a plan must choose layers for it.
+        trains_norms: Whether the norms of the chosen layers train.
+    """
 
     name: ClassVar[str]
     needs_layers: ClassVar[bool]
+    trains_norms: ClassVar[bool]
+
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether everything outside the layers and the head trains as well."""
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Puts into the chosen layers what is to train there; nothing else of the model is changed.

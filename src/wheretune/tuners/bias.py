@@ -21,6 +21,8 @@ class Bias:
 
     name: ClassVar[str] = "bias"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = True
+    trains_embeddings: ClassVar[bool] = False
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Adds nothing: the layers' own biases train.
@@ -46,7 +48,6 @@ class Bias:
 
 
 def _check(layer: int, numbers: int) -> None:
-
     if not numbers:
         raise PlanError(
             f"layer {layer} has no biases to train (Llama, Gemma, Mistral, T5 and ModernBERT are built without)",

@@ -20,6 +20,8 @@ class HeadOnly:
 
     name: ClassVar[str] = "head-only"
     needs_layers: ClassVar[bool] = False
+    trains_norms: ClassVar[bool] = False
+    trains_embeddings: ClassVar[bool] = False
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Adds nothing."""

@@ -26,6 +26,8 @@ class IA3:
 
     name: ClassVar[str] = "ia3"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = False
+    trains_embeddings: ClassVar[bool] = False
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Lets PEFT put the factors in.

@@ -41,6 +41,8 @@ class Prefix:
     length: int = 16
     name: ClassVar[str] = "prefix"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = False
+    trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.length < 1:

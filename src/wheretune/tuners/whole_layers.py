@@ -26,6 +26,11 @@ class WholeLayers:
     embeddings: bool = False
     name: ClassVar[str] = "full"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = True
+
+    @property
+    def trains_embeddings(self) -> bool:
+        return self.embeddings
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Adds nothing: the layers' own parameters train."""
