@@ -13,12 +13,15 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 import wheretune as wt
 from conftest import sentences, tiny_model
 from test_cli import FAST, files, jsonl, one_line, rows_of, run  # noqa: F401
-from wheretune import catalog, training
+from wheretune import catalog
 from wheretune.errors import ConfigError, DeltaError, ModelError
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe
 from wheretune.model.parts import queries
+from wheretune.model.steps import Training
 from wheretune.studies import methods
+from wheretune.training import trainer
+from wheretune.training.loop import train
 from wheretune.tuners.modules import Bottleneck, PrefixAttention
 
 EVERY = {
@@ -138,7 +141,7 @@ def test_what_is_drawn_hangs_on_the_seed_alone(tuner):
 
 
 def test_adalora_shares_out_ranks_as_peft_does():
-    """Our companion, step by step beside PEFT's own model with its own loss."""
+    """Our follower, step by step beside PEFT's own model with its own loss."""
     from peft import AdaLoraConfig, get_peft_model
     from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -165,18 +168,18 @@ def test_adalora_shares_out_ranks_as_peft_does():
     torch.manual_seed(2)
     hand = get_peft_model(other, config)
     batch = dict(tokenizer(["good movie", "bad plot"], return_tensors="pt"))
-    companion = tuned.attached.companion
-    companion.begin(10)
+    (follower,) = tuned.followers
     mine = torch.optim.AdamW(tuned.attached.parameters, lr=0.05)
+    follower.begin(Training(10, mine))
     theirs = torch.optim.AdamW([p for p in hand.parameters() if p.requires_grad], lr=0.05)
     for number in range(1, 11):
-        loss = (model(**batch)[0][:, 0, :4] ** 2).mean() + companion.penalty()
+        loss = (model(**batch)[0][:, 0, :4] ** 2).mean() + follower.penalty()
         loss.backward()
         other = hand.base_model(**batch).loss
         other.backward()
         torch.testing.assert_close(loss, other)
         mine.step()
-        companion.after_step(number)
+        follower.after_step(number - 1)
         mine.zero_grad()
         theirs.step()
         hand.base_model.update_and_allocate(number)
@@ -330,13 +333,13 @@ def test_stopped_it_goes_on_and_ends_the_same(run, files, tiny_folder, tmp_path,
             "top", "--epochs", 3, "--learning-rate", "1e-2", "--batch-size", 8, "--output", folder,
         )  # fmt: skip
 
-    original = training._Trainer._save_checkpoint
+    original = trainer.save_checkpoint
 
-    def stop(self, *given):
-        original(self, *given)
+    def stop(*given):
+        original(*given)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Trainer, "_save_checkpoint", stop)
+    monkeypatch.setattr(trainer, "save_checkpoint", stop)
     assert command(tmp_path / "stopped")[0] == 130
     monkeypatch.undo()
     assert len(list((tmp_path / "stopped").glob("checkpoint-*"))) == 1
@@ -481,7 +484,7 @@ def test_the_same_numbers_as_peft_by_hand(tmp_path):
             model = HeadedModel(base, wt.LastToken(), 2, "classification", seed=5)
             wt.apply(model, planned(base, tokenizer, wt.LoRA(r=4, alpha=8)), seed=5, frozen_dropout=True)
         torch.manual_seed(1)
-        training.train(model, encode(data, tokenizer, 64), collator(tokenizer), settings, tmp_path / str(by_hand))
+        train(model, encode(data, tokenizer, 64), collator(tokenizer), settings, tmp_path / str(by_hand))
         results.append({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
     ours, theirs = results
     assert ours.keys() == theirs.keys() and len(ours) == 10

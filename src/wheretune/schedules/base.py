@@ -26,7 +26,8 @@ class Schedule(Protocol):
         moves: Whether `active` is ever another set; if not, nothing is done while the model trains.
         unit: What is frozen and thawed.
         observes: The signals that `observe` reads. `change`: the mean over a unit's elements of
-            |(w_new - w_old) / w_old|, of every unit that trained in the step.
+            |(w_new - w_old) / w_old|, elements with w_old = 0 left out, of every unit that trained in the step; a unit
+            whose elements were all 0 has none.
     """
 
     name: ClassVar[str]

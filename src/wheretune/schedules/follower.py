@@ -106,7 +106,8 @@ class ScheduleFollower:
     def after_step(self, step: int) -> None:
         if self._schedule.observes:
             changes = {unit: relative_change(old, self._units[unit]) for unit, old in self._before.items()}
-            self._state = self._schedule.observe(self._state, {"change": changes})
+            measured = {unit: change for unit, change in changes.items() if change is not None}
+            self._state = self._schedule.observe(self._state, {"change": measured})
             self._before = {}
 
     def end(self) -> None:

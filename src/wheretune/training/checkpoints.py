@@ -127,7 +127,8 @@ def restore_optimizer(optimizer: Optimizer, model: nn.Module, checkpoint: Checkp
         odd = sorted(number.keys() ^ checkpoint.parameters.keys())[0]
         raise TrainingError(f"the checkpoint and the model disagree on whether {odd} trains", "start the run over")
     now = optimizer.state_dict()["param_groups"]
-    groups = [{**saved, "params": group["params"]} for saved, group in zip(checkpoint.groups, now, strict=True)]
+    plain = [{k: tuple(v) if isinstance(v, list) else v for k, v in group.items()} for group in checkpoint.groups]
+    groups = [{**saved, "params": group["params"]} for saved, group in zip(plain, now, strict=True)]
     state = {number[name]: dict(slots) for name, slots in checkpoint.optimizer.items()}
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -12,7 +12,6 @@ from wheretune.model.steps import Training
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.optim import Optimizer
     from transformers import TrainerState
 
     from wheretune.model.steps import Follower
@@ -49,7 +48,7 @@ class FollowerCallback(TrainerCallback):
         self._saved: Mapping[str, Mapping[str, Tensor]] | None = None
         self._following = False
 
-    def on_train_begin(self, args: Any, state: TrainerState, control: Any, *, optimizer: Optimizer, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **given: Any) -> None:
         if self._followers and state.global_step and self._saved is None:
             raise TrainingError(
                 f"the checkpoint does not hold what {next(iter(self._followers))} must remember",
@@ -57,7 +56,7 @@ class FollowerCallback(TrainerCallback):
             )
         self._following = True
         for name, follower in self._followers.items():
-            follower.begin(Training(state.max_steps, optimizer))
+            follower.begin(Training(state.max_steps, given["optimizer"]))
             if self._saved is not None:
                 follower.restore(dict(self._saved.get(name, {})))
 

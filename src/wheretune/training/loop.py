@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wheretune.records.runs import check_settings
 from wheretune.support.processes import check_one_process
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.clock import Clock, TrainLog
 from wheretune.training.followers import FollowerCallback
-from wheretune.training.trainer import OurTrainer, Rows
+from wheretune.training.trainer import OurTrainer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,16 +62,14 @@ def train(
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     clock = Clock(description, now)
     trainer = OurTrainer(
-        model=model,
-        args=_arguments(settings, folder),
-        train_dataset=Rows(rows),
-        data_collator=collate,
-        clock=clock,
-        followers=FollowerCallback(followers),
-        tokens=settings.tokens_per_batch,
+        model,
+        _arguments(settings, folder),
+        rows,
+        collate,
+        clock,
+        FollowerCallback(followers),
+        settings.tokens_per_batch,
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
     there = [] if folder is None else checkpoints(folder)
     trainer.train(resume_from_checkpoint=str(there[-1]) if there else None)
     return TrainLog(clock.seconds, trainer.state.global_step, clock.first_step)

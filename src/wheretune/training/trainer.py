@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import Trainer
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wheretune.data.samplers import EpochBuckets, TokenBatches
 from wheretune.training.checkpoints import (
@@ -24,7 +25,9 @@ from wheretune.training.checkpoints import (
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import TrainingArguments
 
+    from wheretune.records.data import Collate
     from wheretune.training.clock import Clock
     from wheretune.training.followers import FollowerCallback
 
@@ -48,16 +51,30 @@ class OurTrainer(Trainer):
     The one class that overrides methods of another: Trainer offers no other way to its sampler, loss and checkpoints.
 
     Args:
-        args: As for Trainer, like all but the last three.
+        model: Returns a loss when called with a batch.
+        arguments: Trainer's own.
+        rows: Encoded rows.
+        collate: Makes a batch of rows.
         clock: Counts the seconds.
         followers: Calls the followers.
         tokens: At most so many tokens in a batch, with the padding; None for batches of a number of texts.
     """
 
     def __init__(
-        self, *args: Any, clock: Clock, followers: FollowerCallback, tokens: int | None, **kwargs: Any
+        self,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        rows: Sequence[dict[str, Any]],
+        collate: Collate,
+        clock: Clock,
+        followers: FollowerCallback,
+        tokens: int | None,
     ) -> None:
-        super().__init__(*args, callbacks=[clock, followers], **kwargs)
+        super().__init__(
+            model, arguments, data_collator=collate, train_dataset=Rows(rows), callbacks=[clock, followers]
+        )
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
         self._clock, self._followers, self._tokens = clock, followers, tokens
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
