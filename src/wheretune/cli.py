@@ -1548,7 +1548,7 @@ def cost(
     from wheretune.records.base import load, save, to_json
     from wheretune.records.plan import Plan
     from wheretune.records.runs import TrainSettings
-    from wheretune.training.measuring import measure as time_it
+    from wheretune.training.timing import time_steps as time_it
 
     given = load(Plan, _needed(plan_file, "--plan"))
     source = _needed(data, "--data")

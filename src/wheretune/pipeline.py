@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,26 +228,24 @@ def tune(
         plan,
         settings.seed,
         frozen_dropout=settings.frozen_dropout,
-        info=opened.info,
-        fingerprints=opened.fingerprints,
-        restore=shared,
+        before=opened.hashes_below("base"),
+        masters=True,
     )
-    with tuned:  # what was trained in a shared model is given back at the end
-        task = task_of(data["train"].info)
-        collate = task.collator(opened.tokenizer)
+    with tuned.temporarily(folder) if shared else nullcontext():  # a shared model gets its weights back at the end
+        collate = task_of(data["train"].info).collator(opened.tokenizer)
         with peak_memory() as memory:
             rows = encode(data["train"], opened.tokenizer, length)
             with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache) as saved:
                 words = description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"
-                trained = train(model, rows, collate, settings, folder, words, tuned.followers(plan, settings))
+                trained = train(model, rows, collate, settings, folder, words, tuned.followers)
         remove_delta(folder)  # of a sitting that was killed before its result was written
         save_delta(tuned, folder, data=data["train"].info, max_length=length)
         started = time.perf_counter()
         metrics: dict[str, tuple[Metric, ...]] = {}
         predictions: dict[str, str] = {}
-        for name, part in data.items():
+        for name, texts in data.items():
             if name != "train":
-                metrics[name], predicted = judge(model, part, opened.tokenizer, length, names=spec.metrics)
+                metrics[name], predicted = judge(model, texts, opened.tokenizer, length, names=spec.metrics)
                 predictions[name] = save_predictions(predicted, folder, name)
     result = RunResult(
         spec=spec,
