@@ -16,6 +16,7 @@ from .records.data import DataSpec
 from .records.plan import Plan
 from .records.runs import RunResult, RunSpec, TrainSettings
 from .records.scores import LayerScores
+from .savings.prefix_cache.own_trainer import cache_prefix
 from .scorers.cka import CKA
 from .scorers.controls import Depth, RandomScores
 from .scorers.cosine_centrality import CosineCentrality
@@ -24,6 +25,7 @@ from .scorers.feature_variance import FeatureVariance
 from .scorers.fisher import Fisher
 from .scorers.gradient_norm import GradientNorm
 from .scorers.io_cosine import IOCosine
+from .scorers.layer_probe import LayerProbe
 from .scorers.semantic_deviation import SemanticDeviation
 from .scorers.weight_snr import WeightSNR
 from .scoring.one_pass import score
@@ -35,7 +37,6 @@ from .selectors.fixed import Bottom, Explicit, Random, Top
 from .selectors.near import Near
 from .selectors.ranked import Highest, Lowest, MiddleBest, Suffix
 from .tasks.base import from_texts, load_data
-from .trials import LayerProbe
 from .tuners.adalora import AdaLoRA
 from .tuners.adapter import Adapter
 from .tuners.bias import Bias
@@ -98,6 +99,7 @@ __all__ = [
     "WholeLayers",
     "agreement",
     "apply",
+    "cache_prefix",
     "choose",
     "export",
     "from_texts",

@@ -6,13 +6,16 @@ A row is `"name": "module:Name"`. Another package adds rows of its own under the
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NoReturn
 
 from wheretune.errors import ConfigError
 from wheretune.records.base import Spec
@@ -27,7 +30,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "semantic-deviation": "wheretune.scorers.semantic_deviation:SemanticDeviation",
         "gradient-norm": "wheretune.scorers.gradient_norm:GradientNorm",
         "fisher": "wheretune.scorers.fisher:Fisher",
-        "layer-probe": "wheretune.trials:LayerProbe",
+        "layer-probe": "wheretune.scorers.layer_probe:LayerProbe",
         "feature-variance": "wheretune.scorers.feature_variance:FeatureVariance",
         "weight-snr": "wheretune.scorers.weight_snr:WeightSNR",
         "random": "wheretune.scorers.controls:RandomScores",
@@ -48,6 +51,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "explicit": "wheretune.selectors.fixed:Explicit",
         "budget": "wheretune.selectors.budget:Budget",
         "auto": "wheretune.selectors.auto:Auto",
+        "near": "wheretune.selectors.near:Near",
     },
     "tuner": {
         "full": "wheretune.tuners.whole_layers:WholeLayers",
@@ -65,6 +69,21 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "last-token": "wheretune.heads.last_token:LastToken",
         "concat": "wheretune.heads.concat:Concat",
     },
+    "task": {
+        "auto": "wheretune.tasks.auto:Auto",
+        "classification": "wheretune.tasks.classification:Classification",
+        "regression": "wheretune.tasks.regression:Regression",
+        "unlabelled": "wheretune.tasks.unlabelled:Unlabelled",
+    },
+    "metric": {
+        "accuracy": "wheretune.metrics.classification:Accuracy",
+        "macro-f1": "wheretune.metrics.classification:MacroF1",
+        "f1": "wheretune.metrics.classification:F1",
+        "matthews": "wheretune.metrics.classification:Matthews",
+        "pearson": "wheretune.metrics.regression:Pearson",
+        "spearman": "wheretune.metrics.regression:Spearman",
+        "mse": "wheretune.metrics.regression:MSE",
+    },
     "schedule": {"static": "wheretune.schedules.static:Static"},
     "export": {
         "peft": "wheretune.exports.peft:peft",
@@ -72,7 +91,11 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "axolotl": "wheretune.exports.axolotl:axolotl",
         "llama-factory": "wheretune.exports.llama_factory:llama_factory",
     },
+    "executor": {"serial": "wheretune.support.executors.serial:Serial"},
     "recipe": {
+        "prism": "wheretune.recipes.prism:PRISM",
+        "prism-journal": "wheretune.recipes.prism_journal:JOURNAL",
+        "salf": "wheretune.recipes.salf:SALF",
         "cka-lora-encoder": "wheretune.recipes.cka_lora:ENCODER",
         "cka-lora-decoder": "wheretune.recipes.cka_lora:DECODER",
         "olft": "wheretune.recipes.olft:OLFT",
@@ -105,11 +128,16 @@ def every(axis: str) -> dict[str, Any]:
     return {name: find(axis, name) for name in names(axis)}
 
 
-@cache
 def _offered(axis: str) -> dict[str, Any]:
     """What other packages offer under their entry points, by name."""
+    return _loaded(f"wheretune.{axis}s", tuple(sys.path))
+
+
+@cache
+def _loaded(group: str, path: tuple[str, ...]) -> dict[str, Any]:
+    """The entry points of a group that can be loaded, found on `path`."""
     offered = {}
-    for point in entry_points(group=f"wheretune.{axis}s"):
+    for point in entry_points(group=group):
         try:
             offered[point.name] = point.load()
         except Exception as error:  # another package's fault must not keep ours from running
@@ -130,20 +158,20 @@ def build(axis: str, spec: Spec) -> Any:
     A field declared as `Spec` keeps its spec; in any other field a spec is of the same axis and is built too.
 
     Raises:
-        ConfigError: The name or a parameter is unknown.
+        ConfigError: The name or a parameter is unknown, or a value is not of the parameter's kind.
     """
     made = find(axis, spec.name)
-    kinds = _kinds(made)
-
-    def inner(key: str, value: Any) -> Any:
-        if isinstance(value, Mapping) and set(value) == {"name", "params"}:
-            value = Spec(value["name"], dict(value["params"]))
-        if not isinstance(value, Spec):
-            return tuple(value) if isinstance(value, list) else value
-        return value if kinds.get(key, "").split(" ")[0] == "Spec" else build(axis, value)
-
+    fields = _fields(made)
+    given: dict[str, Any] = {}
+    for key, value in spec.params.items():
+        if key not in fields:
+            _refuse_unknown(axis, spec.name, key, fields)
+        kind = fields[key]
+        if not kind.fits(value):
+            raise ConfigError(f"the {axis} {spec.name} has {key}={value!r}", f"give {kind.words}", key)
+        given[key] = build(axis, value) if isinstance(value, Spec) and not kind.keeps_spec else value
     try:
-        return made(**{key: inner(key, value) for key, value in spec.params.items()})
+        return made(**given)
     except TypeError as error:
         raise ConfigError(f"the {axis} {spec.name} does not take these parameters ({error})", "see --help") from error
 
@@ -169,38 +197,137 @@ def written(axis: str, text: str, options: Iterable[str] = ()) -> Spec:
         ConfigError: The name or an option is unknown, or a value is not of the option's kind.
     """
     name, *inside = text.split(":")
-    kinds = _kinds(find(axis, name))
+    fields = _fields(find(axis, name))
     params: dict[str, Any] = {}
     for option in [*inside, *options]:
         key, equals, value = option.partition("=")
         if not equals:
             raise ConfigError(f"the {axis} option {option!r} has no value", "write name=value")
-        if key not in kinds:
-            what = nearest(key, kinds) if kinds else "it has none"
-            raise ConfigError(f"the {axis} {name} has no option {key!r}", what)
+        if key not in fields:
+            _refuse_unknown(axis, name, key, fields)
         try:
-            params[key] = _reader(kinds[key])(value)
+            params[key] = fields[key].read(value)
         except (ValueError, KeyError) as error:
-            raise ConfigError(f"the {axis} option {key} is {value!r}", "give a value of its kind") from error
+            raise ConfigError(f"the {axis} option {key} is {value!r}", f"give {fields[key].words}", key) from error
     return Spec(name, params)
 
 
-def _kinds(made: Any) -> dict[str, str]:
-    """By field of a dataclass, its annotation in words."""
+def text_of(spec: Spec) -> str:
+    """What `written` reads as this spec: its name and, after colons, its parameters."""
+    return ":".join([spec.name, *(f"{key}={_text(value)}" for key, value in spec.params.items())])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "+".join(map(_text, value))
+    if isinstance(value, Spec):
+        return text_of(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def filled(axis: str, spec: Spec, **offered: Any) -> Spec:
+    """The spec with those of `offered` that it takes and does not give itself.
+
+    Args:
+        axis: Which axis.
+        spec: What was asked for.
+        offered: By parameter a value from elsewhere (a comparison's k, a run's seed); None offers nothing.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    fields = _fields(find(axis, spec.name))
+    taken = {key: value for key, value in offered.items() if key in fields and value is not None}
+    return Spec(spec.name, {**taken, **spec.params})
+
+
+def _refuse_unknown(axis: str, name: str, key: str, fields: Mapping[str, Any]) -> NoReturn:
+    what = nearest(key, fields) if fields else "it has none"
+    raise ConfigError(f"the {axis} {name} has no option {key!r}", what)
+
+
+# --- what a field's annotation says of its values -------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What may stand in a field.
+
+    Attributes:
+        words: In words, for a message.
+        read: Makes a value of what a user wrote; raises ValueError or KeyError if it is none.
+        fits: Whether a value is one.
+        keeps_spec: Whether a spec in it stays a spec.
+    """
+
+    words: str
+    read: Callable[[str], Any]
+    fits: Callable[[Any], bool]
+    keeps_spec: bool = False
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _thing(value: Any) -> bool:
+    return isinstance(value, Spec) or not isinstance(value, str | int | float | tuple | dict)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """What `name=word,name=word` says; the first `=` of a part divides it.
+
+    Raises:
+        ValueError: A part has no name or no word, or a name stands twice.
+    """
+    parts = [part.partition("=") for part in text.split(",")]
+    pairs = {name.strip(): word.strip() for name, _, word in parts}
+    if len(pairs) < len(parts) or not all((*pairs, *pairs.values())):
+        raise ValueError(text)
+    return pairs
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "int": _Kind("a whole number", int, _whole),
+    "float": _Kind("a number", float, _number),
+    "bool": _Kind("true or false", {"true": True, "false": False}.__getitem__, lambda value: isinstance(value, bool)),
+    "str": _Kind("a text", str, lambda value: isinstance(value, str)),
+    "Spec": _Kind("a name", Spec, _thing, keeps_spec=True),
+    "tuple[int, ...]": _Kind(
+        "whole numbers with commas or + between them",
+        lambda text: tuple(int(part) for part in text.replace("+", ",").split(",")),
+        lambda value: isinstance(value, tuple) and all(map(_whole, value)),
+    ),
+    "dict[str, str]": _Kind(
+        "name=word pairs with commas between them",
+        _pairs,
+        lambda value: isinstance(value, dict) and all(isinstance(part, str) for part in (*value, *value.values())),
+    ),
+}
+
+
+def _fields(made: Any) -> dict[str, _Kind]:
+    """By field of a dataclass that may be given, what its annotation says."""
     if not dataclasses.is_dataclass(made):
         return {}
-    return {one.name: one.type if isinstance(one.type, str) else one.type.__name__ for one in dataclasses.fields(made)}
+    return {one.name: _kind(one.type) for one in dataclasses.fields(made) if one.init}
 
 
-def _reader(kind: str) -> Callable[[str], Any]:
-    """What makes a value of an annotation out of text."""
-    return _READERS.get(kind.removesuffix(" | None"), str)
-
-
-_READERS: Mapping[str, Callable[[str], Any]] = {
-    "int": int,
-    "float": float,
-    "bool": {"true": True, "false": False}.__getitem__,
-    "Spec": Spec,
-    "tuple[int, ...]": lambda text: tuple(int(part) for part in text.replace("+", ",").split(",")),
-}
+def _kind(annotation: Any) -> _Kind:
+    """What an annotation says; where it is none of ours, a spec of the same axis or an object fits."""
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    parts = [part for part in text.split(" | ") if part != "None"]
+    if parts[0].startswith("Literal["):
+        choices = ast.literal_eval(parts[0].removeprefix("Literal"))
+        kind = _Kind(" or ".join(map(str, choices)), str, lambda value: value in choices)
+    else:
+        kind = _KINDS.get(parts[0], _Kind("a name", Spec, _thing))
+    if "None" not in text.split(" | "):
+        return kind
+    return dataclasses.replace(kind, fits=lambda value: value is None or kind.fits(value))

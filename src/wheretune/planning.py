@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wheretune.cost.flops import EPOCHS
+from wheretune import catalog
+from wheretune.cost.flops import EPOCHS, TOKENS
 from wheretune.cost.price import BATCH_SIZE, price
-from wheretune.errors import PlanError
-from wheretune.heads.base import count
+from wheretune.cost.training import Training, share_of
+from wheretune.errors import ConfigError, PlanError
 from wheretune.heads.last_token import LastToken
 from wheretune.records.base import Spec
 from wheretune.records.plan import Plan
-from wheretune.records.scores import Choice
+from wheretune.records.scores import Choice, LayerScores
 from wheretune.schedules.static import Static
-from wheretune.selectors.base import AdaptiveSelector, Selector
-from wheretune.selectors.near import Near
-from wheretune.tuners.bias import Bias
+from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector, direction_of, resolved
 from wheretune.tuners.whole_layers import WholeLayers
 
 if TYPE_CHECKING:
     from wheretune.heads.base import Head
     from wheretune.records.cost import Cost
+    from wheretune.records.data import DataInfo
     from wheretune.records.model import ModelInfo
-    from wheretune.records.scores import LayerScore, LayerScores
+    from wheretune.schedules.base import Schedule
     from wheretune.tuners.base import Tuner
 
 AnySelector = Selector | AdaptiveSelector
+NOTHING = Choice(Spec("none"), (), None, None)  # what no selector chooses
+
+
+def check(selector: AnySelector, layers: int) -> None:
+    """Refuses, before anything is scored, a selector that cannot choose among so many layers.
+
+    Raises:
+        PlanError: k is below 1 or above the number of layers, a named layer does not exist, or another setting is
+            wrong.
+    """
+    check_selector(selector, layers)
 
 
 def choose(scores: LayerScores, selector: AnySelector) -> Choice:
@@ -41,11 +52,146 @@ def choose(scores: LayerScores, selector: AnySelector) -> Choice:
     from wheretune.scoring.confidence import how_sure
 
     plain, reason = selector.adapt(scores) if isinstance(selector, AdaptiveSelector) else (selector, None)
-    if isinstance(selector, Near):
-        spec = Spec(selector.selector.name, {**Spec.of(selector.selector).params, "near": selector.tolerance})
-    else:
-        spec = Spec.of(selector)
+    spec = Spec.of(resolved(selector, len(scores.layers)))
     return Choice(spec, plain.select(scores.values), how_sure(scores, plain), reason)
+
+
+def _choose_unscored(model: ModelInfo, selector: AnySelector) -> Choice:
+    """The layers that a selector chooses of a model that was not scored.
+
+    Raises:
+        PlanError: It chooses by scores, or cannot choose among so many layers.
+    """
+    if selector.needs_scores or isinstance(selector, AdaptiveSelector):
+        raise PlanError(
+            f"{selector.name} chooses by scores, and there are none",
+            "score the layers first, or choose without scores (explicit, top, bottom, random)",
+            "selector",
+        )
+    return Choice(Spec.of(resolved(selector, len(model))), selector.select(np.zeros(len(model))), None, None)
+
+
+# --- plans ---------------------------------------------------------------------------------------
+
+
+def plan(
+    scores_or_model: LayerScores | ModelInfo,
+    selector: AnySelector | None,
+    *,
+    tuner: Tuner | None = None,
+    head: Head | None = None,
+    schedule: Schedule | None = None,
+    data: DataInfo | None = None,
+) -> Plan:
+    """The plan that `selector` makes of scores or, if it needs none, of a model alone.
+
+    Args:
+        scores_or_model: From `score`; or a model's layers, for selectors that read no scores (explicit, top, bottom,
+            random) and for the tuner `HeadOnly()`.
+        selector: For example `BlockHighest(k=3)`; None only with a tuner that tunes no layers.
+        tuner: How the layers are tuned; whole layers by default.
+        head: What sits on top when wheretune trains (a model of the user's own keeps its head); the last
+            token by default.
+        schedule: When they train; always, by default.
+        data: What will be trained on, which says how many outputs the head has; what was scored on by default. Where
+            neither is known, the head has one output.
+
+    Raises:
+        PlanError: k is below 1 or above the number of layers, a named layer does not exist, there is no selector, or it
+            chooses by scores and there are none.
+    """
+    tuner, head, schedule = tuner or WholeLayers(), head or LastToken(), schedule or Static()
+    if (selector is None) == tuner.needs_layers:
+        what = "needs layers to be chosen" if selector is None else "tunes no layers"
+        raise PlanError(f"the tuner {tuner.name} {what}", "choose layers, or take head-only without a selector")
+    if not isinstance(scores_or_model, LayerScores):
+        choice = NOTHING if selector is None else _choose_unscored(scores_or_model, selector)
+        return _planned(scores_or_model, choice, tuner, head, schedule, data, None)
+    scores = scores_or_model
+    choice = NOTHING if selector is None else choose(scores, selector)
+    made = _planned(scores.model, choice, tuner, head, schedule, data or scores.data, scores.tokens)
+    chosen = tuple(scores.layers[layer] for layer in choice.layers)
+    return replace(made, scorer=scores.scorer, scores_digest=scores.digest, chosen=chosen)
+
+
+def _planned(
+    model: ModelInfo,
+    choice: Choice,
+    tuner: Tuner,
+    head: Head,
+    schedule: Schedule,
+    data: DataInfo | None,
+    tokens: float | None,
+) -> Plan:
+    """The plan of a choice, with its cost, without what was scored."""
+    outputs = 1 if data is None else max(len(data.classes), 1)
+    on_top = head.count(len(model), model.hidden_size, outputs, model.causal)
+    training = _training(model, choice.layers, tuner, head, on_top)
+    return Plan(
+        layers=choice.layers,
+        selector=choice.selector,
+        tuner=Spec.of(tuner),
+        head=Spec.of(head),
+        schedule=Spec.of(schedule),
+        model=model,
+        cost=price(model, training, tokens=tokens or TOKENS, texts=0 if data is None else data.rows),
+        confidence=choice.confidence,
+        reason=choice.reason,
+    )
+
+
+def cost(
+    plan: Plan,
+    *,
+    tokens: float | None = None,
+    texts: int | None = None,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH_SIZE,
+) -> Cost:
+    """What a plan costs on other data, or for other epochs and batches; needs neither the model nor the data.
+
+    Args:
+        plan: The plan.
+        tokens: The mean length of a text; as the plan knows it by default.
+        texts: How many texts there are; likewise.
+        epochs: Passes over them.
+        batch_size: Texts in a batch.
+
+    Raises:
+        ConfigError: There is no epoch or nothing in a batch, or the plan's tuner or head is not known.
+        PlanError: The plan's parameters are fewer than its tuner trains.
+    """
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise ConfigError(f"{name.replace('_', ' ')} is {value}", "give 1 or more", name)
+    tuner, head = catalog.build("tuner", plan.tuner), catalog.build("head", plan.head)
+    on_top = plan.cost.trainable_parameters - tuner.count(plan.model, plan.layers)
+    if on_top < 0:
+        raise PlanError(f"the plan contradicts itself: {plan.tuner} trains more than it says", "make it again")
+    return price(
+        plan.model,
+        _training(plan.model, plan.layers, tuner, head, on_top),
+        tokens=plan.cost.tokens if tokens is None else tokens,
+        texts=plan.cost.texts if texts is None else texts,
+        batch_size=batch_size,
+        epochs=epochs,
+    )
+
+
+def _training(model: ModelInfo, layers: Sequence[int], tuner: Tuner, head: Head, on_top: int) -> Training:
+    below = tuner.count(model, layers)
+    return Training(
+        layers=layers,
+        below=below,
+        on_top=on_top,
+        share=share_of(model.layers, layers, below),
+        norms=tuner.trains_norms,
+        embeddings=tuner.trains_embeddings,
+        all_states=head.all_layers,
+    )
+
+
+# --- several scorers -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -64,117 +210,37 @@ class Agreement:
     choices: tuple[Choice, ...]
 
 
-def agreement(every: Sequence[LayerScores], selectors: Sequence[AnySelector], lowest: Sequence[bool]) -> Agreement:
+def agreement(every: Sequence[LayerScores], selectors: Sequence[AnySelector]) -> Agreement:
     """How alike several scorers rank the layers, and which each would choose.
 
     Args:
         every: Scores of one model.
         selectors: What chooses by each.
-        lowest: Of each, whether its source tunes the layers with the lowest scores.
+
+    Raises:
+        ConfigError: The scores are of models with different numbers of layers.
     """
     from scipy.stats import spearmanr
 
-    turned = [-scores.values if turn else scores.values for scores, turn in zip(every, lowest, strict=True)]
+    if len({len(scores.layers) for scores in every}) > 1:
+        raise ConfigError("the scores are of models with different numbers of layers", "score one model")
+    upwards = [_upwards(scores) for scores in every]
 
     def correlation(a: int, b: int) -> float | None:
-        both = np.isfinite(turned[a]) & np.isfinite(turned[b])
-        one, other = turned[a][both], turned[b][both]
+        both = np.isfinite(upwards[a]) & np.isfinite(upwards[b])
+        one, other = upwards[a][both], upwards[b][both]
         if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
             return None
         return float(spearmanr(one, other).statistic)
 
-    places = range(len(every))
+    indices = range(len(every))
     return Agreement(
-        names=tuple(str(scores.scorer.name) for scores in every),
-        correlations=tuple(tuple(correlation(a, b) for b in places) for a in places),
+        names=tuple(scores.scorer.name for scores in every),
+        correlations=tuple(tuple(correlation(a, b) for b in indices) for a in indices),
         choices=tuple(choose(scores, selector) for scores, selector in zip(every, selectors, strict=True)),
     )
 
 
-def plan(
-    scores: LayerScores,
-    selector: AnySelector | None,
-    *,
-    tuner: Tuner | None = None,
-    head: Head | None = None,
-) -> Plan:
-    """The plan that `selector` makes of `scores`.
-
-    Args:
-        scores: From `score`; selectors that need none (top, bottom, random, explicit) read only the
-            model and its layers from it.
-        selector: For example `BlockHighest(k=3)`; None only with the tuner `HeadOnly()`.
-        tuner: How the layers are tuned; whole layers by default.
-        head: What sits on top when wheretune trains (a model of the user's own keeps its head); the last
-            token by default.
-
-    Raises:
-        PlanError: k is below 1 or above the number of layers, a named layer does not exist, or there is
-            no selector.
-    """
-    tuner = tuner if tuner is not None else WholeLayers()
-    head = head if head is not None else LastToken()
-    if (selector is None) == tuner.needs_layers:
-        raise PlanError(f"the tuner {tuner.name} does not go with {selector}", "choose layers, or head-only")
-    model = scores.model
-    choice = choose(scores, selector) if selector is not None else Choice(Spec("none"), (), None, None)
-    layers = choice.layers
-    outputs = max(len(scores.data.classes), 1)
-    on_top = count(head, model.layers, model.hidden_size, outputs, model.causal)
-    return Plan(
-        layers=layers,
-        selector=choice.selector,
-        tuner=Spec.of(tuner),
-        head=Spec.of(head),
-        schedule=Spec.of(Static()),
-        model=model,
-        scores_digest=scores.digest,
-        cost=cost_of(model, scores.layers, layers, tuner, head, on_top, scores.tokens, scores.data.rows),
-        confidence=choice.confidence,
-        reason=choice.reason,
-        chosen=tuple(scores.layers[layer] for layer in layers),
-        scorer=scores.scorer,
-    )
-
-
-def cost_of(
-    model: ModelInfo,
-    every: Sequence[LayerScore],
-    layers: Sequence[int],
-    tuner: Tuner,
-    head: Head,
-    on_top: int,
-    tokens: float | None,
-    texts: int,
-    *,
-    epochs: int = EPOCHS,
-    batch_size: int = BATCH_SIZE,
-) -> Cost:
-    """What it costs to tune some layers so; see `cost.price`.
-
-    Args:
-        model: The model.
-        every: All its layers.
-        layers: The chosen ones.
-        tuner: How they are tuned.
-        head: What sits on top.
-        on_top: The head's parameters.
-        tokens: The mean length of a text; None where that is not known.
-        texts: How many there are.
-        epochs: Passes over them.
-        batch_size: Texts in a batch.
-    """
-    return price(
-        model,
-        every,
-        layers,
-        below=tuner.count(model, every, layers),
-        on_top=on_top,
-        norms=isinstance(tuner, WholeLayers | Bias),
-        embeddings=isinstance(tuner, WholeLayers) and tuner.embeddings,
-        all_states=head.all_layers,
-        tokens=tokens,
-        texts=texts,
-        batch_size=batch_size,
-        epochs=epochs,
-    )
+def _upwards(scores: LayerScores) -> np.ndarray:
+    """The scores, where high means important."""
+    return -scores.values if direction_of(scores.scorer) == "lowest" else scores.values

@@ -1,8 +1,8 @@
-"""FLOPs and memory of a plan: what freezing and wheretune's savings make of full fine-tuning, told without running it.
+"""FLOPs of a plan: what freezing and wheretune's savings make of full fine-tuning, computed without running it.
 
-All is told from the linear maps of the layers (`LayerParts`), for texts of T tokens each. Per layer:
+All follows from the linear maps of the layers (`LayerParts`), for texts of T tokens each. Per layer:
 
-- forward: 2 FLOPs a weight of every linear map for every token that runs through it, and 4 T w a token for attention
+- forward: 2 FLOPs per weight of every linear map and token that runs through it, and 4 T w per token for attention
   itself (scores and weighted values; w is the width that goes into the map after attention);
 - input gradients: the same for linear maps, and twice the forward of attention itself, which has two operands;
 - weight gradients: the same as the forward of the linear maps, times the share of the weights that the tuner trains.
@@ -27,14 +27,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isqrt
-from typing import TYPE_CHECKING
 
+from wheretune.cost.training import Training, full_training
 from wheretune.records.cost import Flops
 from wheretune.records.model import LayerParts
-
-if TYPE_CHECKING:
-    from wheretune.records.scores import LayerScore
 
 TOKENS = 128.0  # taken for the length of a text where none was read
 EPOCHS = 3  # over which making the cache is spread, unless the user says otherwise
@@ -64,44 +60,27 @@ LINES = {
 }
 
 
-def estimate(
-    parts: Sequence[LayerParts],
-    chosen: Sequence[int],
-    weights: float = 1.0,
-    *,
-    tokens: float,
-    savings: Savings = NOTHING,
-    norms: bool = True,
-    embeddings: bool = False,
-) -> Flops:
+def estimate(parts: Sequence[LayerParts], training: Training, tokens: float, savings: Savings = NOTHING) -> Flops:
     """The FLOPs of one training step for one text.
 
     Args:
         parts: Of every layer.
-        chosen: The layers that train, from 0; none means the head alone.
-        weights: The share of their weights that the tuner trains; 1 for whole layers, near 0 for LoRA.
+        training: What trains.
         tokens: T.
         savings: What is left out.
-        norms: The norms of the chosen layers train, as with whole layers.
-        embeddings: The embeddings train too, so gradients flow through all layers and nothing can be cached.
     """
-    lowest = lowest_layer(parts, chosen, embeddings)
+    lowest = training.lowest(len(parts))
     forward = inputs = trained = 0.0
     for index, one in enumerate(parts):
         linear, inner, attention = _layer(one, tokens, savings.one_token and index == len(parts) - 1)
         if index >= lowest or not savings.cache:
             forward += linear + attention
         if index >= lowest:
-            whole = index > lowest or (norms and one.norm_first)
+            whole = index > lowest or (training.norms and one.norm_first)
             inputs += (linear if whole else inner) + 2 * attention
-        if index in chosen:
-            trained += weights * linear
+        if index in training.layers:
+            trained += training.share * linear
     return Flops(forward, inputs, trained)
-
-
-def lowest_layer(parts: Sequence[LayerParts], chosen: Sequence[int], embeddings: bool) -> int:
-    """The lowest layer that trains: L if none does, below all layers if the embeddings do."""
-    return -1 if embeddings else min(chosen, default=len(parts))
 
 
 def _layer(parts: LayerParts, tokens: float, one_token: bool) -> tuple[float, float, float]:
@@ -122,35 +101,15 @@ def attention_width(parts: LayerParts) -> int:
 
 
 def full(parts: Sequence[LayerParts], tokens: float) -> Flops:
-    """The FLOPs of full fine-tuning, a text."""
-    return estimate(parts, range(len(parts)), tokens=tokens, embeddings=True)
+    """The FLOPs of one step of full fine-tuning for one text."""
+    return estimate(parts, full_training(len(parts)), tokens)
 
 
-def compute_share(
-    parts: Sequence[LayerParts],
-    chosen: Sequence[int],
-    weights: float = 1.0,
-    *,
-    tokens: float,
-    epochs: int = EPOCHS,
-    norms: bool = True,
-    embeddings: bool = False,
-) -> float:
-    """The share of full fine-tuning's FLOPs that a plan costs over some epochs, with every saving.
+def compute_share(parts: Sequence[LayerParts], training: Training, tokens: float, epochs: int = EPOCHS) -> float:
+    """The share of full fine-tuning's FLOPs that a training costs over some epochs, with every saving.
 
     Making the cache counts as one forward pass of the layers below the lowest trained one.
     """
-
-    def of(savings: Savings) -> Flops:
-        return estimate(parts, chosen, weights, tokens=tokens, savings=savings, norms=norms, embeddings=embeddings)
-
-    making = of(NOTHING).forward - of(Savings(cache=True)).forward
-    return (of(EVERYTHING).total + making / epochs) / full(parts, tokens).total
-
-
-def known_parts(layer: LayerScore) -> LayerParts:
-    """The parts of a layer; one square map of all its parameters where no linear map was found."""
-    if layer.parts.maps:
-        return layer.parts
-    side = max(1, isqrt(layer.parameters))
-    return LayerParts(maps={"all": (side, side)})
+    making = estimate(parts, training, tokens).forward
+    making -= estimate(parts, training, tokens, Savings(cache=True)).forward
+    return (estimate(parts, training, tokens, EVERYTHING).total + making / epochs) / full(parts, tokens).total

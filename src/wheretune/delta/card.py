@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from wheretune.tasks.base import task_of
+
 if TYPE_CHECKING:
     from wheretune.records.data import DataInfo
     from wheretune.records.plan import Plan
@@ -40,7 +42,12 @@ def model_card(plan: Plan, data: DataInfo | None) -> str:
         ("expected", f"{plan.cost}, by FLOPs"),
     ]
     if data is not None:
-        rows.append(("data", f"{_escape(Path(data.spec.source).name)}, {data.rows} rows, {data.task}"))
+        rows.append(
+            (
+                "data",
+                f"{_escape(Path(data.spec.source).name)}, {data.rows} rows, {task_of(data).describe(data.classes)}",
+            )
+        )
         rows += [("classes", _escape(", ".join(data.classes)))] if data.classes else []
     scored = [layer for layer in plan.chosen if layer.score is not None]
     table = "".join(f"| {name} | {value} |\n" for name, value in rows)

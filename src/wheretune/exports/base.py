@@ -1,4 +1,4 @@
-"""A plan in the words of other tools."""
+"""A plan in the words of other tools, and what several of them share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wheretune.errors import ConfigError
 if TYPE_CHECKING:
     from wheretune.records.plan import Plan
 
-LOW_RANK = ("lora", "dora", "pissa")  # the tuners that TRL, Axolotl and LLaMA-Factory all have
+LOW_RANK = ("lora", "dora", "pissa")  # the tuners that PEFT, Axolotl and LLaMA-Factory all have
 
 
 def export(plan: Plan, tool: str) -> str:
@@ -21,16 +21,56 @@ def export(plan: Plan, tool: str) -> str:
 
     Args:
         plan: Layers and tuner are taken from it, data and training are left to the tool.
-        tool: `peft`, `trl`, `axolotl` or `llama-factory`.
+        tool: A name on the catalog's axis `export`, such as `peft` or `axolotl`.
 
     Raises:
         ConfigError: The tool is unknown, or cannot say what the plan says.
     """
     write = catalog.find("export", tool)
-    if not plan.chosen:
-        raise ConfigError("the plan names no layers", "make it with this version, and another tuner than head-only")
+    if not plan.layers:
+        raise ConfigError("the plan names no layers", "plan with another tuner than head-only")
+    if getattr(catalog.build("schedule", plan.schedule), "moves", False):
+        raise ConfigError(f"no tool can carry out the schedule {plan.schedule}", "plan with the schedule static")
     text: str = write(plan)
     return text
+
+
+def low_rank(plan: Plan) -> Any:
+    """The plan's tuner, where it is LoRA or one of its kin; None where it is another.
+
+    Raises:
+        ConfigError: The plan's settings of it cannot be used.
+    """
+    return catalog.build("tuner", plan.tuner) if plan.tuner.name in LOW_RANK else None
+
+
+def whole_alpha(tuner: Any, tool: str) -> int:
+    """The scale of a low-rank tuner; PiSSA's is its rank where none is given.
+
+    Raises:
+        ConfigError: It is no whole number, and the tool takes no other.
+    """
+    alpha = float(tuner.alpha or tuner.r)
+    if not alpha.is_integer():
+        raise ConfigError(f"{tool} takes whole numbers for alpha, and the plan has {alpha}", "plan with a whole one")
+    return int(alpha)
+
+
+def unfrozen(plan: Plan, tool: str) -> list[str]:
+    """Patterns for `re.match` on the parameters' names in the model with its language-modelling head.
+
+    Axolotl escapes every dot itself, so a pattern must do without dots that mean any character.
+
+    Raises:
+        ConfigError: The plan's tuner trains no parameters of the model's own, or all of them.
+    """
+    end = {"full": "", "bias": "[a-zA-Z0-9_.]*bias$"}.get(plan.tuner.name)
+    if end is None:
+        raise ConfigError(f"{tool} cannot train with the tuner {plan.tuner.name}", "plan with full, lora or dora")
+    if plan.tuner.params.get("embeddings"):
+        raise ConfigError("this plan trains everything, and needs no export", f"fine-tune the whole model in {tool}")
+    prefix = f"{plan.model.prefix}." if plan.model.prefix else ""
+    return [f"^{prefix}{layer.path}.{end}" for layer in plan.layer_infos]
 
 
 def as_yaml(words: str, content: Mapping[str, Any]) -> str:

@@ -8,13 +8,22 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wheretune.errors import ConfigError
+from wheretune.exports.base import low_rank
+from wheretune.tuners.low_rank import plain_alpha
 
 if TYPE_CHECKING:
+    from wheretune.records.model import LayerInfo
     from wheretune.records.plan import Plan
+
+EXTRA: dict[str, dict[str, Any]] = {"dora": {"use_dora": True}, "pissa": {"init_lora_weights": "pissa"}}
 
 
 def peft(plan: Plan) -> str:
-    """An adapter_config.json."""
+    """An adapter_config.json.
+
+    Raises:
+        ConfigError: The plan's tuner is not PEFT's.
+    """
     return json.dumps(peft_config(plan).to_dict(), indent=2, sort_keys=True, default=sorted) + "\n"
 
 
@@ -24,23 +33,23 @@ def peft_config(plan: Plan) -> Any:
     Raises:
         ConfigError: The tuner is not PEFT's.
     """
-    given = plan.tuner.params
-    low_rank = {"r": given.get("r"), "lora_alpha": given.get("alpha"), "lora_dropout": given.get("dropout")}
-    match plan.tuner.name:
-        case "lora":
-            return plan.to_peft("lora", given["targets"], **low_rank)
-        case "dora":
-            return plan.to_peft("lora", given["targets"], use_dora=True, **low_rank)
-        case "pissa":
-            low_rank["lora_alpha"] = given["alpha"] or given["r"]
-            return plan.to_peft("lora", given["targets"], init_lora_weights="pissa", **low_rank)
-        case "ia3":
-            return plan.to_peft("ia3")
+    tuner = low_rank(plan)
+    if tuner is not None:
+        alpha = plain_alpha(tuner.alpha or tuner.r)
+        options = {"r": tuner.r, "lora_alpha": alpha, "lora_dropout": tuner.dropout, **EXTRA.get(tuner.name, {})}
+        return plan.to_peft("lora", tuner.targets, **options)
+    if plan.tuner.name == "ia3":
+        return plan.to_peft("ia3")
     raise ConfigError(f"PEFT has no config for the tuner {plan.tuner}", "plan with lora, dora, pissa or ia3")
 
 
 def named_modules(plan: Plan, method: str, targets: str, options: Mapping[str, Any]) -> Any:
-    """A PEFT config of any method, for the chosen layers, named module by module; see `Plan.to_peft`."""
+    """A PEFT config of any method, for the chosen layers, named module by module; see `Plan.to_peft`.
+
+    Raises:
+        ConfigError: PEFT has no such method, it is not put on modules, it does not know an option, or the layers lack
+            the maps that it is put on.
+    """
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     configs = {kind.value.lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
@@ -54,11 +63,20 @@ def named_modules(plan: Plan, method: str, targets: str, options: Mapping[str, A
         raise ConfigError("the plan names no layers", "plan with another tuner than head-only")
     if method != "ia3":
         return known[method](target_modules=plan.targets(targets), **options)
-    down = [f"{layer.path}.{layer.parts.mlp_output}" for layer in plan.layer_infos]
-    scaled = [
-        f"{one.path}.{path}" for one in plan.layer_infos for path in dict.fromkeys((one.parts.key, one.parts.value))
-    ]
-    return known[method](target_modules=scaled + down, feedforward_modules=down, **options)
+    maps = [_ia3_maps(layer) for layer in plan.layer_infos]
+    down = [output for _, output in maps]
+    return known[method](
+        target_modules=[path for scaled, _ in maps for path in scaled] + down, feedforward_modules=down, **options
+    )
+
+
+def _ia3_maps(layer: LayerInfo) -> tuple[list[str], str]:
+    """The maps of a layer whose outputs IA3 scales (keys and values), and the one whose inputs it scales."""
+    parts = layer.parts
+    if parts.key is None or parts.value is None or parts.mlp_output is None:
+        raise ConfigError(f"layer {layer.index} has no key, value and MLP output maps", "plan with lora and targets")
+    scaled = dict.fromkeys((parts.key, parts.value))
+    return [f"{layer.path}.{path}" for path in scaled], f"{layer.path}.{parts.mlp_output}"
 
 
 def _fields(config: Any) -> set[str]:

@@ -30,3 +30,7 @@ class Concat:
             nn.ReLU(),
             nn.Linear(hidden_size, outputs),
         )
+
+    def count(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> int:
+        """L d d + d numbers of the first map, and d C + C of the second."""
+        return layers * hidden_size * hidden_size + hidden_size + hidden_size * outputs + outputs

@@ -26,3 +26,7 @@ class LastToken:
         from torch import nn
 
         return nn.Sequential(nn.Dropout(self.dropout), nn.Linear(hidden_size, outputs, bias=not causal))
+
+    def count(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> int:
+        """The d C numbers of the map, and C biases for an encoder."""
+        return hidden_size * outputs + (0 if causal else outputs)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wheretune.errors import ModelError
-from wheretune.model.calls import replace_forward
+from wheretune.model.calls import wrap_forward
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,15 +114,15 @@ def hold_masters(stack: LayerStack, parameters: Iterable[nn.Parameter]) -> Calla
     halves = [(p, p.dtype) for p in parameters if p.dtype in (torch.bfloat16, torch.float16)]
     if not halves:
         return lambda: None
-    forward, kind = stack.base.forward, next(stack.base.parameters()).device.type
+    kind = next(stack.base.parameters()).device.type
 
-    def computing(*args: Any, **kwargs: Any) -> Any:
+    def computing(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with torch.autocast(kind, torch.bfloat16):
             return forward(*args, **kwargs)
 
     for parameter, _ in halves:
         parameter.data = parameter.data.float()
-    give_back = replace_forward(stack.base, computing)
+    give_back = wrap_forward(stack.base, computing)
 
     def undo() -> None:
         give_back()

@@ -124,8 +124,8 @@ class Cost(Shown):
     """What a plan costs; `cost.price` makes it.
 
     Attributes:
-        trainable_parameters: Those of the chosen layers and the head.
-        total_parameters: Those of the base model and the head.
+        trainable_parameters: Those of the chosen layers, or what a tuner adds to them, and the head.
+        total_parameters: Those of the base model and the head, without what a tuner adds.
         expected_speed_up: Full fine-tuning's FLOPs over the plan's, over all epochs, with the prefix cached (making the
             cache counted), one token read in the last layer and no dropout in frozen layers.
         limit: The same without making the cache, which no number of epochs exceeds; None where no layer runs any more.
@@ -149,7 +149,7 @@ class Cost(Shown):
     measured: Measured | None = None
 
     def __post_init__(self) -> None:
-        require(0 <= self.trainable_parameters <= self.total_parameters, "more parameters train than there are")
+        require(self.trainable_parameters >= 0, "fewer parameters train than none")
         require(self.total_parameters >= 1 and self.tokens > 0 and self.texts >= 0, "it is of nothing")
         require(self.batch_size >= 1 and self.epochs >= 1, "it has no batch or no epoch")
 

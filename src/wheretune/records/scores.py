@@ -277,7 +277,8 @@ class LayerScores(Shown):
 
     def plot(self, chosen: tuple[int, ...] = (), blocks: tuple[range, ...] = ()) -> Figure:
         """The score profile with error bars; `chosen` layers are marked and `blocks` shaded."""
-        return looks("profile_of", self, chosen, blocks)
+        figure: Figure = looks("profile_of", self, chosen, blocks)
+        return figure
 
     def plot_deviations(self, before: LayerScores | None = None) -> Figure:
         """The deviations of every latent space as violins (SALF figures 5 and 6), and those `before` tuning.
@@ -285,7 +286,8 @@ class LayerScores(Shown):
         Raises:
             ConfigError: These scores, or those before, are not semantic deviations, or the models differ in layers.
         """
-        return looks("deviations_of", self, before)
+        figure: Figure = looks("deviations_of", self, before)
+        return figure
 
     def plot_similarity(self) -> Figure:
         """The mean similarity of every pair of layers as a heatmap.
@@ -293,7 +295,8 @@ class LayerScores(Shown):
         Raises:
             ConfigError: The scorer compares no pairs of layers.
         """
-        return looks("similarity_of", self)
+        figure: Figure = looks("similarity_of", self)
+        return figure
 
     def profile(self, chosen: tuple[int, ...] = ()) -> Any:
         """The score profile as a table with bars; `chosen` layers are marked."""

@@ -187,9 +187,10 @@ class CKA:
     card: ClassVar[Card] = Card(
         "HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) before and after the layer",
         "Layer-wise LoRA by CKA, section 3",
-        "states",
+        ("states",),
         "one forward pass; memory for (2 L + 1) d x d numbers",
         "lowest",
+        direction="lowest",
     )
     kinds: ClassVar[tuple[type, ...]] = (Seen, Rows, Products, Sketch)
     reduction: ClassVar[None] = None

@@ -19,7 +19,7 @@ class Depth:
     """The layer's own index."""
 
     name: ClassVar[str] = "depth"
-    card: ClassVar[Card] = Card("l", "every paper's top-k and bottom-k baselines", "nothing", "none", "highest")
+    card: ClassVar[Card] = Card("l", "every paper's top-k and bottom-k baselines", (), "none", "highest")
 
     def score(self, stack: LayerStack) -> Finished:
         """0, 1, 2 ..."""
@@ -36,7 +36,7 @@ class RandomScores:
 
     seed: int = 0
     name: ClassVar[str] = "random"
-    card: ClassVar[Card] = Card("uniform(0, 1)", "every paper's random-k baseline", "nothing", "none", "highest")
+    card: ClassVar[Card] = Card("uniform(0, 1)", "every paper's random-k baseline", (), "none", "highest")
 
     def score(self, stack: LayerStack) -> Finished:
         """The draw.

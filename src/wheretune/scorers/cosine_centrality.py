@@ -36,7 +36,7 @@ class CosineCentrality:
     card: ClassVar[Card] = Card(
         "mean over j != l of cos(h_{l+1}, h_{j+1})",
         "PRiSM eq. 1; journal version eq. 1, alg. 1",
-        "states",
+        ("states",),
         "one forward pass",
         "block-highest",
     )

@@ -27,7 +27,7 @@ class EuclideanCentrality:
     card: ClassVar[Card] = Card(
         "mean over j != l of -||h_{l+1} - h_{j+1}||",
         "PRiSM table 5; journal version table 7",
-        "states",
+        ("states",),
         "one forward pass",
         "block-highest",
     )

@@ -41,7 +41,11 @@ class FeatureVariance:
 
     name: ClassVar[str] = "feature-variance"
     card: ClassVar[Card] = Card(
-        "mean over dimensions of Var(h_{l+1})", "journal version of PRiSM, 7.4", "states", "one forward pass", "highest"
+        "mean over dimensions of Var(h_{l+1})",
+        "journal version of PRiSM, 7.4",
+        ("states",),
+        "one forward pass",
+        "highest",
     )
     kinds: ClassVar[tuple[type, ...]] = (Variances, Moments, Sketch)
     reduction: ClassVar[None] = None

@@ -35,7 +35,7 @@ class Fisher:
     card: ClassVar[Card] = Card(
         "mean over parameters of E[g^2]",
         "FIM baseline, Lodha et al. 2023",
-        "gradients",
+        ("gradients", "labels"),
         "one backward pass, a sample at a time (per=batch: approximate, in batches)",
         "highest",
     )

@@ -43,7 +43,12 @@ class IOCosine:
 
     name: ClassVar[str] = "io-cosine"
     card: ClassVar[Card] = Card(
-        "mean over tokens of cos(h_l, h_{l+1})", "Layer Drop, He et al. 2024", "states", "one forward pass", "lowest"
+        "mean over tokens of cos(h_l, h_{l+1})",
+        "Layer Drop, He et al. 2024",
+        ("states",),
+        "one forward pass",
+        "lowest",
+        direction="lowest",
     )
     kinds: ClassVar[tuple[type, ...]] = (MeanSums,)
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)

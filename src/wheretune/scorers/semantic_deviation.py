@@ -71,7 +71,7 @@ class SemanticDeviation:
     card: ClassVar[Card] = Card(
         "dev_l - dev_{l+1}, dev_k = 1 - cos(h_k, base(label))",
         "SALF, section 3",
-        "meanings",
+        ("states", "labels", "language-model"),
         "one forward pass, and inverting a d x d matrix",
         "suffix",
     )

@@ -36,7 +36,7 @@ class WeightSNR:
     card: ClassVar[Card] = Card(
         "sum of singular values above the Marchenko-Pastur edge / sum below",
         "Spectrum, Hartford et al. 2024",
-        "weights",
+        ("weights",),
         "one SVD a matrix",
         "highest",
     )

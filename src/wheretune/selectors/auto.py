@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from wheretune.errors import PlanError
-from wheretune.selectors.base import check_k
+from wheretune.selectors.base import TakesK
 from wheretune.selectors.blocks import BlockHighest
 from wheretune.selectors.near import NEAR, Near
 from wheretune.selectors.ranked import Highest, Lowest
@@ -23,7 +23,7 @@ STEADY = 2.0  # standard deviations that a drop must measure, and how much more 
 
 
 @dataclass(frozen=True)
-class Auto:
+class Auto(TakesK):
     """k layers by the shape of a centrality profile: late divergence, a middle peak, or neither (T 5.5).
 
     The first rule that fits, on the candidates' scores in three equal parts by depth:
@@ -36,12 +36,8 @@ class Auto:
     5. otherwise block-highest, the best on average (T tables 1 and 2).
 
     The paper describes shapes in words; the numbers are ours. Near-equal scores prefer the higher layer.
-
-    Attributes:
-        k: Layers to choose.
     """
 
-    k: int
     name: ClassVar[str] = "auto"
     needs_scores: ClassVar[bool] = True
 
@@ -54,16 +50,17 @@ class Auto:
         if scores.similarity is None:
             raise PlanError(
                 f"auto reads the shape of a centrality profile, and {scores.scorer.name} has none",
-                "score with cosine-centrality, or choose another --select",
+                "score with cosine-centrality, or choose another selector",
+                "selector",
             )
-        shaped = Shaped(self.k, tuple(np.nan_to_num(scores.stds).tolist()))
+        shaped = Shaped(self.count(len(scores.layers)), tuple(np.nan_to_num(scores.stds).tolist()))
         selector, why = shaped.rule(scores.values)
         _, swapped = Near(selector, NEAR).adapt(scores)
         return shaped, "; ".join(reason for reason in (why, swapped) if reason is not None)
 
     def check(self, layers: int) -> None:
         """Complains of what cannot choose among so many layers."""
-        check_k(self.k, layers)
+        self.count(layers)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,27 @@
-"""What a selector is, and what several share."""
+"""What a selector is, and what several share: what `k` means, ranks and contests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
-from wheretune.errors import PlanError
+from wheretune import catalog
+from wheretune.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
+    from typing import Literal
+
+    from wheretune.records.base import Spec
     from wheretune.records.scores import LayerScores
 
+    Direction = Literal["highest", "lowest"]
+
 Values = Float[np.ndarray, " layer"]
+Given = TypeVar("Given")
 
 
 @runtime_checkable
@@ -49,6 +57,76 @@ class AdaptiveSelector(Protocol):
         """Complains, before anything is scored, of what cannot choose among so many layers."""
 
 
+@runtime_checkable
+class ResolvableSelector(Protocol):
+    """A selector some of whose settings mean numbers of layers only once the model is known."""
+
+    def resolved(self, layers: int) -> Self:
+        """The same selector with numbers for a model of so many layers."""
+
+
+# --- how many layers: k and ratio -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TakesK:
+    """What selectors of a number of layers have in common: `k`, or a share of the layers, or neither.
+
+    Attributes:
+        k: Layers to choose; None, where no `ratio` is given either, means a quarter of them.
+        ratio: In place of `k`, the share of the layers to choose, rounded down.
+    """
+
+    k: int | None = None
+    ratio: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.k is not None and self.ratio is not None:
+            raise PlanError("k and ratio both say how many layers", "give the one or the other", "k")
+
+    def resolved(self, layers: int) -> Self:
+        """The same selector with its k for a model of so many layers."""
+        return replace(self, k=self.count(layers), ratio=None)
+
+    def count(self, layers: int) -> int:
+        """How many of so many layers are chosen; see `resolve_k`."""
+        return resolve_k(self.k, self.ratio, layers)
+
+
+def resolve_k(k: int | None, ratio: float | None, layers: int) -> int:
+    """How many layers to choose: `k`, or `ratio` of them rounded down (0.3 of 10 is 3), or a quarter, at least one.
+
+    Args:
+        k: Layers to choose.
+        ratio: The share of the layers to choose, where k is None.
+        layers: How many there are.
+
+    Raises:
+        PlanError: k is below 1 or above the number of layers, or the share is of no layer.
+    """
+    if ratio is None:
+        k = max(1, layers // 4) if k is None else k
+        check_k(k, layers)
+        return k
+    share = int(ratio * layers + 1e-9)  # in floating point, 0.3 * 10 may lie below 3
+    if not 0 < ratio <= 1 or share < 1:
+        raise PlanError(
+            f"a ratio of {ratio} of {layers} layers is no layer", f"give a share from {1 / layers:.3f} to 1", "ratio"
+        )
+    return share
+
+
+def check_k(k: int, layers: int) -> None:
+    """Makes sure that k layers can be chosen."""
+    if not 1 <= k <= layers:
+        raise PlanError(f"k is {k}, but the model has {layers} layers", f"give a k from 1 to {layers}", "k")
+
+
+def resolved(selector: Given, layers: int) -> Given:
+    """A selector with its numbers for a model of so many layers, as plans and messages show it."""
+    return selector.resolved(layers) if isinstance(selector, ResolvableSelector) else selector
+
+
 def check_selector(selector: Selector | AdaptiveSelector, layers: int) -> None:
     """Complains, before anything is scored, of what cannot choose among so many layers.
 
@@ -62,10 +140,16 @@ def check_selector(selector: Selector | AdaptiveSelector, layers: int) -> None:
         selector.select(np.zeros(layers))
 
 
-def check_k(k: int, layers: int) -> None:
-    """Makes sure that k layers can be chosen."""
-    if not 1 <= k <= layers:
-        raise PlanError(f"k is {k}, but the model has {layers} layers", f"give a k from 1 to {layers}")
+# --- which way, and who against whom --------------------------------------------------------------
+
+
+def direction_of(scorer: Spec) -> Direction:
+    """Whether a scorer's source tunes the layers with its highest or lowest scores; highest where that is not known."""
+    try:
+        card = catalog.find("scorer", scorer.name).card
+    except ConfigError:  # a scorer that has no name in the catalog
+        return "highest"
+    return getattr(card, "direction", "highest")
 
 
 def rank(values: Values) -> list[int]:
@@ -79,7 +163,9 @@ def pick(values: Values, k: int) -> tuple[int, ...]:
     ranked = rank(values)
     check_k(k, len(values))
     if k > len(ranked):
-        raise PlanError(f"k is {k}, but only {len(ranked)} layers are candidates", f"give a k from 1 to {len(ranked)}")
+        raise PlanError(
+            f"k is {k}, but only {len(ranked)} layers are candidates", f"give a k from 1 to {len(ranked)}", "k"
+        )
     return tuple(sorted(ranked[:k]))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from wheretune.errors import PlanError
-from wheretune.selectors.base import check_k, contests_of, rank
+from wheretune.selectors.base import TakesK, contests_of, rank
 
 if TYPE_CHECKING:
     from wheretune.selectors.base import Values
@@ -25,74 +25,68 @@ def blocks(layers: int, k: int) -> tuple[range, ...]:
 
 def _of_each_block(values: Values, k: int, place: Callable[[int], int]) -> tuple[int, ...]:
     """Of each block's candidates, from the highest score to the lowest, the one at `place(how many there are)`."""
-    check_k(k, len(values))
     chosen = []
     for block in blocks(len(values), k):
         ranked = rank(values[block.start : block.stop])
         if not ranked:
-            raise PlanError(f"layers {block.start} to {block.stop - 1} hold no candidate", "choose fewer blocks")
+            raise PlanError(f"layers {block.start} to {block.stop - 1} hold no candidate", "choose fewer blocks", "k")
         chosen.append(block.start + ranked[place(len(ranked))])
     return tuple(chosen)
 
 
 @dataclass(frozen=True)
-class BlockHighest:
+class BlockHighest(TakesK):
     """The highest layer of each of k contiguous blocks: PRiSM's choice (P 3.1)."""
 
-    k: int
     name: ClassVar[str] = "block-highest"
     needs_scores: ClassVar[bool] = True
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        return _of_each_block(values, self.k, lambda many: 0)
+        return _of_each_block(values, self.count(len(values)), lambda many: 0)
 
     def contests(self, values: Values) -> list[tuple[int, int, int]]:
         """Every chosen layer against the others of its block."""
-        return contests_of(values, self.select(values), 1, blocks(len(values), self.k))
+        return contests_of(values, self.select(values), 1, blocks(len(values), self.count(len(values))))
 
 
 @dataclass(frozen=True)
-class BlockLowest:
+class BlockLowest(TakesK):
     """The lowest layer of each of k contiguous blocks (T 3.1)."""
 
-    k: int
     name: ClassVar[str] = "block-lowest"
     needs_scores: ClassVar[bool] = True
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        return _of_each_block(-values, self.k, lambda many: 0)
+        return _of_each_block(-values, self.count(len(values)), lambda many: 0)
 
     def contests(self, values: Values) -> list[tuple[int, int, int]]:
         """Every chosen layer against the others of its block."""
-        return contests_of(values, self.select(values), -1, blocks(len(values), self.k))
+        return contests_of(values, self.select(values), -1, blocks(len(values), self.count(len(values))))
 
 
 @dataclass(frozen=True)
-class BlockMedian:
+class BlockMedian(TakesK):
     """The layer with the median score of each of k blocks; of an even block, its lower middle (T table 9)."""
 
-    k: int
     name: ClassVar[str] = "block-median"
     needs_scores: ClassVar[bool] = True
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        return _of_each_block(-values, self.k, lambda many: (many - 1) // 2)
+        return _of_each_block(-values, self.count(len(values)), lambda many: (many - 1) // 2)
 
 
 @dataclass(frozen=True)
-class BlockRandom:
+class BlockRandom(TakesK):
     """A random layer of each of k contiguous blocks (T table 9)."""
 
-    k: int
     seed: int = 0
     name: ClassVar[str] = "block-random"
     needs_scores: ClassVar[bool] = False
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        check_k(self.k, len(values))
         generator = np.random.default_rng(self.seed)
-        return tuple(int(generator.integers(b.start, b.stop)) for b in blocks(len(values), self.k))
+        return tuple(int(generator.integers(b.start, b.stop)) for b in blocks(len(values), self.count(len(values))))

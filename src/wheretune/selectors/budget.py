@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from wheretune.cost.flops import EPOCHS, TOKENS, compute_share, known_parts
+from wheretune.cost.flops import EPOCHS, TOKENS, compute_share
+from wheretune.cost.training import Training, known_parts
 from wheretune.errors import PlanError
-from wheretune.selectors.base import rank
+from wheretune.selectors.base import direction_of, rank
 from wheretune.selectors.near import NEAR
 
 if TYPE_CHECKING:
@@ -25,18 +26,18 @@ class Budget:
     For every lowest layer, the best of those above are added as long as they fit (greedily, which is exact for layers
     of one size); the best of these sets wins. A layer counts by how far its score lies above the worst. Totals within 1
     % of the best prefer the set whose lowest layer is highest, which costs least. Compute is what the FLOP model of
-    `cost.py` says of whole layers over 3 epochs with every saving, so a plan's `expected_speed_up` is 1 over what is
+    `cost.flops` says of whole layers over 3 epochs with every saving, so a plan's `expected_speed_up` is 1 over what is
     spent; parameters are the chosen layers' share of the base model.
 
     Attributes:
         share: Of full fine-tuning's, above 0 and up to 1.
         of: `compute` or `parameters`.
-        prefer: Which scores are good: `highest` or `lowest`.
+        prefer: Which scores are good, `highest` or `lowest`; None takes what the scorer declares.
     """
 
     share: float = 0.5
     of: Literal["compute", "parameters"] = "compute"
-    prefer: Literal["highest", "lowest"] = "highest"
+    prefer: Literal["highest", "lowest"] | None = None
     name: ClassVar[str] = "budget"
     needs_scores: ClassVar[bool] = True
 
@@ -48,7 +49,7 @@ class Budget:
         """
         self.check(len(scores.layers))
         depths, sizes = self._prices(scores)
-        selector = Affordable(self.share, depths, sizes, self.prefer == "highest")
+        selector = Affordable(self.share, depths, sizes, (self.prefer or direction_of(scores.scorer)) == "highest")
         spent = selector.cost(selector.select(scores.values))
         over = f" over {EPOCHS} epochs" if self.of == "compute" else ""
         return selector, f"{spent:.1%} of full fine-tuning's {self.of}{over} spent, of {self.share:.1%} allowed"
@@ -56,12 +57,12 @@ class Budget:
     def _prices(self, scores: LayerScores) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """What it costs to reach down to each layer, and what to train it besides."""
         if self.of == "parameters":
-            sizes = tuple(layer.parameters / scores.model.parameters for layer in scores.layers)
+            sizes = tuple(layer.parameters / scores.model.parameters for layer in scores.model.layers)
             return (0.0,) * len(sizes), sizes
-        parts = [known_parts(layer) for layer in scores.layers]
+        parts = [known_parts(layer) for layer in scores.model.layers]
         tokens = TOKENS if scores.tokens is None else scores.tokens
         shares = [
-            [compute_share(parts, (layer,), weights, tokens=tokens) for layer in range(len(parts))]
+            [compute_share(parts, Training((layer,), share=weights), tokens) for layer in range(len(parts))]
             for weights in (0.0, 1.0)
         ]
         return tuple(shares[0]), tuple(trained - reached for reached, trained in zip(*shares, strict=True))
@@ -69,9 +70,11 @@ class Budget:
     def check(self, layers: int) -> None:
         """Complains of settings that are not known."""
         if not 0 < self.share <= 1:
-            raise PlanError(f"--budget is {self.share}", "give a share above 0, up to 1")
-        if self.of not in ("compute", "parameters") or self.prefer not in ("highest", "lowest"):
-            raise PlanError(f"a budget of {self.of} that prefers the {self.prefer} is not known", "see --help")
+            raise PlanError(f"the budget is {self.share}", "give a share above 0, up to 1", "budget")
+        if self.of not in ("compute", "parameters"):
+            raise PlanError(f"there is no budget of {self.of}", "give compute or parameters", "budget_of")
+        if self.prefer not in ("highest", "lowest", None):
+            raise PlanError(f"a budget cannot prefer the {self.prefer} scores", "give highest or lowest", "prefer")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,6 @@ class Affordable:
             best.append((float(worth[chosen].sum()), lowest, tuple(sorted(chosen))))
         if not best:
             least = min(self.cost([layer]) for layer in ranked)
-            raise PlanError(f"a budget of {self.share:.1%} pays for no layer", f"allow {least:.3f} or more")
+            raise PlanError(f"a budget of {self.share:.1%} pays for no layer", f"allow {least:.3f} or more", "budget")
         highest = max(total for total, _, _ in best)
         return max((lowest, layers) for total, lowest, layers in best if total >= (1 - NEAR) * highest)[1]

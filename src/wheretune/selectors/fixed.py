@@ -2,76 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
 from wheretune.errors import PlanError
-from wheretune.selectors.base import check_k
+from wheretune.selectors.base import TakesK
 
 if TYPE_CHECKING:
     from wheretune.selectors.base import Values
 
 
 @dataclass(frozen=True)
-class Top:
+class Top(TakesK):
     """The k layers nearest the output: a baseline of every paper."""
 
-    k: int
     name: ClassVar[str] = "top"
     needs_scores: ClassVar[bool] = False
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        check_k(self.k, len(values))
-        return tuple(range(len(values) - self.k, len(values)))
+        return tuple(range(len(values) - self.count(len(values)), len(values)))
 
 
 @dataclass(frozen=True)
-class Bottom:
+class Bottom(TakesK):
     """The k layers nearest the input: a baseline of every paper."""
 
-    k: int
     name: ClassVar[str] = "bottom"
     needs_scores: ClassVar[bool] = False
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        check_k(self.k, len(values))
-        return tuple(range(self.k))
+        return tuple(range(self.count(len(values))))
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(TakesK):
     """k random layers: a baseline of every paper."""
 
-    k: int
     seed: int = 0
     name: ClassVar[str] = "random"
     needs_scores: ClassVar[bool] = False
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        check_k(self.k, len(values))
-        drawn = np.random.default_rng(self.seed).choice(len(values), self.k, replace=False)
+        drawn = np.random.default_rng(self.seed).choice(len(values), self.count(len(values)), replace=False)
         return tuple(sorted(int(layer) for layer in drawn))
 
 
 @dataclass(frozen=True)
 class Explicit:
-    """The layers the user names."""
+    """The layers the user names.
 
-    layers: Sequence[int]
+    Attributes:
+        layers: The layers, counted from 0.
+        every: In place of names: all layers.
+    """
+
+    layers: tuple[int, ...] = ()
+    every: bool = False
     name: ClassVar[str] = "explicit"
     needs_scores: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if bool(self.layers) == self.every:
+            what = "layers are named, and every layer is asked for" if self.every else "no layer is named"
+            raise PlanError(what, "name at least one layer, or ask for all", "layers")
+
+    def resolved(self, layers: int) -> Self:
+        """The same choice by name."""
+        return replace(self, layers=self._of(layers), every=False)
+
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        missing = [layer for layer in self.layers if not 0 <= layer < len(values)]
+        return self._of(len(values))
+
+    def _of(self, count: int) -> tuple[int, ...]:
+        missing = [layer for layer in self.layers if not 0 <= layer < count]
         if missing:
-            raise PlanError(f"the model has no layer {missing[0]}", f"name layers from 0 to {len(values) - 1}")
-        if not self.layers:
-            raise PlanError("no layer is named", "name at least one with --layers")
-        return tuple(sorted(set(self.layers)))
+            raise PlanError(f"the model has no layer {missing[0]}", f"name layers from 0 to {count - 1}", "layers")
+        return tuple(range(count)) if self.every else tuple(sorted(set(self.layers)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
 from wheretune.errors import PlanError
-from wheretune.selectors.base import PairwiseSelector
+from wheretune.selectors.base import PairwiseSelector, resolved
 
 if TYPE_CHECKING:
     from wheretune.records.scores import LayerScores
@@ -30,15 +30,23 @@ class Near:
     """
 
     selector: Selector | AdaptiveSelector
-    tolerance: float
+    tolerance: float = NEAR
     name: ClassVar[str] = "near"
     needs_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < 1:
-            raise PlanError(f"--near is {self.tolerance}", "give a share of the profile's range, from 0 to below 1")
+            raise PlanError(
+                f"the tolerance of near is {self.tolerance}", "give a share of the range, from 0 to below 1", "near"
+            )
         if not isinstance(self.selector, PairwiseSelector):
-            raise PlanError(f"--near does not go with {self.selector.name}: it compares no pairs of layers", "drop one")
+            raise PlanError(
+                f"near does not go with {self.selector.name}, which compares no pairs of layers", "drop one", "near"
+            )
+
+    def resolved(self, layers: int) -> Self:
+        """The same with the inner selector's numbers."""
+        return replace(self, selector=resolved(self.selector, layers))
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
@@ -56,8 +64,8 @@ class Near:
         gone, come = sorted(before - after), sorted(after - before)
         if not gone:
             return self, None
-        told = f"{named(come, values)} for {named(gone, values)}" if come else f"none for {named(gone, values)}"
-        return self, f"near-equal scores prefer the higher layer, which costs less to train: {told}"
+        gave_way = f"{named(come, values)} for {named(gone, values)}" if come else f"none for {named(gone, values)}"
+        return self, f"near-equal scores prefer the higher layer, which costs less to train: {gave_way}"
 
     def check(self, layers: int) -> None:
         """Complains of what cannot choose among so many layers."""

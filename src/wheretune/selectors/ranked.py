@@ -6,23 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from wheretune.errors import PlanError
-from wheretune.selectors.base import contests_of, pick
+from wheretune.selectors.base import TakesK, contests_of, pick
 
 if TYPE_CHECKING:
     from wheretune.selectors.base import Values
 
 
 @dataclass(frozen=True)
-class Highest:
+class Highest(TakesK):
     """The k layers with the highest scores (T 3.1)."""
 
-    k: int
     name: ClassVar[str] = "highest"
     needs_scores: ClassVar[bool] = True
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        return pick(values, self.k)
+        return pick(values, self.count(len(values)))
 
     def contests(self, values: Values) -> list[tuple[int, int, int]]:
         """Every chosen layer against every layer left out."""
@@ -30,16 +29,15 @@ class Highest:
 
 
 @dataclass(frozen=True)
-class Lowest:
+class Lowest(TakesK):
     """The k layers with the lowest scores (T 3.1)."""
 
-    k: int
     name: ClassVar[str] = "lowest"
     needs_scores: ClassVar[bool] = True
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""
-        return pick(-values, self.k)
+        return pick(-values, self.count(len(values)))
 
     def contests(self, values: Values) -> list[tuple[int, int, int]]:
         """Every chosen layer against every layer left out."""
@@ -47,10 +45,9 @@ class Lowest:
 
 
 @dataclass(frozen=True)
-class MiddleBest:
+class MiddleBest(TakesK):
     """The k highest layers of the middle third, floor(L/3) to floor(2 L/3) - 1 (OLFT 2.2)."""
 
-    k: int = 1
     name: ClassVar[str] = "middle-best"
     needs_scores: ClassVar[bool] = True
 
@@ -59,7 +56,7 @@ class MiddleBest:
         start, stop = len(values) // 3, 2 * len(values) // 3
         if start == stop:
             raise PlanError(f"a model of {len(values)} layers has no middle third", "use another selector")
-        return tuple(start + layer for layer in pick(values[start:stop], self.k))
+        return tuple(start + layer for layer in pick(values[start:stop], self.count(len(values))))
 
     def contests(self, values: Values) -> list[tuple[int, int, int]]:
         """Every chosen layer against the others of the middle third."""

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from wheretune.support.files import write
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#6E6E6E"
 MANY_BLOCKS = 8  # more than these get numbers only
+COUNTED = "layer (counted from 0)"
 MANY_LAYERS = 16  # more ticks than this, or more numbers in cells, run into each other at 600 px
 
 
@@ -31,89 +35,104 @@ def profile_figure(
     blocks: Sequence[range] = (),
     chosen: Sequence[int] = (),
 ) -> Figure:
-    """A point a layer with the standard deviation over samples as error bar; blocks shaded in turn.
+    """A point per layer with the standard deviation over samples as error bar; blocks shaded in turn.
 
-    Points, not bars: the axis does not start at zero.
+    Points, not bars: the axis does not start at zero. A layer that is no candidate has a small cross at the bottom.
     """
     from matplotlib import pyplot
-    from matplotlib.ticker import MaxNLocator
 
-    layers = np.arange(len(values))
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    points = np.asarray(values, dtype=float)
     errors = np.nan_to_num(np.asarray(stds, dtype=float))
-    low, high = float(np.nanmin(values - errors)), float(np.nanmax(values + errors))
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    low, high = float(np.nanmin(points - errors)), float(np.nanmax(points + errors))
     room = 0.08 * ((high - low) or 1.0)
     axes.set_ylim(low - room, high + (2.2 * room if blocks else room))
-    for number, block in enumerate(blocks):
-        if number % 2 == 0:
-            axes.axvspan(block.start - 0.5, block.stop - 0.5, color="black", alpha=0.06, linewidth=0)
-        middle = (block.start + block.stop - 1) / 2
-        words = f"block {number}" if len(blocks) <= MANY_BLOCKS else str(number)
-        axes.text(middle, high + 0.9 * room, words, ha="center", fontsize=9, color=GREY)
-    axes.plot(layers, values, color=GREY, linewidth=0.9, zorder=2)
-    for tuned, colour, marker, size, name in (
-        (False, BLUE, "o", 5, "frozen" if chosen else None),
-        (True, ORANGE, "s", 6.5, "tuned"),
-    ):
-        shown = [index for index in range(len(values)) if (index in chosen) is tuned]
-        if shown:
-            axes.errorbar(
-                shown,
-                [values[index] for index in shown],
-                yerr=[errors[index] for index in shown],
-                fmt=marker,
-                markersize=size,
-                markerfacecolor=colour,
-                markeredgecolor="black",
-                ecolor="black",
-                elinewidth=1.0,
-                capsize=5,
-                zorder=3,
-                label=name,
-            )
-    if chosen:
-        axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.16), frameon=False)
-    if len(layers) <= MANY_LAYERS:
-        axes.set_xticks(layers)
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlim(-0.5, len(layers) - 0.5)
-    axes.set_xlabel("layer (counted from 0)")
-    axes.set_ylabel(label)
-    axes.set_title(title, fontsize=11)
+    _shade(axes, blocks, high + 0.9 * room)
+    axes.plot(points, color=GREY, linewidth=0.9, zorder=2)
+    tuned = np.isin(np.arange(len(points)), list(chosen))
+    scored = np.isfinite(points)
+    _points(axes, points, errors, scored & ~tuned, BLUE, "o", "frozen" if chosen else None)
+    _points(axes, points, errors, scored & tuned, ORANGE, "s", "tuned")
+    if not scored.all():
+        excluded = np.flatnonzero(~scored)
+        axes.plot(excluded, [low - 0.5 * room] * len(excluded), "x", color=GREY, markersize=5, label="no candidate")
+    if chosen or not scored.all():
+        axes.legend(loc="upper center", ncols=3, bbox_to_anchor=(0.5, -0.16), frameon=False)
+    _number_layers(axes.xaxis, len(points))
+    axes.set_xlim(-0.5, len(points) - 0.5)
+    axes.set_xlabel(COUNTED + ("; bars are standard deviations over samples" if errors.any() else ""))
+    axes.set_ylabel(_literal(label))
+    axes.set_title(_literal(title), fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3, linewidth=0.6, zorder=0)
     pyplot.close(figure)
     return figure
 
 
-def heatmap_figure(matrix: Sequence[Sequence[float]], *, label: str, title: str) -> Figure:
-    """An L x L matrix, one cell a pair of layers, with the numbers in the cells where they fit."""
-    from matplotlib import pyplot
+def _shade(axes: Axes, blocks: Sequence[range], height: float) -> None:
+    """Every other block in grey, and their numbers at a height."""
+    for number, block in enumerate(blocks):
+        if number % 2 == 0:
+            axes.axvspan(block.start - 0.5, block.stop - 0.5, color="black", alpha=0.06, linewidth=0)
+        words = f"block {number}" if len(blocks) <= MANY_BLOCKS else str(number)
+        axes.text((block.start + block.stop - 1) / 2, height, words, ha="center", fontsize=9, color=GREY)
+
+
+def _points(
+    axes: Axes,
+    points: Float[np.ndarray, " layer"],
+    errors: Float[np.ndarray, " layer"],
+    shown: Bool[np.ndarray, " layer"],
+    color: str,
+    marker: str,
+    label: str | None,
+) -> None:
+    """The points of some layers with their error bars."""
+    if shown.any():
+        size = 5 if marker == "o" else 6.5
+        axes.errorbar(
+            np.flatnonzero(shown), points[shown], yerr=errors[shown], fmt=marker, markersize=size,
+            markerfacecolor=color, markeredgecolor="black", ecolor="black", elinewidth=1.0,
+            capsize=5 if len(points) <= MANY_LAYERS else 2, zorder=3, label=label,
+        )  # fmt: skip
+
+
+def _literal(text: str) -> str:
+    """Text as it is: matplotlib reads what stands between two dollar signs as a formula."""
+    return text.replace("$", r"\$")
+
+
+def _number_layers(axis: Axis, layers: int) -> None:
+    """A tick for every layer, or for some where there are many."""
     from matplotlib.ticker import MaxNLocator
+
+    if layers <= MANY_LAYERS:
+        axis.set_ticks(range(layers))
+    else:
+        axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def heatmap_figure(matrix: Sequence[Sequence[float]], *, label: str, title: str) -> Figure:
+    """An L x L matrix, one cell per pair of layers, with the numbers in the cells where they fit."""
+    from matplotlib import pyplot
 
     cells = np.asarray(matrix)
     count = len(cells)
     figure, axes = pyplot.subplots(figsize=(6.0, 5.0), dpi=150, layout="constrained")
     image = axes.imshow(cells, cmap="cividis", origin="lower")
-    figure.colorbar(image, ax=axes, label=label, shrink=0.9)
+    figure.colorbar(image, ax=axes, label=_literal(label), shrink=0.9)
     if count <= MANY_LAYERS:
-        axes.set_xticks(range(count))
-        axes.set_yticks(range(count))
         middle = (cells.min() + cells.max()) / 2
         size = 10 if count <= 8 else 7
-        for row in range(count):
-            for column in range(count):
-                value = cells[row, column]
-                text = f"{round(value, 2) + 0.0:.2f}" if abs(value) < 9.995 else f"{value:.0f}"  # no -0.00
-                colour = "black" if value > middle else "white"
-                axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("layer (counted from 0)")
-    axes.set_ylabel("layer (counted from 0)")
-    axes.set_title(title, fontsize=11)
+        for (row, column), value in np.ndenumerate(cells):
+            text = f"{round(value, 2) + 0.0:.2f}" if abs(value) < 9.995 else f"{value:.0f}"  # no -0.00
+            colour = "black" if value > middle else "white"
+            axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+    for axis in (axes.xaxis, axes.yaxis):
+        _number_layers(axis, count)
+    axes.set_xlabel(COUNTED)
+    axes.set_ylabel(COUNTED)
+    axes.set_title(_literal(title), fontsize=11)
     pyplot.close(figure)
     return figure
 
@@ -121,11 +140,11 @@ def heatmap_figure(matrix: Sequence[Sequence[float]], *, label: str, title: str)
 def violin_figure(
     groups: Sequence[tuple[str, Sequence[Sequence[int]], Sequence[float], float]], *, label: str, title: str
 ) -> Figure:
-    """A violin a latent space from histograms, a crossbar at each mean; two groups share a violin, half each.
+    """A violin per latent space from histograms, a crossbar at each mean; two groups share a violin, half each.
 
     Args:
-        groups: One or two of (name, counts a bin and latent space, means, highest value); bins are equal parts of 0 to
-            the highest.
+        groups: One or two of (name, counts per bin and latent space, means, highest value); bins are equal parts of 0
+            to the highest.
         label: Of the vertical axis.
         title: Of the figure.
     """
@@ -157,8 +176,8 @@ def violin_figure(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.xaxis.set_major_formatter(lambda x, _: str(round(x) - 1) if x >= 1 else "emb." if x == 0 else "")
     axes.set_xlabel("after layer (counted from 0); bars are means")
-    axes.set_ylabel(label)
-    axes.set_title(title, fontsize=11)
+    axes.set_ylabel(_literal(label))
+    axes.set_title(_literal(title), fontsize=11)
     if len(groups) > 1:
         axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.16), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -176,8 +195,8 @@ def agreement_figure(
 ) -> Figure:
     """Several scorers side by side: the rank correlation of every two, and the layers that each would choose."""
     from matplotlib import pyplot
-    from matplotlib.ticker import MaxNLocator
 
+    names = [_literal(name) for name in names]
     count = len(names)
     width = 2.6 + 0.55 * count
     other = max(3.0, 0.3 * layers)
@@ -187,13 +206,10 @@ def agreement_figure(
     cells = np.array([[np.nan if value is None else value for value in row] for row in correlations])
     image = left.imshow(cells, cmap="PuOr", vmin=-1, vmax=1)
     figure.colorbar(image, ax=left, shrink=0.9, label="Spearman correlation")
-    for row in range(count):
-        for column in range(count):
-            value = cells[row, column]
-            text = "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
-            left.text(
-                column, row, text, ha="center", va="center", fontsize=8, color="white" if abs(value) > 0.6 else "black"
-            )
+    for (row, column), value in np.ndenumerate(cells):
+        text = "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
+        colour = "white" if abs(value) > 0.6 else "black"
+        left.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     left.set_xticks(range(count), names, rotation=40, ha="right", fontsize=8)
     left.set_yticks(range(count), names, fontsize=8)
     left.set_title("how alike they rank the layers", fontsize=10)
@@ -204,15 +220,12 @@ def agreement_figure(
         )
     right.set_ylim(count - 0.5, -0.5)
     right.set_yticks(range(count), names if layers > MANY_LAYERS else [""] * count, fontsize=8)
-    if layers <= MANY_LAYERS:
-        right.set_xticks(range(layers))
-    else:
-        right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _number_layers(right.xaxis, layers)
     right.set_xlim(-0.6, layers - 0.4)
-    right.set_xlabel("layer (counted from 0)")
+    right.set_xlabel(COUNTED)
     right.set_title("which layers each would choose", fontsize=10)
     right.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(_literal(title), fontsize=11)
     pyplot.close(figure)
     return figure
 
@@ -220,57 +233,59 @@ def agreement_figure(
 def speed_figure(
     names: Sequence[str],
     plain: Sequence[float | None],
-    lean: Sequence[float | None],
+    saving: Sequence[float | None],
     limits: Sequence[float | None],
     *,
     title: str,
 ) -> Figure:
-    """Two bars a plan, how many times as fast as full fine-tuning it trains, and a tick where its FLOPs end.
+    """Two bars per plan, how many times as fast as full fine-tuning it trains, and a tick where its FLOPs end.
 
     Args:
         names: Of the plans, the first on top.
         plain: The speed-up of plain freezing; None where it is not known.
-        lean: The speed-up with every saving.
+        saving: The speed-up with every saving.
         limits: The most that the FLOPs allow.
         title: Of the figure.
     """
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.6, 1.5 + 0.55 * len(names)), dpi=150, layout="constrained")
-    places, height = np.arange(len(names)), 0.36
-    most = max([1.0, *(value for value in (*plain, *lean, *limits) if value is not None)])
-    for values, offset, colour, label in (
-        (plain, -height / 2, GREY, "plain freezing"),
-        (lean, height / 2, BLUE, "wheretune"),
-    ):
-        known = [(place + offset, value) for place, value in zip(places, values, strict=True) if value is not None]
-        axes.barh([place for place, _ in known], [value for _, value in known], height, color=colour, label=label)
-        for place, value in known:
-            inside = value > 0.15 * most
-            axes.text(
-                0.01 * most + (0 if inside else value), place, f"{value:.2f}x", va="center", fontsize=7.5,
-                color="white" if inside else "black",
-            )  # fmt: skip
-    reached = [(place, limit) for place, limit in zip(places, limits, strict=True) if limit is not None]
+    height = 0.36
+    most = max([1.0, *(value for value in (*plain, *saving, *limits) if value is not None)])
+    _bars(axes, plain, -height / 2, height, most, color=GREY, label="plain freezing")
+    _bars(axes, saving, height / 2, height, most, color=BLUE, label="wheretune")
+    reached = [(row, limit) for row, limit in enumerate(limits) if limit is not None]
     axes.vlines(
         [limit for _, limit in reached],
-        [place - height for place, _ in reached],
-        [place + height for place, _ in reached],
+        [row - height for row, _ in reached],
+        [row + height for row, _ in reached],
         color=ORANGE, linewidth=2.2, label="limit by FLOPs", zorder=3,
     )  # fmt: skip
     axes.axvline(1.0, color="black", linewidth=0.9, linestyle="--", zorder=3)
     axes.set_xlim(0, 1.04 * most)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_yticks(places, names, fontsize=9)
+    axes.set_yticks(range(len(names)), [_literal(name) for name in names], fontsize=9)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("times as fast as full fine-tuning (dashed), a step")
+    axes.set_xlabel("times as fast as full fine-tuning (dashed), per step")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3, linewidth=0.6)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(_literal(title), fontsize=10)
     pyplot.close(figure)
     return figure
+
+
+def _bars(
+    axes: Axes, values: Sequence[float | None], offset: float, height: float, most: float, *, color: str, label: str
+) -> None:
+    """One bar per row whose value is known, the value written inside where it fits and beside it where not."""
+    known = [(row + offset, value) for row, value in enumerate(values) if value is not None]
+    axes.barh([row for row, _ in known], [value for _, value in known], height, color=color, label=label)
+    for row, value in known:
+        inside = value > 0.15 * most
+        left, shade = (0.01 * most, "white") if inside else (0.01 * most + value, "black")
+        axes.text(left, row, f"{value:.2f}x", va="center", fontsize=7.5, color=shade)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from wheretune.model.stack import LayerStack
     from wheretune.records.model import ModelInfo
-    from wheretune.records.scores import LayerScore
     from wheretune.tuners.base import Attached
 
 
@@ -47,6 +46,8 @@ class AdaLoRA:
     targets: str = "attention"
     name: ClassVar[str] = "adalora"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = False
+    trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_rank(self.name, self.r, self.alpha, self.dropout)
@@ -81,9 +82,9 @@ class AdaLoRA:
 
         return replace(attached, save=save, companion=_SharingOut(tuner, config))
 
-    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
+    def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """Start (inputs + outputs + 1) a map: what is struck out is set to zero, and still counted."""
-        return sum(self.start * (out + into + 1) for out, into in map_shapes(all_layers, layers, self.targets))
+        return sum(self.start * (out + into + 1) for out, into in map_shapes(model.layers, layers, self.targets))
 
 
 class _SharingOut:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from wheretune.model.stack import Layer, LayerStack
     from wheretune.records.model import ModelInfo
-    from wheretune.records.scores import LayerScore
     from wheretune.tuners.additions import Addition
     from wheretune.tuners.base import Attached
 
@@ -41,6 +40,8 @@ class Adapter:
     place: Literal["houlsby", "pfeiffer"] = "houlsby"
     name: ClassVar[str] = "adapter"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = False
+    trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.reduction < 1 or self.place not in ("houlsby", "pfeiffer"):
@@ -82,7 +83,7 @@ class Adapter:
 
         return add(owner, "adapter", bottleneck, [owner.register_forward_hook(through)])
 
-    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
+    def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """2 d m + m + d an adapter."""
         d, m = model.hidden_size, self.size(model.hidden_size)
         return len(layers) * (2 if self.place == "houlsby" else 1) * (2 * d * m + m + d)

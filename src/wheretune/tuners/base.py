@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from wheretune.model.stack import Layer, LayerStack
     from wheretune.records.model import ModelInfo
-    from wheretune.records.scores import LayerScore
 
 
 @runtime_checkable
@@ -60,10 +59,21 @@ class Attached:
 
 @runtime_checkable
 class Tuner(Protocol):
-    """A way of tuning chosen layers: a frozen object of settings."""
+    """A way of tuning chosen layers: a frozen object of settings.
+
+    Attributes:
+        name: In the catalog.
+        needs_layers: Whether layers must be chosen.
+        trains_norms: Whether the norms of the chosen layers train, so that gradients flow to what enters them.
+    """
 
     name: ClassVar[str]
     needs_layers: ClassVar[bool]
+    trains_norms: ClassVar[bool]
+
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether the embeddings train, so that gradients flow through all layers."""
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Puts into the chosen layers what is to train there; nothing else of the model is changed.
@@ -74,8 +84,8 @@ class Tuner(Protocol):
             seed: Of what is drawn at random.
         """
 
-    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
-        """How many parameters train below the head, told from the layers' sizes without the model."""
+    def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
+        """How many parameters train below the head, computed from the layers' sizes without the model."""
 
 
 @contextmanager

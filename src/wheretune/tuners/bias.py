@@ -12,7 +12,6 @@ from wheretune.tuners.base import Attached
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
     from wheretune.records.model import ModelInfo
-    from wheretune.records.scores import LayerScore
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,8 @@ class Bias:
 
     name: ClassVar[str] = "bias"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = True
+    trains_embeddings: ClassVar[bool] = False
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Adds nothing: the layers' own biases train.
@@ -34,15 +35,15 @@ class Bias:
             _check(layer, stack.layers[layer].parts.biases)
         return Attached([p for layer in layers for p in biases(stack.layers[layer].module)])
 
-    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
+    def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """The numbers that all biases of the chosen layers hold.
 
         Raises:
             PlanError: A chosen layer has none.
         """
         for layer in layers:
-            _check(layer, all_layers[layer].parts.biases)
-        return sum(all_layers[layer].parts.biases for layer in layers)
+            _check(layer, model.layers[layer].parts.biases)
+        return sum(model.layers[layer].parts.biases for layer in layers)
 
 
 def _check(layer: int, numbers: int) -> None:

@@ -11,7 +11,6 @@ from wheretune.tuners.base import Attached
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
     from wheretune.records.model import ModelInfo
-    from wheretune.records.scores import LayerScore
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,13 @@ class HeadOnly:
 
     name: ClassVar[str] = "head-only"
     needs_layers: ClassVar[bool] = False
+    trains_norms: ClassVar[bool] = False
+    trains_embeddings: ClassVar[bool] = False
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Adds nothing."""
         return Attached([])
 
-    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
+    def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """None."""
         return 0

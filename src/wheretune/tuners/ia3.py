@@ -12,7 +12,6 @@ from wheretune.tuners.peft import attach
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
     from wheretune.records.model import LayerParts, ModelInfo
-    from wheretune.records.scores import LayerScore
     from wheretune.tuners.base import Attached
 
 
@@ -26,6 +25,8 @@ class IA3:
 
     name: ClassVar[str] = "ia3"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = False
+    trains_embeddings: ClassVar[bool] = False
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Lets PEFT put the factors in.
@@ -41,11 +42,11 @@ class IA3:
         config = IA3Config(target_modules=out + down, feedforward_modules=down)
         return attach(stack, config, seed)[1]
 
-    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
+    def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """Key and value outputs, and the MLP's width, a layer."""
         total = 0
         for layer in layers:
-            parts = all_layers[layer].parts
+            parts = model.layers[layer].parts
             scaled, down = _ia3_maps(parts)
             total += sum(parts.maps[path][0] for path in scaled) + parts.maps[down][1]
         return total

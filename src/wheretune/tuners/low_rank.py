@@ -17,7 +17,6 @@ from wheretune.tuners.peft import adapter_state, attach, map_names, map_shapes, 
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
     from wheretune.records.model import ModelInfo
-    from wheretune.records.scores import LayerScore
     from wheretune.tuners.base import Attached
 
 
@@ -47,6 +46,8 @@ class LoRA:
     targets: str = "attention"
     name: ClassVar[str] = "lora"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = False
+    trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_rank(self.name, self.r, self.alpha, self.dropout)
@@ -55,9 +56,9 @@ class LoRA:
         """Lets PEFT put the adapters in."""
         return attach(stack, _lora(self, map_names(stack, layers, self.targets)), seed)[1]
 
-    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
+    def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """R (inputs + outputs) a map."""
-        return sum(self.r * (out + into) for out, into in map_shapes(all_layers, layers, self.targets))
+        return sum(self.r * (out + into) for out, into in map_shapes(model.layers, layers, self.targets))
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class DoRA:
     targets: str = "attention"
     name: ClassVar[str] = "dora"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = False
+    trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_rank(self.name, self.r, self.alpha, self.dropout)
@@ -85,9 +88,9 @@ class DoRA:
         """Lets PEFT put the adapters in."""
         return attach(stack, _lora(self, map_names(stack, layers, self.targets), use_dora=True), seed)[1]
 
-    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
+    def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """R (inputs + outputs) + outputs a map."""
-        return sum(self.r * (out + into) + out for out, into in map_shapes(all_layers, layers, self.targets))
+        return sum(self.r * (out + into) + out for out, into in map_shapes(model.layers, layers, self.targets))
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ class PiSSA:
     targets: str = "attention"
     name: ClassVar[str] = "pissa"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = False
+    trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_rank(self.name, self.r, self.alpha or self.r, self.dropout)
@@ -145,9 +150,9 @@ class PiSSA:
 
         return replace(attached, save=save)
 
-    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
+    def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """R (inputs + outputs) a map."""
-        maps = map_shapes(all_layers, layers, self.targets)
+        maps = map_shapes(model.layers, layers, self.targets)
         self._check(maps)
         return sum(self.r * (out + into) for out, into in maps)
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wheretune.model.stack import LayerStack
-    from wheretune.records.model import ModelInfo
-    from wheretune.records.scores import LayerScore
+    from wheretune.records.model import LayerInfo, ModelInfo
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _BELOW_PEFT = "base_model.model."  # what PeftModel puts before every name
@@ -109,7 +108,7 @@ def write_adapter(folder: Path, config: PeftConfig, state: dict[str, Tensor], mo
     config = copy.deepcopy(config)
     config.inference_mode = True
     config.base_model_name_or_path = model.name
-    config.revision = model.revision
+    config.revision = model.spec.revision
     folder.mkdir()
     tensors = {_BELOW_PEFT + name: value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(tensors, folder / TENSORS, {"format": "pt"})
@@ -145,7 +144,7 @@ def map_names(stack: LayerStack, layers: Sequence[int], targets: str) -> list[st
     return [f"{layer.path}.{path}" for layer in every for path in layer.parts.targets(targets)]
 
 
-def map_shapes(layers: Sequence[LayerScore], chosen: Sequence[int], targets: str) -> list[tuple[int, int]]:
+def map_shapes(layers: Sequence[LayerInfo], chosen: Sequence[int], targets: str) -> list[tuple[int, int]]:
     """(outputs, inputs) of the maps that `targets` means in the chosen layers."""
     every = [layers[layer].parts for layer in chosen]
     return [parts.maps[path] for parts in every for path in parts.targets(targets)]

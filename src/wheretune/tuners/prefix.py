@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from wheretune.model.stack import Layer, LayerStack
     from wheretune.records.model import LayerParts, ModelInfo
-    from wheretune.records.scores import LayerScore
     from wheretune.tuners.additions import Addition
     from wheretune.tuners.base import Attached
 
@@ -41,6 +40,8 @@ class Prefix:
     length: int = 16
     name: ClassVar[str] = "prefix"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = False
+    trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -78,7 +79,7 @@ class Prefix:
             output, "prefix", prefix, [query.register_forward_hook(keep), output.register_forward_pre_hook(read)]
         )
 
-    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
+    def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """2 length d_kv + heads a layer.
 
         Raises:
@@ -86,7 +87,7 @@ class Prefix:
         """
         total = 0
         for layer in layers:
-            heads, kv_heads, size = _shape(all_layers[layer].parts)
+            heads, kv_heads, size = _shape(model.layers[layer].parts)
             total += 2 * self.length * kv_heads * size + heads
         return total
 

@@ -11,7 +11,6 @@ from wheretune.tuners.base import Attached
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
     from wheretune.records.model import ModelInfo
-    from wheretune.records.scores import LayerScore
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,11 @@ class WholeLayers:
     embeddings: bool = False
     name: ClassVar[str] = "full"
     needs_layers: ClassVar[bool] = True
+    trains_norms: ClassVar[bool] = True
+
+    @property
+    def trains_embeddings(self) -> bool:
+        return self.embeddings
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Adds nothing: the layers' own parameters train."""
@@ -34,8 +38,8 @@ class WholeLayers:
         outside = [p for p in stack.base.parameters() if id(p) not in inside]
         return Attached(chosen + (outside if self.embeddings else []))
 
-    def count(self, model: ModelInfo, all_layers: Sequence[LayerScore], layers: Sequence[int]) -> int:
+    def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """How many these are, told without the model."""
-        chosen = sum(all_layers[layer].parameters for layer in layers)
-        outside = model.parameters - sum(layer.parameters for layer in all_layers)
+        chosen = sum(model.layers[layer].parameters for layer in layers)
+        outside = model.parameters - sum(layer.parameters for layer in model.layers)
         return chosen + (outside if self.embeddings else 0)

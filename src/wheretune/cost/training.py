@@ -1,0 +1,60 @@
+"""What trains, as the arithmetic of FLOPs and bytes needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isqrt
+
+from wheretune.records.model import LayerInfo, LayerParts
+
+
+@dataclass(frozen=True)
+class Training:
+    """What trains in a model.
+
+    Attributes:
+        layers: The chosen layers, from 0; none means the head alone.
+        below: Parameters that train below the head.
+        on_top: Parameters of the head.
+        share: The share of the chosen layers' weights that trains: 1 for whole layers, near 0 for LoRA.
+        norms: The norms of the chosen layers train, as with whole layers.
+        embeddings: The embeddings train too, so gradients flow through all layers and nothing can be cached.
+        all_states: The head reads the token of every layer.
+    """
+
+    layers: Sequence[int]
+    below: int = 0
+    on_top: int = 0
+    share: float = 1.0
+    norms: bool = True
+    embeddings: bool = False
+    all_states: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """All that train."""
+        return self.below + self.on_top
+
+    def lowest(self, layers: int) -> int:
+        """The lowest of `layers` layers that trains: `layers` if none does, -1 if the embeddings do."""
+        return -1 if self.embeddings else min(self.layers, default=layers)
+
+
+def full_training(layers: int, parameters: int = 0) -> Training:
+    """Full fine-tuning of a model of so many layers and, with its head, so many parameters."""
+    return Training(range(layers), parameters, embeddings=True)
+
+
+def share_of(layers: Sequence[LayerInfo], chosen: Sequence[int], trained: int) -> float:
+    """The share of the chosen layers' parameters that `trained` parameters are; 0 where nothing is chosen."""
+    available = sum(layers[layer].parameters for layer in chosen)
+    return min(1.0, trained / available) if available else 0.0
+
+
+def known_parts(layer: LayerInfo) -> LayerParts:
+    """The parts of a layer; one square map of all its parameters where no linear map was found."""
+    if layer.parts.maps:
+        return layer.parts
+    side = max(1, isqrt(layer.parameters))
+    return LayerParts(maps={"all": (side, side)})
