@@ -19,21 +19,21 @@ from wheretune import catalog, planning, trials
 from wheretune.applying import apply
 from wheretune.data.tokens import encode
 from wheretune.delta.saving import remove_delta, save_delta
-from wheretune.errors import DataError, WheretuneError
+from wheretune.errors import WheretuneError
 from wheretune.heads.headed import headed
 from wheretune.judging import judge, save_predictions
 from wheretune.model.finding import check_one_sequence
 from wheretune.model.identity import check_layers, check_plan
 from wheretune.model.inputs import max_tokens
-from wheretune.model.opening import load_tokenizer, open_model, outline
+from wheretune.model.opening import load_tokenizer, outline
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.runs import RunResult, RunSpec, load_result
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
+from wheretune.session import Session
 from wheretune.support.files import claim, sweep
-from wheretune.support.log import log
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import load_data, task_of
 from wheretune.training.checkpoints import checkpoints
@@ -43,35 +43,12 @@ if TYPE_CHECKING:
     from wheretune.data.texts import TextData
     from wheretune.model.opening import Opened
     from wheretune.records.cost import Cost
-    from wheretune.records.data import DataInfo, DataSpec
+    from wheretune.records.data import DataSpec
     from wheretune.records.model import ModelSpec
     from wheretune.records.runs import CacheSettings, Metric
     from wheretune.scoring.one_pass import PassState, Settle
-    from wheretune.tasks.base import LabelUse
 
 RUN, SCORES, PLAN, RESULT, PROBES = "run.json", "scores.json", "plan.json", "result.json", "probe"
-
-
-class Session:
-    """What a process has opened: models and data, each once, however many runs use them."""
-
-    def __init__(self) -> None:
-        self._models: dict[tuple[ModelSpec, bool], Opened] = {}
-        self._data: dict[str, TextData] = {}
-
-    def model(self, spec: ModelSpec, *, language: bool = False) -> Opened:
-        """A model with its tokenizer; one that was opened as a language model also serves without its output matrix."""
-        opened = self._models.get((spec, True)) or self._models.get((spec, language))
-        if opened is None:
-            opened = self._models[spec, language] = open_model(spec, language=language)
-        return opened
-
-    def data(self, spec: DataSpec, *, like: DataInfo | None = None, labels: LabelUse = "required") -> TextData:
-        """Checked data."""
-        key = repr((spec, like and like.hash, labels))
-        if key not in self._data:
-            self._data[key] = load_data(spec, like=like, labels=labels)
-        return self._data[key]
 
 
 def score(
@@ -127,21 +104,9 @@ def pass_over(
     """Opens a model and data by name and feeds every scorer; see `scoring.one_pass.gather`."""
     session = session or Session()
     needs = {need for scorer in scorers for need in scorer.card.needs}
-    texts = _texts(session, data, labelled="labels" in needs and "target_column" not in data.task.params)
+    texts = session.texts(data, needs)
     opened = session.model(model, language="language-model" in needs)
     return gather(opened, texts, scorers, reading, settle=settle, shard=shard)
-
-
-def _texts(session: Session, data: DataSpec, *, labelled: bool) -> TextData:
-    """Data to be scored; labels that make no task are left aside where no scorer needs them."""
-    try:
-        return session.data(data, labels="required" if labelled else "optional")
-    except DataError as error:
-        if labelled:
-            raise
-        texts = session.data(data, labels="ignored")  # says what is wrong if it is not the labels
-        log.warning("the labels are left aside: %s", error.problem)
-        return texts
 
 
 def choose(spec: RunSpec, folder: Path, session: Session) -> tuple[LayerScores | None, Plan]:
@@ -196,8 +161,7 @@ def tune(
         WheretuneError: Of every kind, for what the user can mend.
         OutputError: The folder holds another run.
     """
-    shared = session is not None
-    session = session or Session()
+    session = session or Session(shared=False)
     data = {"train": session.data(spec.train)}
     for name, part in (("validation", spec.validation), ("test", spec.test)):
         if part is not None:
@@ -231,7 +195,9 @@ def tune(
         before=opened.hashes_below("base"),
         masters=True,
     )
-    with tuned.temporarily(folder) if shared else nullcontext():  # a shared model gets its weights back at the end
+    with (
+        tuned.temporarily(folder) if session.shared else nullcontext()
+    ):  # a shared model gets its weights back at the end
         collate = task_of(data["train"].info).collator(opened.tokenizer)
         with peak_memory() as memory:
             rows = encode(data["train"], opened.tokenizer, length)
