@@ -114,7 +114,7 @@ def demo(
     Raises:
         DataError: A package of the demo is not installed.
     """
-    from wheretune.pipeline import Session, choose, tune
+    from wheretune.session import Session, choose, tune
     from wheretune.selectors.blocks import blocks
     from wheretune.show.figures import save_figure
 
