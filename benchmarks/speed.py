@@ -60,7 +60,7 @@ from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe
 from wheretune.model.opening import load_model, load_tokenizer
 from wheretune.records.runs import CacheSettings
-from wheretune.savings.together import lean
+from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
 from wheretune.show.figures import save_figure, speed_figure
 from wheretune.show.tables import table
@@ -163,7 +163,7 @@ def tuning(
     tuned = wt.apply(model, plan, SEED, frozen_dropout=plain)
     with tempfile.TemporaryDirectory() as name:
         folder, where = Path(name), CacheSettings(switches)  # type: ignore[arg-type]
-        with lean(tuned, rows, collate, settings, folder, where) as saved:
+        with saving(tuned.stack, plan.model.hash, rows, collate, settings, folder, where) as saved:
             train(model, rows[: WARM_UP * setting.batch_size], collate, settings, folder / "warm-up")
             gc.collect()  # the optimizer that warmed up must not count
             with peak_memory() as memory:
@@ -182,7 +182,7 @@ def tuning(
         "seconds_a_step": log.seconds / log.steps,
         "cache_seconds_a_step": saved.cache.seconds / log.steps,
         "cache_bytes": saved.cache.bytes,
-        "saved": saved.told,
+        "saved": saved.description,
         "peak_memory_bytes": memory["peak"],
         "trained_parameters": tuned.trainable_parameters,
         "total_parameters": cost.total_parameters,

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import wheretune as wt
-from conftest import sentences, tiny_model
+from helpers.models import tiny_model
+from helpers.texts import sentences
 from reference.scorers import hidden_states, representative
 
 ROOT = Path(__file__).parents[1]

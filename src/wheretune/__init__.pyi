@@ -16,6 +16,7 @@ from .records.data import DataSpec
 from .records.plan import Plan
 from .records.runs import RunResult, RunSpec, TrainSettings
 from .records.scores import LayerScores
+from .savings.prefix_cache.own_trainer import cache_prefix
 from .scorers.cka import CKA
 from .scorers.controls import Depth, RandomScores
 from .scorers.cosine_centrality import CosineCentrality
@@ -98,6 +99,7 @@ __all__ = [
     "WholeLayers",
     "agreement",
     "apply",
+    "cache_prefix",
     "choose",
     "export",
     "from_texts",

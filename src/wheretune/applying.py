@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from wheretune import catalog
 from wheretune.errors import EngagementError, PlanError
 from wheretune.model.finding import find_layers
-from wheretune.model.freezing import head_parameters, still
+from wheretune.model.freezing import exclude_frozen, head_parameters
 from wheretune.model.identity import check_plan, tensor_hashes
 from wheretune.model.recomputing import checkpoint_activations
 
@@ -54,7 +54,7 @@ class Tuned:
             parameter.requires_grad = id(parameter) in ids
             if parameter.requires_grad:
                 self.trainable[name] = parameter
-        self._let_go = still(self.stack, frozen_dropout)
+        self._let_go = exclude_frozen(self.stack, frozen_dropout)
 
     @property
     def trainable_parameters(self) -> int:

@@ -69,6 +69,21 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "last-token": "wheretune.heads.last_token:LastToken",
         "concat": "wheretune.heads.concat:Concat",
     },
+    "task": {
+        "auto": "wheretune.tasks.auto:Auto",
+        "classification": "wheretune.tasks.classification:Classification",
+        "regression": "wheretune.tasks.regression:Regression",
+        "unlabelled": "wheretune.tasks.unlabelled:Unlabelled",
+    },
+    "metric": {
+        "accuracy": "wheretune.metrics.classification:Accuracy",
+        "macro-f1": "wheretune.metrics.classification:MacroF1",
+        "f1": "wheretune.metrics.classification:F1",
+        "matthews": "wheretune.metrics.classification:Matthews",
+        "pearson": "wheretune.metrics.regression:Pearson",
+        "spearman": "wheretune.metrics.regression:Spearman",
+        "mse": "wheretune.metrics.regression:MSE",
+    },
     "schedule": {"static": "wheretune.schedules.static:Static"},
     "export": {
         "peft": "wheretune.exports.peft:peft",
@@ -226,9 +241,21 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _thing(value: Any) -> bool:
+    return isinstance(value, Spec) or not isinstance(value, str | int | float | tuple | dict)
+
+
 def _pairs(text: str) -> dict[str, str]:
-    """What `key=value,key=value` says."""
-    return {key.strip(): value.strip() for key, value in (pair.split("=", 1) for pair in text.split(","))}
+    """What `name=word,name=word` says; the first `=` of a part divides it.
+
+    Raises:
+        ValueError: A part has no name or no word, or a name stands twice.
+    """
+    parts = [part.partition("=") for part in text.split(",")]
+    pairs = {name.strip(): word.strip() for name, _, word in parts}
+    if len(pairs) < len(parts) or not all((*pairs, *pairs.values())):
+        raise ValueError(text)
+    return pairs
 
 
 _KINDS: Mapping[str, _Kind] = {
@@ -236,14 +263,14 @@ _KINDS: Mapping[str, _Kind] = {
     "float": _Kind("a number", float, _number),
     "bool": _Kind("true or false", {"true": True, "false": False}.__getitem__, lambda value: isinstance(value, bool)),
     "str": _Kind("a text", str, lambda value: isinstance(value, str)),
-    "Spec": _Kind("a name", Spec, lambda value: True, keeps_spec=True),
+    "Spec": _Kind("a name", Spec, _thing, keeps_spec=True),
     "tuple[int, ...]": _Kind(
         "whole numbers with commas or + between them",
         lambda text: tuple(int(part) for part in text.replace("+", ",").split(",")),
         lambda value: isinstance(value, tuple) and all(map(_whole, value)),
     ),
     "dict[str, str]": _Kind(
-        "key=value pairs with commas between them",
+        "name=word pairs with commas between them",
         _pairs,
         lambda value: isinstance(value, dict) and all(isinstance(part, str) for part in (*value, *value.values())),
     ),
@@ -265,9 +292,7 @@ def _kind(annotation: Any) -> _Kind:
         choices = ast.literal_eval(parts[0].removeprefix("Literal"))
         kind = _Kind(" or ".join(map(str, choices)), str, lambda value: value in choices)
     else:
-        kind = _KINDS.get(
-            parts[0], _Kind("a name", Spec, lambda value: not isinstance(value, str | int | float | tuple))
-        )
+        kind = _KINDS.get(parts[0], _Kind("a name", Spec, _thing))
     if "None" not in text.split(" | "):
         return kind
     return dataclasses.replace(kind, fits=lambda value: value is None or kind.fits(value))

@@ -1,27 +1,77 @@
-"""A model and rows -> predictions -> metrics."""
+"""A model and rows -> predictions, kept row by row -> metrics.
+
+Beside a result, one small file per judged split holds the prediction of every row, so that two methods can be compared
+row by row later: `predictions-SPLIT.jsonl`, one JSON object per line; see `Prediction`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
-from wheretune.data.batches import length_batches
+from wheretune import catalog
+from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError, TrainingError
-from wheretune.metrics.base import evaluate
-from wheretune.model.forward import evaluating
-from wheretune.model.inputs import unlabelled
+from wheretune.records.base import from_json, record, require
+from wheretune.records.runs import Metric
+from wheretune.support.files import write_text
+from wheretune.support.log import log
 from wheretune.support.progress import progress
+from wheretune.tasks.base import task_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from wheretune.data.texts import TextData
+    from wheretune.metrics.base import Measure, Predictions
     from wheretune.records.data import Collate
-    from wheretune.records.runs import Metric
+    from wheretune.tasks.base import Task
+
+
+@record
+class Prediction:
+    """What was predicted of one row: one line of a file of predictions.
+
+    Attributes:
+        row: Its number in the source of the data, from 0.
+        truth: The name of the true class, or the true number; None where it is not known.
+        predicted: What the model says, likewise.
+        probability: What the model gives for it; None where it predicts a number.
+    """
+
+    row: int
+    truth: str | float | None
+    predicted: str | float
+    probability: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.row >= 0, f"its row is {self.row}")
+        require(self.probability is None or 0 <= self.probability <= 1, f"its probability is {self.probability}")
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the class that is predicted is the true one; None for a number, or where the truth is not known."""
+        return self.predicted == self.truth if isinstance(self.truth, str) else None
+
+
+@record
+class PredictionFile:
+    """A file of predictions: its lines, one per row."""
+
+    lines: tuple[Prediction, ...]
+
+    def __post_init__(self) -> None:
+        require(len({one.row for one in self.lines}) == len(self.lines), "a row stands twice")
+
+
+# --- from a model to predictions -----------------------------------------------------------------
 
 
 def predict(
@@ -33,17 +83,29 @@ def predict(
 ) -> Float[np.ndarray, "row output"]:
     """The logits of every row, in the order of the rows, the model in eval mode and left as it was.
 
+    Args:
+        model: Gives `logits` when called with a batch.
+        rows: Encoded rows.
+        collate: Makes a batch of rows.
+        batch_size: Rows in a batch; a batch holds texts of like length.
+        description: What the progress bar says.
+
     Raises:
         ConfigError: The batch size is below 1.
         TrainingError: A logit is not finite.
     """
+    import torch
+
+    from wheretune.data.batches import length_batches
+    from wheretune.model.forward import evaluating
+    from wheretune.model.inputs import unlabelled
+
     if batch_size < 1:
-        raise ConfigError(f"--batch-size is {batch_size}", "give 1 or more")
+        raise ConfigError(f"the batch size is {batch_size}", "give 1 or more", "batch_size")
     device = next(model.parameters()).device
     logits: dict[int, np.ndarray] = {}
-    batches = length_batches(rows, batch_size)
     with progress() as shown, torch.no_grad(), evaluating(model):
-        for batch in shown.track(batches, description=description):
+        for batch in shown.track(length_batches(rows, batch_size), description=description):
             inputs = unlabelled(collate(batch), device)
             for row, values in zip(batch, model(**inputs).logits.float().cpu().numpy(), strict=True):
                 logits[row["row"]] = values
@@ -53,7 +115,126 @@ def predict(
     return found
 
 
-def measure(model: nn.Module, data: TextData, rows: list[dict[str, Any]], collate: Any) -> tuple[Metric, ...]:
-    """The metrics of a model on labelled rows."""
-    logits = predict(model, rows, collate, description="evaluating")
-    return evaluate(logits, np.array(data.labels), data.info.task)
+# --- from predictions to metrics -----------------------------------------------------------------
+
+
+def judge(
+    model: nn.Module,
+    data: TextData,
+    tokenizer: Any,
+    length: int,
+    names: Sequence[str] = (),
+    batch_size: int = 32,
+    description: str = "evaluating",
+) -> tuple[tuple[Metric, ...], tuple[Prediction, ...]]:
+    """The metrics of a model on labelled data, the task's main one first, and the prediction of every row.
+
+    Args:
+        model: Gives `logits` when called with a batch.
+        data: With labels.
+        tokenizer: The model's.
+        length: Tokens a text is cut to.
+        names: Names of metrics beside those of the task.
+        batch_size: As for `predict`.
+        description: What the progress bar says.
+
+    Raises:
+        ConfigError: As for `measures`, or the batch size is below 1.
+        DataError: A metric is not defined for these rows.
+        TrainingError: A logit is not finite.
+    """
+    task = task_of(data.info)
+    measures(task, names)  # refuses before anything is computed
+    collate = task.collator(tokenizer)
+    return judged(predict(model, encode(data, tokenizer, length), collate, batch_size, description), data, names)
+
+
+def judged(
+    logits: Float[np.ndarray, "row output"], data: TextData, names: Sequence[str] = ()
+) -> tuple[tuple[Metric, ...], tuple[Prediction, ...]]:
+    """As `judge`, from the logits of the rows of `data`."""
+    assert data.labels is not None
+    task, classes = task_of(data.info), data.info.classes
+    predictions, truth = task.predict(logits, classes), np.array(data.labels)
+    found = []
+    for measure in measures(task, names):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a class that is never predicted has F1 0 by definition
+            value = measure.compute(predictions, truth)
+        if value is not None:
+            found.append(Metric(measure.name, value, len(truth), measure.higher_is_better))
+        elif measure.name in names:
+            log.warning("%s is left out: it is not defined for %s", measure.name, task.describe(classes))
+    return tuple(found), rowwise(predictions, data)
+
+
+def measures(task: Task, names: Sequence[str] = ()) -> tuple[Measure, ...]:
+    """The metrics of a task, its main one first, and the further ones that `names` asks for.
+
+    Raises:
+        ConfigError: There is no metric of such a name, or it does not read what the task predicts.
+    """
+    found: list[Measure] = [catalog.find("metric", name)() for name in dict.fromkeys((*task.metrics, *names))]
+    for measure in found:
+        if measure.reads not in task.predicts:
+            raise ConfigError(
+                f"the metric {measure.name} reads {measure.reads}, and {task.name} predicts "
+                f"{' and '.join(task.predicts) or 'nothing'}",
+                f"leave it out; of {task.name} come {', '.join(task.metrics) or 'no metrics'}",
+                "metrics",
+            )
+    return tuple(found)
+
+
+# --- row by row ----------------------------------------------------------------------------------
+
+
+def rowwise(predictions: Predictions, data: TextData) -> tuple[Prediction, ...]:
+    """Each prediction with its row and, where `data` has labels, the truth."""
+    written = None if data.labels is None else task_of(data.info).written(data.labels, data.info.classes)
+    truth = [None] * len(data) if written is None else written
+    sure = [None] * len(data) if predictions.confidence is None else predictions.confidence.tolist()
+    return tuple(map(Prediction, data.rows, truth, predictions.written, sure))
+
+
+def predictions_name(split: str) -> str:
+    """The name of a split's file of predictions, beside the result."""
+    return f"predictions-{split}.jsonl"
+
+
+def save_predictions(predicted: Sequence[Prediction], folder: Path, split: str) -> str:
+    """Writes the predictions of a split into `folder`, whole or not at all.
+
+    Every number is written with all its digits, so the same predictions give the same bytes.
+
+    Returns:
+        The name of the file.
+    """
+    name = predictions_name(split)
+    write_predictions(predicted, folder / name)
+    return name
+
+
+def write_predictions(predicted: Sequence[Prediction], path: Path) -> None:
+    """Writes a file of predictions, one JSON object per line, whole or not at all."""
+    lines = (json.dumps(dataclasses.asdict(one), ensure_ascii=False, allow_nan=False) for one in predicted)
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_predictions(path: str | Path) -> tuple[Prediction, ...]:
+    """Reads what `save_predictions` wrote, in the order of its lines.
+
+    Raises:
+        ConfigError: There is no such file, or a line is no prediction.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} ({error})", "check the path") from error
+    lines = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            lines += [json.loads(line)] if line.strip() else []
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path} line {number} is not JSON ({error})", "check the path") from error
+    return from_json(PredictionFile, {"lines": lines}, str(path)).lines

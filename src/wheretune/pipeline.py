@@ -1,7 +1,7 @@
 """The whole way on one screen: model + data -> scores -> plan -> tuned model -> result.
 
-A run's folder holds `run.json` (what it is for), `scores.json` and `plan.json` where they are made here, while it trains
-`checkpoint-STEP/`, and when it is finished the delta (`delta.safetensors`, for PEFT's tuners `adapter/`,
+A run's folder holds `run.json` (what it is for), `scores.json` and `plan.json` where they are made here, and while it
+trains `checkpoint-STEP/`. When it is finished it holds the delta (`delta.safetensors`, for PEFT's tuners `adapter/`,
 `wheretune.json`), a file of predictions per judged split and, last of all, `result.json`.
 """
 

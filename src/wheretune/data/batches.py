@@ -19,22 +19,45 @@ CHUNK = 64  # batches that are tokenised and sorted by length together while str
 
 
 def stream_batches(
-    data: TextData, tokenizer: Any, max_length: int, batch_size: int, chunk: int = CHUNK
+    data: TextData,
+    tokenizer: Any,
+    max_length: int,
+    batch_size: int,
+    chunk: int = CHUNK,
+    shard: tuple[int, int] = (1, 1),
 ) -> Iterator[list[dict[str, Any]]]:
     """All rows as `encode` gives them, in batches of like length, a chunk of the data at a time.
 
     Only one chunk is tokenised at once: beside the texts themselves, the memory does not grow with the data.
+
+    Args:
+        data: The texts.
+        tokenizer: The model's tokenizer.
+        max_length: Tokens a text is cut to.
+        batch_size: Texts in a batch.
+        chunk: Batches in a chunk.
+        shard: Which of how many shards to read, counted from 1. The batches are those of one pass over everything, and
+            the shards' numbers of batches differ by at most one. Chunks are dealt out whole as far as they go round, so
+            that a shard tokenises no other shard's; the batches of the chunks that are left are dealt out in turn.
     """
-    full = 0
-    for start in range(0, len(data), chunk * batch_size):
+    number, shards = shard
+    starts = range(0, len(data), chunk * batch_size)
+    whole = len(starts) - len(starts) % shards
+    full = turn = 0
+    for place, start in enumerate(starts):
+        if place < whole and place % shards != number - 1:
+            continue
         rows = encode_part(data, tokenizer, max_length, start, min(start + chunk * batch_size, len(data)))
         full += sum(len(row["input_ids"]) >= max_length for row in rows)
-        yield from length_batches(rows, batch_size)
+        for batch in length_batches(rows, batch_size):
+            if place < whole or turn % shards == number - 1:
+                yield batch
+            turn += place >= whole
     say_cut(data, full, max_length)
 
 
 def collator(tokenizer: Any) -> Collate:
-    """Pads a batch to its own longest row, on the tokenizer's side; numbers become fp32, classes int64.
+    """Pads a batch to its own longest row, on the tokenizer's side; whole numbers for labels become int64, others fp32.
 
     Raises:
         DataError: The tokenizer has no padding token.

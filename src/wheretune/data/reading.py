@@ -6,15 +6,90 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from wheretune.errors import DataError
 from wheretune.support.hub import HUB_SECONDS, ask_hub
+from wheretune.support.words import first_line
+
+if TYPE_CHECKING:
+    from wheretune.records.data import DataSpec
 
 FORMATS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of a source, as they were read.
+
+    Attributes:
+        source: What messages call it.
+        rows: The rows.
+        numbers: The number of each row in the source, from 0.
+    """
+
+    source: str
+    rows: Sequence[Row]
+    numbers: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def has(self, column: str) -> bool:
+        """Whether any row has `column`."""
+        return any(column in row for row in self.rows)
+
+    def column(self, name: str, field: str) -> list[object]:
+        """The cells of a column; None where a row lacks it.
+
+        Args:
+            name: The column.
+            field: The setting that names it.
+
+        Raises:
+            DataError: No row has the column.
+        """
+        if not self.has(name):
+            there = ", ".join(self.rows[0])
+            raise DataError(f"{self.source} has no column {name!r} (its columns: {there})", "name one of them", field)
+        return [row.get(name) for row in self.rows]
+
+    def where(self, places: Sequence[int]) -> str:
+        """Places in this table as the rows of the source that a person counts; see `rows_in_words`."""
+        return rows_in_words(places, self.numbers)
+
+
+def rows_in_words(places: Sequence[int], numbers: Sequence[int]) -> str:
+    """Rows as a person counts them in the source, the first is 1."""
+    shown = ", ".join(str(numbers[i] + 1) for i in places[:5])
+    more = f" and {len(places) - 5} more" if len(places) > 5 else ""
+    return f"row{'s' if len(places) > 1 else ''} {shown}{more} (the first row is 1)"
+
+
+def read_table(spec: DataSpec, rows: Sequence[Row] | None = None) -> Table:
+    """The rows that `spec` names: all of them, or `max_samples` of them, drawn with its seed.
+
+    Args:
+        spec: Which source, how many rows of it, and the seed of the draw.
+        rows: The rows themselves, where they are in memory and `spec.source` is only a word for them.
+
+    Raises:
+        DataError: As for `read_rows`, or there are no rows.
+    """
+    rows = read_rows(spec.source) if rows is None else rows
+    if not rows:
+        raise DataError(f"{spec.source} has no rows", "give some data")
+    if spec.max_samples is None or spec.max_samples >= len(rows):
+        return Table(spec.source, rows, tuple(range(len(rows))))
+    drawn = np.random.default_rng(spec.seed).choice(len(rows), spec.max_samples, replace=False)
+    numbers = tuple(sorted(int(number) for number in drawn))
+    return Table(spec.source, [rows[number] for number in numbers], numbers)
 
 
 def read_rows(source: str) -> list[Row]:
@@ -36,8 +111,8 @@ def read_rows(source: str) -> list[Row]:
         except DataError:
             raise
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise DataError(f"{source} cannot be read as {kind} ({reason})", "check the file and its ending") from error
+            why = f"{source} cannot be read as {kind} ({first_line(error)})"
+            raise DataError(why, "check the file and its ending") from error
     elif source.count(":") == 2 and not source.lower().endswith(FORMATS):
         rows = _read_hub(*source.split(":"))
     else:
@@ -112,9 +187,8 @@ def _read_hub(name: str, config: str, split: str) -> list[Row]:
 
         loaded = load_dataset(name, config or None, split=split)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"the hub does not give the data set {name}:{config}:{split} ({reason})",
+            f"the hub does not give the data set {name}:{config}:{split} ({first_line(error)})",
             "check the name and the network, or give a local file",
         ) from error
     names = {column: feature.names for column, feature in loaded.features.items() if hasattr(feature, "names")}

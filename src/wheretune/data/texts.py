@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wheretune.errors import DataError
 
 if TYPE_CHECKING:
-    from wheretune.data.reading import Row
+    from wheretune.data.reading import Table
     from wheretune.records.data import DataInfo
 
 
 @dataclass(frozen=True)
 class TextData:
-    """Texts and labels that have been checked.
+    """Texts that have been checked, with what the task made of their labels.
 
     Attributes:
         info: Where they came from and what task they make.
-        texts: One or two strings a row.
-        labels: Class indices (classification), numbers (regression) or None (unlabelled).
+        texts: One or two strings per row.
+        labels: The label of each row as the task reads it (a class index, a number); None where there are none.
         rows: The row of each text in its source, from 0.
-        continuations: What follows each text, where `target_column` names it.
+        continuations: What follows each text, where the task names a column for it.
     """
 
     info: DataInfo
     texts: tuple[tuple[str, ...], ...]
-    labels: tuple[float, ...] | None
+    labels: tuple[Any, ...] | None
     rows: tuple[int, ...]
     continuations: tuple[str, ...] | None = None
 
@@ -38,14 +38,29 @@ class TextData:
         return len(self.texts)
 
 
-def require_column(source: str, rows: Sequence[Row], column: str) -> None:
-    """Complains when no row has `column`."""
-    if not any(column in row for row in rows):
-        there = ", ".join(rows[0])
+def read_texts(table: Table, columns: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """The texts of each row.
+
+    Args:
+        table: The rows.
+        columns: By setting, the column that it names.
+
+    Raises:
+        DataError: A column is missing, or a text is empty or not encodable.
+    """
+    cells = [[as_text(cell) for cell in table.column(name, field)] for field, name in columns.items()]
+    texts = list(zip(*cells, strict=True))
+    empty = [place for place, parts in enumerate(texts) if not all(text.strip() for text in parts)]
+    if empty:
         raise DataError(
-            f"{source} has no column {column!r} (its columns: {there})",
-            "name the columns with --text-column, --pair-column and --label-column",
+            f"{table.source} has empty text in {table.where(empty)}", "remove these rows or give them a text"
         )
+    broken = [place for place, parts in enumerate(texts) if not all(encodable(text) for text in parts)]
+    if broken:
+        raise DataError(
+            f"{table.source} has half a character (a lone surrogate) in {table.where(broken)}", "mend these rows"
+        )
+    return texts
 
 
 def encodable(text: str) -> bool:
@@ -56,13 +71,6 @@ def encodable(text: str) -> bool:
 def as_text(value: object) -> str:
     """A cell as text; nothing where it is missing."""
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
-
-
-def rows_in_words(indices: Sequence[int], numbers: Sequence[int]) -> str:
-    """Rows as a person counts them in the source, the first is 1."""
-    shown = ", ".join(str(numbers[i] + 1) for i in indices[:5])
-    more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
-    return f"row{'s' if len(indices) > 1 else ''} {shown}{more} (the first row is 1)"
 
 
 def shuffled(data: TextData, seed: int) -> TextData:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from wheretune.tasks.base import task_of
+
 if TYPE_CHECKING:
     from wheretune.records.data import DataInfo
     from wheretune.records.plan import Plan
@@ -37,7 +39,8 @@ def model_card(plan: Plan, data: DataInfo | None) -> str:
         ("expected", f"{cost}, by FLOPs"),
     ]
     if data is not None:
-        rows.append(("data", f"{_escape(Path(data.spec.source).name)}, {data.rows} rows, {_escape(data.task.name)}"))
+        task = task_of(data).describe(data.classes)
+        rows.append(("data", f"{_escape(Path(data.spec.source).name)}, {data.rows} rows, {_escape(task)}"))
         rows += [("classes", _escape(", ".join(data.classes)))] if data.classes else []
     table = "".join(f"| {name} | {value} |\n" for name, value in rows)
     scores = "".join(

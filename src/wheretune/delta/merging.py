@@ -12,6 +12,7 @@ from torch import nn
 from wheretune.errors import MergeError, OutputError
 from wheretune.model.classifier import plain_classifier
 from wheretune.support.files import sweep, write
+from wheretune.tasks.base import task_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,10 +40,11 @@ def merge(tuned: Finetuned, output: Path) -> bool:
     before = tuned.probe()
     tuned.attached.merge()
     assert tuned.manifest.data is not None
-    linear = model.head[-1]
+    linear, problem_type = model.head[-1], task_of(tuned.manifest.data).problem_type
     plain = None
-    if not model.all_layers and isinstance(linear, nn.Linear):
-        plain = plain_classifier(model.base, linear, tuned.manifest.data.classes, tuned.tokenizer.pad_token_id)
+    if not model.all_layers and isinstance(linear, nn.Linear) and problem_type is not None:
+        classes = tuned.manifest.data.classes
+        plain = plain_classifier(model.base, linear, classes, problem_type, tuned.tokenizer.pad_token_id)
     if not _agree(before, tuned.probe()):
         raise MergeError("the merged model gives other logits than the tuned one", "report this with the model's name")
     if plain is not None and not _agree(before, tuned.probe(plain)):

@@ -11,20 +11,21 @@ import torch
 from jaxtyping import Float
 
 from wheretune import catalog
-from wheretune.data.batches import collator
 from wheretune.data.tokens import encode
 from wheretune.delta.saving import MANIFEST, PARTS, put_delta, read_delta
 from wheretune.errors import DeltaError
 from wheretune.heads.headed import HeadedModel
 from wheretune.judging import predict
+from wheretune.model.finding import find_layers
 from wheretune.model.opening import load_model, load_tokenizer
 from wheretune.support.hub import resolve
-from wheretune.tasks.base import load_data
+from wheretune.tasks.base import load_data, task_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wheretune.data.texts import TextData
+    from wheretune.metrics.base import Predictions
     from wheretune.records.runs import Manifest
     from wheretune.tasks.base import LabelUse
     from wheretune.tuners.base import Attached
@@ -43,7 +44,12 @@ class Finetuned:
         """The logits of every row."""
         assert self.manifest.max_length is not None
         rows = encode(data, self.tokenizer, self.manifest.max_length)
-        return predict(self.model, rows, collator(self.tokenizer), batch_size)
+        return predict(self.model, rows, task_of(data.info).collator(self.tokenizer), batch_size)
+
+    def predictions(self, data: TextData, batch_size: int = 32) -> Predictions:
+        """What is predicted of every row; labels need not be there."""
+        assert self.manifest.data is not None
+        return task_of(self.manifest.data).predict(self.logits(data, batch_size), self.manifest.data.classes)
 
     def probe(self, model: nn.Module | None = None) -> Float[Tensor, "text output"]:
         """The logits of this model (or of another that should be the same) for a text alone and one padded."""
@@ -83,15 +89,10 @@ def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
     name = model or manifest.plan.model.name
     revision = None if model else manifest.plan.model.revision
     base = load_model(name, revision, manifest.plan.model.quantize)
-    outputs = max(len(manifest.data.classes), 1)
-    headed = HeadedModel(
-        base,
-        catalog.build("head", manifest.plan.head),
-        outputs,
-        manifest.data.task,
-        seed=0,
-        layers_attribute=manifest.plan.model.layers_attribute,
-    )
+    task = task_of(manifest.data)
+    stack = find_layers(base, manifest.plan.model.layers_attribute)
+    head = catalog.build("head", manifest.plan.head)
+    headed = HeadedModel(stack, head, task.outputs(manifest.data.classes), task, seed=0)
     attached = put_delta(headed, manifest, tensors, here, catalog.build("tuner", manifest.plan.tuner))
     return Finetuned(headed.eval(), load_tokenizer(name, revision), manifest, attached)
 

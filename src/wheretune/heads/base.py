@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+
+from jaxtyping import Float, Shaped
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -25,3 +27,19 @@ class Head(Protocol):
 
     def count(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> int:
         """How many parameters the module has, computed without making it."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What a model with a head needs to know of a task.
+
+    Attributes:
+        name: For messages.
+        places: Whether `one` token per text is read, the representative one, or `every` token.
+    """
+
+    name: ClassVar[str]
+    places: ClassVar[Literal["one", "every"]]
+
+    def loss(self, logits: Float[Tensor, "batch output"], labels: Shaped[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """The mean loss of a batch."""

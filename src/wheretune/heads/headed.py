@@ -2,69 +2,67 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from wheretune.model.finding import find_layers
+from wheretune import catalog
+from wheretune.errors import ConfigError
 from wheretune.model.forward import forward_states, represent, represent_packed
 from wheretune.model.inputs import accepted, packed
+from wheretune.records.base import Spec
+from wheretune.tasks.base import task_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from wheretune.data.texts import TextData
-    from wheretune.heads.base import Head
-    from wheretune.records.data import Task
+    from wheretune.heads.base import Head, Objective
+    from wheretune.model.stack import LayerStack
 
 
 class HeadedModel(nn.Module):
     """A headless transformer and a head: what `wheretune tune` trains.
 
-    Called as Trainer calls a model; returns a loss where labels are given: cross-entropy for
-    classes, the mean squared error for numbers.
+    Called as Trainer calls a model; returns the task's loss where labels are given.
 
     Args:
-        base: The headless transformer.
+        stack: The layers of the headless transformer.
         head: What to put on top; its weights are drawn with `seed`.
-        outputs: The number of classes, or 1 for a regression.
-        task: `classification` or `regression`.
-        seed: Of the head's weights; the global generator is left as it was.
-        centre: The mean training label of a regression, where the head's bias starts if it has one.
-        layers_attribute: Where the layers are, if `find_layers` must be told.
+        outputs: How many outputs the head has.
+        task: What is learned.
+        seed: Seed for the head's weights; the global generator is left as it was.
+        start: Where the head's bias starts, if it has one; None leaves it as it is drawn.
 
     Attributes:
         packed: Whether in training mode the texts of a batch run one after the other, without padding.
+
+    Raises:
+        ConfigError: The task reads every token, and the head one per text.
     """
 
     def __init__(
-        self,
-        base: nn.Module,
-        head: Head,
-        outputs: int,
-        task: Task,
-        seed: int,
-        centre: float = 0.0,
-        layers_attribute: str | None = None,
+        self, stack: LayerStack, head: Head, outputs: int, task: Objective, seed: int, start: float | None = None
     ) -> None:
         super().__init__()
-        self.base = base
+        if task.places != "one":
+            raise ConfigError(f"{task.name} reads every token, and the head {head.name} one per text", "name another")
+        self.stack = stack
+        self.base = stack.base
+        self.config = stack.base.config
         self.task = task
         self.packed = False
         self.all_layers = head.all_layers
-        self.config = base.config
-        self.stack = find_layers(base, layers_attribute)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.head: nn.Sequential = head.build(len(self.stack), self.stack.hidden_size, outputs, self.stack.causal)
-        self.head.to(next(base.parameters()).device)
+            self.head: nn.Sequential = head.build(len(stack), stack.hidden_size, outputs, stack.causal)
+        self.head.to(next(stack.base.parameters()).device)
         last = [module for module in self.head.modules() if isinstance(module, nn.Linear)][-1]
-        if task == "regression" and last.bias is not None:
-            nn.init.constant_(last.bias, centre)
+        if start is not None and last.bias is not None:
+            nn.init.constant_(last.bias, start)
 
     @property
     def base_model(self) -> nn.Module:
@@ -92,16 +90,23 @@ class HeadedModel(nn.Module):
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         logits: Tensor = self.head(self.features(inputs, pack=self.packed and self.training))
-        loss: Any = None
-        if labels is not None and self.task == "regression":
-            loss = nn.functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
-        elif labels is not None:
-            loss = nn.functional.cross_entropy(logits, labels)
+        loss = None if labels is None else self.task.loss(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-def headed(base: nn.Module, head: Head, data: TextData, seed: int, layers_attribute: str | None = None) -> HeadedModel:
-    """A headless transformer with a fresh head for the task of `data`; a regression starts at its mean label."""
-    centre = float(np.mean(data.labels)) if data.labels and data.info.task == "regression" else 0.0
-    outputs = max(len(data.info.classes), 1)
-    return HeadedModel(base, head, outputs, data.info.task, seed, centre, layers_attribute)
+def headed(stack: LayerStack, head: Head | None, data: TextData, seed: int) -> HeadedModel:
+    """A headless transformer with a fresh head for the task of `data`.
+
+    Args:
+        stack: The layers of the headless transformer.
+        head: What to put on top; None takes the head that the task has by default.
+        data: The training data.
+        seed: Seed for the head's weights.
+
+    Raises:
+        ConfigError: The head does not read what the task needs.
+    """
+    task = task_of(data.info)
+    head = catalog.build("head", Spec(task.head)) if head is None else head
+    start = task.start(data.labels) if data.labels else None
+    return HeadedModel(stack, head, task.outputs(data.info.classes), task, seed, start)

@@ -1,59 +1,70 @@
-"""Task metrics, each with its n and its direction. The first of a task is the one that is compared.
-
-Accuracy, F1, Matthews and Pearson are those of GLUE, which the papers report; computed by scikit-learn and SciPy.
-"""
+"""What a metric is, and what it reads."""
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Float
-
-from wheretune.errors import DataError
-from wheretune.records.runs import Metric
+from jaxtyping import Float, Shaped
 
 if TYPE_CHECKING:
-    from wheretune.records.data import Task
+    import numpy as np
+
+Reads = str
+"""What of the predictions a metric reads. Tasks of today give `classes`, `probabilities` or `values`."""
 
 
-def evaluate(
-    logits: Float[np.ndarray, "row output"], labels: Float[np.ndarray, " row"], task: Task
-) -> tuple[Metric, ...]:
-    """The metrics of a task, the main one first.
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a task makes of a model's outputs.
 
-    Classification: accuracy, macro F1, for two classes the F1 of the second (the positive one, as GLUE
-    counts it), Matthews correlation. Regression: Pearson, Spearman, mean squared error.
-
-    Raises:
-        DataError: A correlation is not defined, since the labels or the predictions do not vary.
+    Attributes:
+        written: What is predicted of each row, as a file says it: the name of a class, or a number.
+        kinds: What metrics read: `classes`, an index `(row,)`; `probabilities` `(row, class)`; `values` `(row,)`.
+        names: The names of the classes; none where there are none.
+        confidence: The probability of what is predicted of each row; None where the task gives none.
     """
-    n = len(labels)
-    if task == "regression":
-        predicted = logits[:, 0]
-        if n < 2 or np.ptp(labels) == 0 or np.ptp(predicted) == 0:
-            raise DataError(
-                "the correlation is not defined: all labels or all predictions are the same",
-                "evaluate on two or more rows that vary, or train longer",
-            )
-        from scipy.stats import pearsonr, spearmanr
 
-        return (
-            Metric("pearson", float(pearsonr(predicted, labels).statistic), n),
-            Metric("spearman", float(spearmanr(predicted, labels).statistic), n),
-            Metric("mse", float(np.mean((predicted - labels) ** 2)), n, higher_is_better=False),
-        )
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+    written: Sequence[str | float]
+    kinds: Mapping[Reads, np.ndarray]
+    names: tuple[str, ...] = ()
+    confidence: Float[np.ndarray, " row"] | None = None
 
-    chosen, truth = logits.argmax(1), labels.astype(int)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class that is never predicted has F1 0 by definition
-        metrics = [
-            Metric("accuracy", float(accuracy_score(truth, chosen)), n),
-            Metric("macro-f1", float(f1_score(truth, chosen, average="macro", zero_division=0)), n),
+    def __len__(self) -> int:
+        return len(self.written)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Each prediction as a JSON object: `label` and the `probabilities` of all classes, or `value`."""
+        if "probabilities" not in self.kinds:
+            return [{"value": value} for value in self.written]
+        return [
+            {"label": label, "probabilities": dict(zip(self.names, shares, strict=True))}
+            for label, shares in zip(self.written, self.kinds["probabilities"].tolist(), strict=True)
         ]
-        if logits.shape[1] == 2:
-            metrics.append(Metric("f1", float(f1_score(truth, chosen, zero_division=0)), n))
-        metrics.append(Metric("matthews", float(matthews_corrcoef(truth, chosen)), n))
-    return tuple(metrics)
+
+
+@runtime_checkable
+class Measure(Protocol):
+    """How good predictions are, in one number: a frozen object.
+
+    Attributes:
+        name: In the catalog and in results.
+        reads: What it needs of `Predictions.kinds`.
+        higher_is_better: Its direction.
+    """
+
+    name: ClassVar[str]
+    reads: ClassVar[Reads]
+    higher_is_better: ClassVar[bool]
+
+    def compute(self, predictions: Predictions, truth: Shaped[np.ndarray, "row ..."]) -> float | None:
+        """The number; None where it is not defined for these classes.
+
+        Args:
+            predictions: Of some rows, with what it reads.
+            truth: The labels of these rows as the task reads them.
+
+        Raises:
+            DataError: The number is not defined for these rows.
+        """

@@ -12,7 +12,7 @@ SMALL = 2.0**-14  # tanh(SMALL h) / SMALL is h within 2e-6 of its size for |h| u
 
 
 def plain_classifier(
-    base: nn.Module, linear: nn.Linear, classes: tuple[str, ...], pad_token_id: int
+    base: nn.Module, linear: nn.Linear, classes: tuple[str, ...], problem_type: str, pad_token_id: int
 ) -> nn.Module | None:
     """Transformers' own sequence classifier that computes `linear` on the representative token.
 
@@ -23,7 +23,8 @@ def plain_classifier(
     Args:
         base: The headless model with its tuned weights.
         linear: The head.
-        classes: The class names; none for a regression.
+        classes: The class names; none where numbers are predicted.
+        problem_type: What Transformers calls the task.
         pad_token_id: Of the tokenizer: by it a decoder's classifier tells where a padded text ends.
 
     Returns:
@@ -37,7 +38,7 @@ def plain_classifier(
     if classes:
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: i for i, name in enumerate(classes)}
-    config.problem_type = "single_label_classification" if classes else "regression"
+    config.problem_type = problem_type
     try:
         model: nn.Module = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
     except ValueError:

@@ -64,13 +64,15 @@ def _named_list(base: nn.Module, attribute: str) -> nn.ModuleList | nn.Sequentia
     except AttributeError as error:
         raise ModelError(
             f"{type(base).__name__} has no module {attribute!r} (module lists found: {_lists_of(base)})",
-            "give one of them as --layers-attribute",
+            "give the path of one of them",
+            "layers_attribute",
         ) from error
     if not isinstance(found, nn.ModuleList | nn.Sequential) or not len(found):
         raise ModelError(
             f"{attribute} of {type(base).__name__} is a {type(found).__name__}, not a list of layers "
             f"(module lists found: {_lists_of(base)})",
-            "give one of them as --layers-attribute",
+            "give the path of one of them",
+            "layers_attribute",
         )
     return found
 
@@ -96,14 +98,16 @@ def _outermost_list(base: nn.Module, root: str, expected: int | None) -> tuple[s
     if not fitting:
         raise ModelError(
             f"{name} has no list of {expected} layers of its own (module lists found: {_lists_of(base)})",
-            "name the list with --layers-attribute, or use a model whose layers have weights of their own",
+            "give the path of the list, or use a model whose layers have weights of their own",
+            "layers_attribute",
         )
     outermost = min(path.count(".") for path, _ in fitting)
     fitting = [(path, module) for path, module in fitting if path.count(".") == outermost]
     if len(fitting) > 1:
         raise ModelError(
             f"{name} spreads its layers over several lists ({', '.join(path for path, _ in fitting)})",
-            "name the list of layers with --layers-attribute, or use a model whose layers are modules of their own",
+            "give the path of the list of layers, or use a model whose layers are modules of their own",
+            "layers_attribute",
         )
     return fitting[0]
 
@@ -148,5 +152,5 @@ def check_one_sequence(base: nn.Module) -> None:
     if is_encoder_decoder(base):
         raise ModelError(
             f"{type(base).__name__} is an encoder-decoder: it has no one sequence of states to score or to top",
-            "score it by its weights (--scorer weight-snr) and apply the plan to your own model in Python",
+            "score it by its weights (weight-snr) and apply the plan to your own model in Python",
         )

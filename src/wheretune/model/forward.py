@@ -1,21 +1,22 @@
 """One forward pass, hooks on and off: the representative token of the embeddings and of every layer.
 
 The same function serves scoring (under no_grad, streamed) and the `concat` head (with the graph).
-Each hook copies one token a sample out of the layer's output, so no layer's full output is kept.
+Each hook copies one token per text out of the layer's output, so no layer's full output is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from wheretune.errors import ModelError
-from wheretune.model.calls import layer_input
+from wheretune.model.calls import watch_input, watch_output
 from wheretune.model.inputs import accepted, packed, representative_positions
 
 if TYPE_CHECKING:
@@ -43,14 +44,14 @@ def represent(
 def represent_packed(
     hidden: Float[Tensor, "1 place hidden"], mask: Int[Tensor, "batch token"], causal: bool
 ) -> Float[Tensor, "batch hidden"]:
-    """The representative token of each sample in what `anatomy.packed` made of a batch with this mask, in fp32."""
+    """The representative token of each sample in what `inputs.packed` made of a batch with this mask, in fp32."""
     rows = torch.arange(len(mask), device=mask.device)
     places = (mask != 0).flatten().cumsum(0).view_as(mask) - 1
     return hidden[0, places[rows, representative_positions(mask, causal)]].float()
 
 
 Reduction = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From a layer's input, its output (batch, token, hidden) and the mask (batch, token) to a number a sample."""
+"""From a layer's input, its output (batch, token, hidden) and the mask (batch, token) to a number per text."""
 
 
 def forward_states(
@@ -60,7 +61,7 @@ def forward_states(
     last: LastState = "normed",
     reductions: Mapping[str, Reduction] | None = None,
     pack: bool = False,
-) -> tuple[Float[Tensor, "batch layer_plus_1 hidden"], dict[str, Float[Tensor, "batch layer"]]]:
+) -> tuple[Float[Tensor, "text layer_plus_1 hidden"], dict[str, Float[Tensor, "text layer"]]]:
     """Runs the base model once and returns the representative token before layer 0 and after every layer.
 
     Args:
@@ -80,54 +81,70 @@ def forward_states(
     """
     assert not pack or (pooling == "token" and not reductions)
     mask = inputs["attention_mask"]
-    tokens: list[Tensor | None] = [None] * (len(stack) + 1)
-    reduced: dict[str, list[Tensor]] = {name: [] for name in reductions or {}}
-    before: list[Tensor] = []  # the full input of the layer that runs now; kept for reductions only
-
-    def keep(index: int, hidden: Any) -> None:
-        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        if hidden.shape[-1] != stack.hidden_size:
-            raise ModelError(
-                f"{type(stack.base).__name__} gives states of {hidden.shape[-1]} dimensions, its layers of "
-                f"{stack.hidden_size}",
-                "take the last layer's own with --last-state raw",
-            )
-        if pack:
-            tokens[index] = represent_packed(hidden, mask, stack.causal)
-        else:
-            tokens[index] = represent(hidden, mask, pooling, stack.causal)
-        if reductions:
-            for name, reduction in reductions.items():
-                if index > 0:
-                    reduced[name].append(reduction(before[0], hidden, mask))
-            before[:] = [hidden]
-
-    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(0, layer_input(args, kwargs))
-
-    def leave(index: int) -> Any:
-        return lambda _module, _args, output: keep(index + 1, output)
-
+    read = (
+        partial(represent_packed, mask=mask, causal=stack.causal)
+        if pack
+        else partial(represent, mask=mask, pooling=pooling, causal=stack.causal)
+    )
+    kept = _Kept(stack, mask, read, reductions or {})
     own = stack.layers if last == "raw" else stack.layers[:-1]
-    hooks = [stack.layers[0].module.register_forward_pre_hook(enter, with_kwargs=True)]
-    hooks += [layer.module.register_forward_hook(leave(layer.index)) for layer in own]
+    hooks = [watch_input(stack.layers[0].module, partial(kept.keep, 0))]
+    hooks += [watch_output(layer.module, partial(kept.keep, layer.index + 1)) for layer in own]
     try:
         output = stack.base(**(packed if pack else accepted)(stack.base, inputs))
     finally:
         for hook in hooks:
             hook.remove()
     if last == "normed":
-        keep(len(stack), output[0])
-    missing = [index for index, state in enumerate(tokens) if state is None]
-    if missing:
-        raise ModelError(f"layer {max(missing[0] - 1, 0)} did not run", "check the model's layer dropping")
-    found = {name: torch.stack(values, dim=1) for name, values in reduced.items()}
-    return torch.stack([state for state in tokens if state is not None], dim=1), found
+        kept.keep(len(stack), output[0])
+    return kept.states()
 
 
-def closeness(base: nn.Module, fine: float) -> float:
-    """How near to each other two ways of computing the same may be expected: `fine`, or 2^-4 where not all is fp32."""
-    return fine if all(parameter.dtype == torch.float32 for parameter in base.parameters()) else 2**-4
+class _Kept:
+    """What one forward pass leaves of every state: what `read` takes of it, and what the reductions make of it.
+
+    Args:
+        stack: The layers.
+        mask: Which tokens are no padding.
+        read: From a state of all tokens to the rows that are kept, (place, hidden).
+        reductions: What to compute from all tokens of a layer's input and output.
+    """
+
+    def __init__(
+        self,
+        stack: LayerStack,
+        mask: Tensor,
+        read: Callable[[Tensor], Tensor],
+        reductions: Mapping[str, Reduction],
+    ) -> None:
+        self._stack, self._mask, self._read, self._reductions = stack, mask, read, reductions
+        self._rows: list[Tensor | None] = [None] * (len(stack) + 1)
+        self._reduced: dict[str, list[Tensor]] = {name: [] for name in reductions}
+        self._before: Tensor | None = None  # the full input of the layer that runs now; for reductions only
+
+    def keep(self, index: int, hidden: Tensor) -> None:
+        """Takes what is read of state `index`: 0 enters the first layer, i + 1 leaves layer i."""
+        if hidden.shape[-1] != self._stack.hidden_size:
+            raise ModelError(
+                f"{type(self._stack.base).__name__} gives states of {hidden.shape[-1]} dimensions, its layers of "
+                f"{self._stack.hidden_size}",
+                "take the last layer's own, the raw one",
+                "last",
+            )
+        self._rows[index] = self._read(hidden)
+        if self._reductions:
+            for name, reduction in self._reductions.items():
+                if self._before is not None and index > 0:
+                    self._reduced[name].append(reduction(self._before, hidden, self._mask))
+            self._before = hidden
+
+    def states(self) -> tuple[Float[Tensor, "place state hidden"], dict[str, Float[Tensor, "text layer"]]]:
+        """All of it, state by state."""
+        missing = [index for index, rows in enumerate(self._rows) if rows is None]
+        if missing:
+            raise ModelError(f"layer {max(missing[0] - 1, 0)} did not run", "check the model's layer dropping")
+        reduced = {name: torch.stack(values, dim=1) for name, values in self._reduced.items()}
+        return torch.stack([rows for rows in self._rows if rows is not None], dim=1), reduced
 
 
 @contextmanager

@@ -8,23 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from wheretune.model.calls import layer_input, replace_forward, with_hidden
+from wheretune.model.calls import change_input, wrap_forward
 from wheretune.model.inputs import base_inputs
-from wheretune.model.recomputing import for_reentrant, recomputed
+from wheretune.model.recomputing import ask_for_gradient, recomputed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from wheretune.model.stack import LayerStack
 
-_UNDO: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()  # by base model
+EXCLUSION = "_wheretune_exclusion"  # where a base model keeps what `exclude_frozen` put on it last
 
 
 def lowest_trained(stack: LayerStack) -> int:
     """The lowest layer with a parameter that trains; L if there is none, and 0 if something outside the layers does."""
-    if any(parameter.requires_grad for part in outside(stack) for parameter in part.parameters()):
+    if any(trains(part) for part in outside(stack)):
         return 0
     training = (layer.index for layer in stack.layers if trains(layer.module))
     return min(training, default=len(stack))
@@ -52,8 +53,8 @@ def outside(stack: LayerStack) -> list[nn.Module]:
     return list(below(stack.base))
 
 
-def still(stack: LayerStack, dropout: bool = False) -> Callable[[], None]:
-    """Keeps what is frozen out of the training, instead of what an earlier call kept out; returns what undoes it.
+def exclude_frozen(stack: LayerStack, dropout: bool = False) -> Callable[[], None]:
+    """Keeps what is frozen now out of the training; returns what undoes it.
 
     Frozen layers, and with frozen embeddings all else in the base model, stay in eval mode, though Trainer calls
     `model.train()` at every step; with activation checkpointing, one that a gradient passes is recomputed all the same,
@@ -61,46 +62,69 @@ def still(stack: LayerStack, dropout: bool = False) -> Callable[[], None]:
     activation checkpointing may make them do so: below the lowest trained layer no graph is made and nothing kept for
     it. (States made of `inputs_embeds` keep theirs: something of the user's may be trained there.)
 
+    Call it again when other layers train: what an earlier call on the same base model put on is undone first. Undoing
+    gives every module the mode back that it would have without, and undoing twice does no harm.
+
     Args:
         stack: The layers, what is frozen set to require no gradient.
         dropout: Leave frozen layers in whatever mode they are (stock behaviour).
     """
-    _UNDO.pop(stack.base, lambda: None)()
-    others = outside(stack)
-    fixed = not any(trains(part) for part in others)
-    frozen = [] if dropout else [layer.module for layer in stack.layers if not trains(layer.module)]
-    frozen += others if fixed and not dropout else []
-    first, by_ids = lowest_trained(stack), [True]
-    passed = [layer.module for layer in stack.layers[first:] if not dropout and not trains(layer.module)]
+    earlier: _Exclusion | None = getattr(stack.base, EXCLUSION, None)
+    if earlier is not None:
+        earlier.undo()
+    exclusion = _Exclusion(stack, dropout)
+    setattr(stack.base, EXCLUSION, exclusion)
+    return exclusion.undo
 
-    def enter(base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        by_ids[0] = base_inputs(base, args, kwargs).get("inputs_embeds") is None
+
+class _Exclusion:
+    """The hooks that keep what is frozen out of the training, as long as they are on."""
+
+    def __init__(self, stack: LayerStack, dropout: bool) -> None:
+        self._base = stack.base
+        self._by_ids = True  # whether the batch that runs now was given as token ids
+        self._silenced: dict[nn.Module, None] = {}  # modules that were put into eval mode here
+        others = outside(stack)
+        embeddings_train = any(trains(part) for part in others)
+        frozen = [layer.module for layer in stack.layers if not trains(layer.module)]
+        quiet = [] if dropout else [*frozen, *([] if embeddings_train else others)]
+        self._quiet = [module for part in quiet for module in part.modules()]
+        lowest = lowest_trained(stack)
+        above = {layer.module for layer in stack.layers[lowest:]}
+        self._wraps = [
+            wrap_forward(module, partial(recomputed, stack.base, module))
+            for module in ([] if dropout else frozen)
+            if module in above
+        ]
+        self._hooks = [stack.base.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)]
+        if not embeddings_train:
+            self._hooks.append(change_input(stack.layers[0].module, self._without_graph))
+        if not embeddings_train and lowest < len(stack):
+            module = stack.layers[lowest].module
+            self._hooks.append(change_input(module, partial(ask_for_gradient, module)))
+
+    def _enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._by_ids = base_inputs(base, args, kwargs).get("inputs_embeds") is None
         if base.training:
-            for part in frozen:
-                part.eval()
+            for module in self._quiet:
+                if module.training:
+                    module.training = False
+                    self._silenced[module] = None
 
-    def without_graph(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        hidden = layer_input(args, kwargs)
-        return with_hidden(args, kwargs, hidden.detach()) if hidden.requires_grad and by_ids[0] else None
+    def _without_graph(self, hidden: Tensor) -> Tensor | None:
+        return hidden.detach() if hidden.requires_grad and self._by_ids else None
 
-    restore = [replace_forward(module, partial(recomputed, stack.base, module, module.forward)) for module in passed]
-    hooks = [stack.base.register_forward_pre_hook(enter, with_kwargs=True, prepend=True)]
-    if fixed:
-        hooks.append(stack.layers[0].module.register_forward_pre_hook(without_graph, with_kwargs=True))
-        if first < len(stack):
-            hooks.append(stack.layers[first].module.register_forward_pre_hook(for_reentrant, with_kwargs=True))
-
-    def undo() -> None:
-        _UNDO.pop(stack.base, None)
-        for hook in hooks:
+    def undo(self) -> None:
+        for hook in self._hooks:
             hook.remove()
-        while restore:
-            restore.pop()()
-        while frozen:
-            frozen.pop().train(stack.base.training)
-
-    _UNDO[stack.base] = undo
-    return undo
+        for take_off in self._wraps:
+            take_off()
+        if self._base.training:  # in eval mode they are as they should be
+            for module in self._silenced:
+                module.training = True
+        self._hooks, self._wraps, self._silenced = [], [], {}
+        if getattr(self._base, EXCLUSION, None) is self:
+            delattr(self._base, EXCLUSION)
 
 
 def head_parameters(stack: LayerStack) -> list[nn.Parameter]:

@@ -35,8 +35,9 @@ def max_tokens(model: nn.Module, tokenizer: Any, asked: int | None) -> int:
         return min(*limits, MOST_TOKENS)
     if asked > limits[-1]:
         raise ModelError(
-            f"--max-length {asked} is more than the {limits[-1]} tokens the model has positions for",
+            f"a length of {asked} is more than the {limits[-1]} tokens the model has positions for",
             f"give {limits[-1]} or less",
+            "max_length",
         )
     return asked
 
@@ -83,7 +84,8 @@ def packed(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     if "position_ids" not in takes:
         raise ModelError(
             f"{type(base).__name__} takes no position_ids, and nothing else tells packed texts apart",
-            "leave --pack out",
+            "do not pack them",
+            "packed",
         )
     unmasked = inputs["attention_mask"] != 0
     positions = unmasked.cumsum(1) - 1 + first_position(base)
@@ -114,6 +116,11 @@ def representative_positions(mask: Int[Tensor, "batch token"], causal: bool) -> 
     if causal:
         return torch.where(unmasked, steps, -1).argmax(1)
     return torch.where(unmasked, steps, mask.shape[1]).argmin(1)
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Where a model lies."""
+    return next(model.parameters()).device
 
 
 def unlabelled(batch: Batch, device: torch.device) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,25 +34,20 @@ def linear_maps(module: nn.Module) -> dict[str, tuple[int, int]]:
 def parts_of(layer: nn.Module, heads: int, causal: bool) -> LayerParts:
     """The linear maps of a layer, and which of them does what.
 
-    Every family registers a layer's attention before its MLP, the attention's maps ending with its output, and calls it
-    something with "att"; the decoders of encoder-decoders have a second attention, to the encoder. One map that makes
-    queries, keys and values is the widest of its attention. Decoders are taken to have their norm before attention,
-    encoders behind it; ModernBERT, which has it before, calls it `attn_norm`.
+    Every family registers a layer's attention before its MLP, the attention's maps ending with its output. Decoders are
+    taken to have their norm before attention, encoders behind it; ModernBERT, which has it before, calls it
+    `attn_norm`.
     """
     maps = linear_maps(layer)
-    attention = [path for path in maps if "att" in path.lower()]
-    attention = [path for path in attention if not any(other in path for other in ("EncDec", "encoder_attn", "cross"))]
+    attention = _self_attention(maps)
     rest = [path for path in maps if "att" not in path.lower()]
-    first = {letter: next((p for p in attention if p.split(".")[-1].startswith(letter)), None) for letter in "qkv"}
-    if None in first.values() and attention:
-        first = dict.fromkeys("qkv", max(attention, key=lambda path: maps[path][0]))
-    known = len(attention) > 1
+    query, key, value = _projections(attention, maps)
     return LayerParts(
         maps=maps,
-        query=first["q"] if known else None,
-        key=first["k"] if known else None,
-        value=first["v"] if known else None,
-        attention_output=attention[-1] if known else None,
+        query=query,
+        key=key,
+        value=value,
+        attention_output=attention[-1] if query is not None else None,
         mlp_output=rest[-1] if rest else None,
         heads=heads,
         biases=sum(parameter.numel() for parameter in biases(layer)),
@@ -59,6 +55,31 @@ def parts_of(layer: nn.Module, heads: int, causal: bool) -> LayerParts:
         kept=_kept_by_activation(layer),
         norm_first=causal or any(name.startswith("attn_norm.") for name, _ in layer.named_parameters()),
     )
+
+
+def _self_attention(maps: Mapping[str, tuple[int, int]]) -> list[str]:
+    """The maps of self-attention.
+
+    Every family calls it something with "att"; the decoders of encoder-decoders have a second one, to the encoder.
+    """
+    cross = ("EncDec", "encoder_attn", "cross")
+    return [path for path in maps if "att" in path.lower() and not any(name in path for name in cross)]
+
+
+def _projections(
+    attention: Sequence[str], maps: Mapping[str, tuple[int, int]]
+) -> tuple[str, str, str] | tuple[None, None, None]:
+    """The maps that make queries, keys and values, by the first letter of their names; None of a lone map.
+
+    One map that makes all three is the widest of its attention.
+    """
+    if len(attention) < 2:
+        return None, None, None
+    query, key, value = (next((p for p in attention if p.split(".")[-1].startswith(letter)), None) for letter in "qkv")
+    if query is None or key is None or value is None:
+        widest = max(attention, key=lambda path: maps[path][0])
+        return widest, widest, widest
+    return query, key, value
 
 
 def _kept_by_activation(layer: nn.Module) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from wheretune.errors import ModelError
+from wheretune.model.calls import wrap_forward
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from wheretune.model.stack import LayerStack
     from wheretune.records.model import ModelSpec, Quantize
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -93,3 +96,37 @@ def quantized(base: nn.Module) -> Quantize | None:
     if getattr(base, "is_loaded_in_4bit", False):
         return "4bit"
     return "8bit" if getattr(base, "is_loaded_in_8bit", False) else None
+
+
+def hold_masters(stack: LayerStack, parameters: Iterable[nn.Parameter]) -> Callable[[], None]:
+    """Holds in fp32 what trains of a half-precision model; what is frozen stays as it is.
+
+    Maps compute in bf16 all the same: the base model's forward pass runs under autocast, also for an fp16 checkpoint,
+    since bf16 needs no scaling of the loss.
+
+    Args:
+        stack: The model.
+        parameters: What trains; those that are in fp32 already are left alone.
+
+    Returns:
+        What undoes it: the parameters go back to their precision, rounded.
+    """
+    halves = [(p, p.dtype) for p in parameters if p.dtype in (torch.bfloat16, torch.float16)]
+    if not halves:
+        return lambda: None
+    kind = next(stack.base.parameters()).device.type
+
+    def computing(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(kind, torch.bfloat16):
+            return forward(*args, **kwargs)
+
+    for parameter, _ in halves:
+        parameter.data = parameter.data.float()
+    give_back = wrap_forward(stack.base, computing)
+
+    def undo() -> None:
+        give_back()
+        for parameter, dtype in halves:
+            parameter.data = parameter.data.to(dtype)
+
+    return undo

@@ -10,10 +10,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from wheretune.errors import ModelError
-from wheretune.model.calls import layer_input, with_hidden
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from wheretune.model.stack import LayerStack
 
@@ -34,20 +33,23 @@ def checkpoint_activations(stack: LayerStack, lowest: int) -> None:
 
 
 def recomputed(base: nn.Module, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A frozen layer in eval mode under activation checkpointing."""
+    """The forward of a frozen layer in eval mode that a gradient passes, recomputed under activation checkpointing.
+
+    Transformers recomputes layers in training mode only.
+    """
     if base.training and torch.is_grad_enabled() and getattr(module, "gradient_checkpointing", False):
         kwargs |= {name: None for name in ("past_key_values", "layer_past") if name in kwargs}  # it would grow twice
-        how: Callable[..., Any] = module._gradient_checkpointing_func  # type: ignore[assignment]
-        return how(partial(forward, **kwargs), *args)
+        recompute: Callable[..., Any] = module._gradient_checkpointing_func  # type: ignore[assignment]
+        return recompute(partial(forward, **kwargs), *args)
     return forward(*args, **kwargs)
 
 
-def for_reentrant(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Reentrant checkpointing gives a layer's parameters a gradient only if its input asks for one too."""
-    how = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
-    hidden = layer_input(args, kwargs)
-    if hidden.requires_grad:
+def ask_for_gradient(layer: nn.Module, hidden: Tensor) -> Tensor | None:
+    """The same states, asking for a gradient, where reentrant checkpointing gives a layer's parameters none otherwise.
+
+    None where they do so already or nothing is checkpointed reentrantly.
+    """
+    if hidden.requires_grad or not layer.training or not getattr(layer, "gradient_checkpointing", False):
         return None
-    if module.training and getattr(module, "gradient_checkpointing", False) and how.get("use_reentrant", False):
-        return with_hidden(args, kwargs, hidden.detach().requires_grad_())
-    return None
+    settings = getattr(getattr(layer, "_gradient_checkpointing_func", None), "keywords", {})
+    return hidden.detach().requires_grad_() if settings.get("use_reentrant", False) else None

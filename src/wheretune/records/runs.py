@@ -1,4 +1,4 @@
-"""A run: its settings and what refuses them, what it takes to repeat it, its result, and what a saved delta is of."""
+"""A run: its settings and what refuses them, all it takes to repeat it, its result, and what a saved delta is of."""
 
 from __future__ import annotations
 

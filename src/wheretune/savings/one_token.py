@@ -2,7 +2,7 @@
 
 Both heads read one token of the last layer. So the inputs of its query map, of the map after attention and of the MLP's
 first maps are cut to that token. Where the layer adds its input again, the one is added to all: right in the one place
-that is read. Whether a family's layer bears this is seen by running both.
+that is read. Whether this holds for a family's layer is seen by running it both ways.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wheretune.model.forward import closeness, evaluating, represent
-from wheretune.model.inputs import accepted, base_inputs, representative_positions, unlabelled
+from wheretune.model.forward import represent
+from wheretune.model.inputs import accepted, base_inputs, model_device, representative_positions, unlabelled
+from wheretune.savings.both_ways import BothWays
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
     from wheretune.records.data import Batch
 
-CLOSE = 1e-5
+CLOSE = 1e-5  # how far the token that is read may be from that of a whole layer in fp32, of its length
 
 
 @contextmanager
@@ -37,21 +38,16 @@ def one_token(stack: LayerStack, batch: Batch) -> Iterator[bool]:
     Yields:
         Whether the last layer can be cut so; otherwise it is left as it is.
     """
-    inputs = unlabelled(batch, next(stack.base.parameters()).device)
+    inputs = unlabelled(batch, model_device(stack.base))
 
     def read() -> Tensor:
-        with torch.no_grad(), evaluating(stack.base):
-            hidden = stack.base(**accepted(stack.base, inputs))[0]
-        return represent(hidden, inputs["attention_mask"], "token", stack.causal)
+        return represent(stack.base(**accepted(stack.base, inputs))[0], inputs["attention_mask"], "token", stack.causal)
 
-    whole, close = read(), closeness(stack.base, CLOSE)
+    both = BothWays(stack.base, read, CLOSE)
     for with_query in (True, False):
         cut = _Cut(stack, with_query)
-        try:
-            same = bool(cut.hooks) and torch.allclose(read(), whole, atol=close, rtol=close)
-            holds = same and set(cut.ran.values()) == {1}  # DeBERTa's query map also reads its table of positions
-        except (RuntimeError, IndexError, ValueError):  # the family's layer wants all tokens there
-            holds = False
+        holds = bool(cut.hooks) and both.agree(read)
+        holds = holds and set(cut.ran.values()) == {1}  # DeBERTa's query map also reads its table of positions
         if holds:
             break
         cut.undo()

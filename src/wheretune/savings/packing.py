@@ -9,23 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from wheretune.errors import ConfigError
-from wheretune.model.forward import closeness, evaluating
-from wheretune.model.inputs import unlabelled
+from wheretune.model.inputs import model_device, unlabelled
+from wheretune.savings.both_ways import BothWays
 
 if TYPE_CHECKING:
-    from wheretune.heads.headed import HeadedModel
+    from torch import Tensor, nn
+
     from wheretune.records.data import Batch
 
-CLOSE = 1e-4  # how far packed features may be from padded ones in fp32
+CLOSE = 1e-4  # how far packed features may be from padded ones in fp32, of their length
+
+
+@runtime_checkable
+class WithHead(Protocol):
+    """What savings need of a model with a head on top.
+
+    Attributes:
+        base: The headless transformer.
+        packed: Whether in training mode the texts of a batch run one after the other.
+        all_layers: Whether the head reads the representative token of every layer.
+    """
+
+    base: nn.Module
+    packed: bool
+    all_layers: bool
+
+    def features(self, inputs: Batch, pack: bool = False) -> Tensor:
+        """What the head reads, (text, feature), of texts that run padded or, with `pack`, one after the other."""
+        ...
 
 
 @contextmanager
-def packing(model: HeadedModel, batch: Batch) -> Iterator[None]:
+def packing(model: WithHead, batch: Batch) -> Iterator[None]:
     """Inside, the model trains on packed texts; it evaluates on padded ones as ever.
 
     Args:
@@ -36,19 +54,15 @@ def packing(model: HeadedModel, batch: Batch) -> Iterator[None]:
         ConfigError: The texts are not kept apart.
         ModelError: The base model takes no positions.
     """
-    inputs = unlabelled(batch, next(model.base.parameters()).device)
-    close = closeness(model.base, CLOSE)
-    with torch.no_grad(), evaluating(model):
-        padded = model.features(inputs)
-        try:
-            apart = torch.allclose(model.features(inputs, pack=True), padded, atol=close, rtol=close)
-        except (RuntimeError, IndexError, ValueError):  # its mask is not made for this
-            apart = False
-    if not apart:
-        attention = getattr(model.config, "_attn_implementation", None) or "its own"
+    inputs = unlabelled(batch, model_device(model.base))
+    both = BothWays(model.base, lambda: model.features(inputs), CLOSE)
+    if not both.agree(lambda: model.features(inputs, pack=True)):
+        config: Any = model.base.config
+        attention = getattr(config, "_attn_implementation", None) or "its own"
         raise ConfigError(
-            f"--pack: {type(model.base).__name__} with {attention} attention reads across packed texts",
-            "leave --pack out; most decoders keep them apart, and so does flash attention",
+            f"{type(model.base).__name__} with {attention} attention reads across packed texts",
+            "do not pack them; most decoders keep them apart, and so does flash attention",
+            "packed",
         )
     model.packed = True
     try:

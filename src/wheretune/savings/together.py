@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wheretune.data.batches import spread
-from wheretune.heads.headed import HeadedModel
+from wheretune.model.freezing import lowest_trained
 from wheretune.records.runs import CacheSettings, check_cache
 from wheretune.savings.one_token import one_token
-from wheretune.savings.packing import packing
+from wheretune.savings.packing import WithHead, packing
+from wheretune.savings.prefix_cache.job import CacheJob
+from wheretune.savings.prefix_cache.layout import Layout
 from wheretune.savings.prefix_cache.making import cached
 
 if TYPE_CHECKING:
-    from wheretune.applying import Tuned
+    from wheretune.model.stack import LayerStack
     from wheretune.records.data import Collate
     from wheretune.records.runs import TrainSettings
     from wheretune.savings.prefix_cache.deciding import CacheReport
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavingsReport:
     """What a training does not compute.
 
     Attributes:
@@ -35,25 +37,29 @@ class Saved:
     one_token: bool
 
     @property
-    def told(self) -> dict[str, str]:
-        """For a result."""
+    def description(self) -> dict[str, str]:
+        """In words, for the result of a run."""
         last = "the token that is read alone" if self.one_token else "all tokens"
         return {"prefix cache": str(self.cache), "last layer": last}
 
 
 @contextlib.contextmanager
-def lean(
-    tuned: Tuned,
-    rows: Sequence[dict[str, Any]],
+def saving(
+    stack: LayerStack,
+    weights_hash: str,
+    rows: Sequence[Mapping[str, Any]],
     collate: Collate,
     settings: TrainSettings,
     folder: Path,
     cache: CacheSettings | None = None,
-) -> Iterator[Saved]:
+) -> Iterator[SavingsReport]:
     """Inside, training computes only what it needs: the frozen prefix once, and of the last layer what the head reads.
 
+    What is frozen is told by which parameters require a gradient.
+
     Args:
-        tuned: From `apply`, of a `HeadedModel`.
+        stack: The layers of a `HeadedModel`, or of another model with such a head.
+        weights_hash: SHA-256 over the weights of its base model; a cache on disk is known by it.
         rows: Encoded rows.
         collate: Makes a batch of rows.
         settings: How they are trained on.
@@ -67,19 +73,19 @@ def lean(
         ConfigError: The settings ask for packed texts, and the model would read across them.
         ModelError: They do, and it takes no positions.
     """
-    model = tuned.model
-    assert isinstance(model, HeadedModel)
-    how = replace(cache or CacheSettings(), dtype=settings.cache_dtype)
-    check_cache(settings, how)
+    model: Any = stack.model
+    assert isinstance(model, WithHead)
+    cache = cache or CacheSettings()
+    check_cache(settings, cache)
     if settings.frozen_dropout:
-        how = CacheSettings("off")
-    some = collate(spread(rows))
+        cache = CacheSettings("off")
+    few = collate(spread(rows))
     with contextlib.ExitStack() as inside:
         if settings.packed:
-            inside.enter_context(packing(model, some))
-        every = settings.all_tokens or settings.packed  # one residual a text does not fit a row of all texts
-        cut = not every and inside.enter_context(one_token(tuned.stack, some))
-        known = tuned.plan.model.hash
-        prefix = cached(tuned.stack, known, rows, collate, settings.epochs, how, folder, model.all_layers)
-        report = inside.enter_context(prefix)
-        yield Saved(report, cut)
+            inside.enter_context(packing(model, few))
+        all_tokens = settings.all_tokens or settings.packed  # one residual per text does not fit a row of all texts
+        cut = not all_tokens and inside.enter_context(one_token(stack, few))
+        layout = Layout(lowest_trained(stack), len(stack), stack.hidden_size, all_layers=model.all_layers)
+        job = CacheJob(stack, layout, rows, collate, settings.cache_dtype)
+        report = inside.enter_context(cached(job, weights_hash, settings.epochs, cache, folder))
+        yield SavingsReport(report, cut)

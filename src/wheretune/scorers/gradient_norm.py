@@ -3,7 +3,7 @@
     score(l) = sum over batches of the L2 norm of the gradient of the batch's mean loss with respect to layer l
 
 Journal version of PRiSM, 7.4: over one epoch, without updates. Decided: the sum of norms over batches, not the norm of
-a sum; the head is freshly drawn from the data's seed and dropout is off. The score depends on the batch size.
+a sum; the head is freshly drawn from the reading's seed and dropout is off. The score depends on the batch size.
 """
 
 from __future__ import annotations

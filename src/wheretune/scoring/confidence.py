@@ -2,7 +2,7 @@
 
 Both rest on the covariance of the layers' scores, so differences between layers are paired: texts on which all layers
 score high or low together do not blur the choice. For scores that are means over samples it is the samples' own; for
-others (CKA, variance) it comes from subsamples without replacement, see `scorers.base.Sketch`.
+others (CKA, variance) it comes from subsamples without replacement, see `scorers.sketch`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wheretune.errors import ConfigError
 from wheretune.records.base import Spec
 from wheretune.records.scores import Confidence, Settlement
 from wheretune.scorers.base import BoundedScorer
-from wheretune.selectors.base import PairwiseSelector
+from wheretune.selectors.base import PairwiseSelector, resolved
 
 if TYPE_CHECKING:
     from wheretune.model.states import States
@@ -40,7 +40,7 @@ def how_sure(scores: LayerScores, selector: Selector, seed: int = 0) -> Confiden
     Args:
         scores: With a covariance.
         selector: Makes the choice.
-        seed: Of the draws.
+        seed: Seed for the draws.
 
     Returns:
         The shares; None if the scores have no covariance, or the selector reads no scores.
@@ -102,11 +102,12 @@ class Settler:
             raise ConfigError(
                 f"whether {self.selector.name} is settled cannot be told: it compares no pairs of layers",
                 "select highest, lowest, block-highest, block-lowest, middle-best or suffix",
+                "selector",
             )
         if not 0 < self.confidence < 1:
-            raise ConfigError(f"--confidence is {self.confidence}", "give a number between 0 and 1")
+            raise ConfigError(f"the confidence is {self.confidence}", "give a number between 0 and 1", "confidence")
         if not 0 <= self.tolerance < np.inf:
-            raise ConfigError(f"--tolerance is {self.tolerance}", "give 0 or more")
+            raise ConfigError(f"the tolerance is {self.tolerance}", "give 0 or more", "tolerance")
 
     def watch(self, scorer: Any, texts: int) -> Watch:
         """What looks on while `scorer` reads up to `texts` texts in random order.
@@ -118,8 +119,9 @@ class Settler:
             return _Sequence(self)
         if not isinstance(scorer, BoundedScorer):
             raise ConfigError(
-                f"--bound betting needs a mean of bounded numbers, and {scorer.name} is none",
-                "use cosine-centrality or io-cosine, or --bound asymptotic",
+                f"betting needs a mean of bounded numbers, and {scorer.name} is none",
+                "use cosine-centrality or io-cosine, or the asymptotic bound",
+                "bound",
             )
         return Bets(self, scorer, texts)
 
@@ -129,7 +131,7 @@ class Settler:
         contests = self.selector.contests(finished.values)
         still_open = tuple((w, rival) for w, rival, sign in contests if is_open(w, rival, sign, len(contests)))
         return Settlement(
-            selector=Spec.of(self.selector),
+            selector=Spec.of(resolved(self.selector, len(finished.values))),
             layers=self.selector.select(finished.values),
             settled=not still_open,
             n_samples=n,
@@ -157,7 +159,11 @@ class _Sequence:
             ConfigError: The scores are no means over samples.
         """
         if finished.stds is None:
-            raise ConfigError("--until-settled needs scores that are means over samples", "use a centrality scorer")
+            raise ConfigError(
+                "whether a choice is settled can be told of scores that are means over samples alone",
+                "use a centrality scorer",
+                "until_settled",
+            )
 
         def is_open(winner: int, rival: int, sign: int, contests: int) -> bool:
             return n < LEAST or self._lower(finished, winner, rival, sign, n, contests) < -self.settler.tolerance

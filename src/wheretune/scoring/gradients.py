@@ -1,16 +1,17 @@
 """One backward pass: what the loss of a fresh head asks of every layer, batch by batch, without training.
 
-The head is freshly drawn from the data's seed and dropout is off, so the numbers repeat. Only the layers' parameters
+The head is freshly drawn from the reading's seed and dropout is off, so the numbers repeat. Only the layers' parameters
 get a gradient, and only norms and squares of it leave this room: two batches' gradients are never held at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 
 from wheretune.errors import ScoreError
 from wheretune.heads.headed import headed
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from wheretune.data.texts import TextData
     from wheretune.model.stack import LayerStack
-    from wheretune.records.data import Collate
+    from wheretune.records.data import Batch, Collate
 
 
 def stream_gradients(
@@ -32,51 +33,59 @@ def stream_gradients(
     batches: Iterable[list[dict[str, Any]]],
     collate: Collate,
     per_sample: bool = False,
+    seed: int = 0,
 ) -> Iterator[Gradients]:
     """The gradients of every batch of encoded rows, one batch at a time, the model in eval mode.
 
     Args:
         stack: Whose layers; the model is left as it was, its `grad` fields untouched.
-        data: With labels; says the task, and its seed draws the head.
+        data: With labels; says the task.
         batches: Of encoded rows with labels.
         collate: Makes a batch of rows.
         per_sample: Run every sample alone, for its own gradient; the batch's is their mean. Slower, by as much as the
             machine gains from batches. (`torch.func.vmap` cannot run Transformers' attention masks, whose code branches
             on the data.)
+        seed: Seed for the head.
 
     Raises:
         ScoreError: A gradient is not finite; the layer and the rows are named.
     """
-    model = headed(stack.base, LastToken(), data, data.info.spec.seed)
+    model = headed(stack, LastToken(), data, seed)
     groups = [list(layer.module.parameters()) for layer in stack.layers]
-    wanted = [parameter for group in groups for parameter in group]
     sizes = torch.tensor([sum(p.numel() for p in group) for group in groups])
-    device = next(stack.base.parameters()).device
     for batch in batches:
-        parts = [[row] for row in batch] if per_sample else [batch]
-        total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in wanted]
-        squares = []
-        for part in parts:
-            inputs = {name: value.to(device) for name, value in collate(part).items()}
-            with torch.enable_grad(), evaluating(model), _needing_gradients(wanted):
-                found = torch.autograd.grad(model(**inputs).loss, wanted, allow_unused=True)
-            for place, gradient in zip(total, found, strict=True):
-                if gradient is not None:
-                    place += gradient.float() / len(parts)
-            if per_sample:
-                squares.append(_squares(found, groups) / sizes)
+        parts = [collate(part) for part in ([[row] for row in batch] if per_sample else [batch])]
+        total, squares = _gradients(model, parts, groups)
         rows = tuple(int(row["row"]) for row in batch)
         batch_squares = _squares(total, groups)
         _check_finite(batch_squares, rows, groups)
         yield Gradients(
             norms=batch_squares.sqrt(),
-            squares=torch.stack(squares) if per_sample else None,
+            squares=squares / sizes if per_sample else None,
             batch_squares=batch_squares / sizes,
             sample_ids=rows,
         )
 
 
-def _squares(gradients: Iterable[Tensor | None], groups: list[list[nn.Parameter]]) -> Tensor:
+def _gradients(
+    model: nn.Module, parts: Sequence[Batch], groups: list[list[nn.Parameter]]
+) -> tuple[list[Tensor], Float[Tensor, "part layer"]]:
+    """The mean gradient of the parts' losses in fp32, and each part's own sum of squares of every layer."""
+    wanted = [parameter for group in groups for parameter in group]
+    total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in wanted]
+    device, squares = wanted[0].device, []
+    for part in parts:
+        inputs = {name: value.to(device) for name, value in part.items()}
+        with torch.enable_grad(), evaluating(model), _needing_gradients(wanted):
+            found = torch.autograd.grad(model(**inputs).loss, wanted, allow_unused=True)
+        for place, gradient in zip(total, found, strict=True):
+            if gradient is not None:
+                place += gradient.float() / len(parts)
+        squares.append(_squares(found, groups))
+    return total, torch.stack(squares)
+
+
+def _squares(gradients: Iterable[Tensor | None], groups: list[list[nn.Parameter]]) -> Float[Tensor, " layer"]:
     """The sum of the squared gradient of every layer, in fp64 on the CPU."""
     every = iter(gradients)
     sums = []

@@ -1,42 +1,52 @@
-"""One pass over the data feeds any number of scorers."""
+"""One pass over the data feeds any number of scorers.
+
+`gather` checks what was asked for, then drives the scorers by what they read: weights, states (one forward pass) and
+gradients (one backward pass). What it has gathered is a `PassState`; those of shards merge, and `finish` makes scores.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from functools import partial, reduce
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
-from wheretune.data.batches import CHUNK, collator, stream_batches
+from wheretune.data.batches import CHUNK, collator
 from wheretune.data.texts import shuffled
-from wheretune.data.tokens import next_tokens
-from wheretune.errors import ConfigError, DataError, ScoreError
+from wheretune.errors import ConfigError, ScoreError
 from wheretune.model.finding import find_layers
-from wheretune.model.identity import describe
+from wheretune.model.identity import describe, fingerprints
 from wheretune.model.inputs import max_tokens
+from wheretune.model.opening import Opened
 from wheretune.model.output_matrix import semantic_bases
 from wheretune.records.base import Spec
-from wheretune.records.scores import LayerScore, LayerScores
+from wheretune.records.scores import LayerScore, LayerScores, Reading
 from wheretune.scorers.base import GradientScorer, StackScorer, StreamScorer
 from wheretune.scorers.sums import Moments
+from wheretune.scoring.checking import check
 from wheretune.scoring.gradients import stream_gradients
+from wheretune.scoring.reading import Texts
 from wheretune.scoring.states import stream_states
 from wheretune.support.log import log
 from wheretune.support.progress import progress
 from wheretune.support.provenance import versions
+from wheretune.tasks.base import task_of
+from wheretune.tasks.verbalizing import next_tokens
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
-    from wheretune.model.stack import LayerStack
     from wheretune.model.states import States
     from wheretune.records.data import DataInfo
-    from wheretune.records.model import LayerParts, ModelInfo
-    from wheretune.records.scores import LastState, Pooling, Settlement
+    from wheretune.records.model import ModelInfo
+    from wheretune.records.scores import Pooling, Settlement
     from wheretune.scorers.base import Finished, Scorer
+
+Kind = TypeVar("Kind")
+Track = Callable[[Iterable[Kind], str], Iterable[Kind]]  # shows progress under a description
 
 
 @runtime_checkable
@@ -56,227 +66,287 @@ LOOK_EVERY = 4  # batches between two looks at whether the choice is settled
 
 
 @dataclass(frozen=True, eq=False)
-class Gathered:
+class PassState:
     """What a pass over the data, or over one shard of it, has gathered; shards merge, and `finish` makes scores of it.
 
     Attributes:
-        states: By scorer its state; of one that streams nothing, its scores.
-        specs: Of the scorers, in order, with how the states were read.
-        model: The model.
+        states: By scorer its state; of a scorer that reads no text, its scores.
+        info: The model.
         data: All the data.
-        layers: Path, number of parameters and parts of every layer.
+        reading: How the texts were read.
         n_samples: Samples read.
+        tokens: How many tokens the samples have together, special ones included.
         seconds: Wall-clock time.
+        versions: The packages that computed it.
         settlement: Whether the pass stopped early, and why.
         shard: Which of how many shards, counted from 1.
-        batch_size: Texts in a batch.
-        versions: The packages that computed it.
-        tokens: How many the samples have together, special ones included.
     """
 
     states: dict[Scorer, Any]
-    specs: tuple[Spec, ...]
-    model: ModelInfo
+    info: ModelInfo
     data: DataInfo
-    layers: tuple[tuple[str, int, LayerParts], ...]
+    reading: Reading
     n_samples: int
-    seconds: float
-    settlement: Settlement | None
-    shard: tuple[int, int]
-    batch_size: int
-    versions: dict[str, str]
     tokens: int
+    seconds: float
+    versions: dict[str, str]
+    settlement: Settlement | None = None
+    shard: tuple[int, int] = (1, 1)
 
 
 def gather(
-    stack: LayerStack,
-    tokenizer: Any,
+    opened: Opened,
     data: TextData,
     scorers: Sequence[Scorer],
+    reading: Reading,
     *,
-    batch_size: int = 32,
-    pooling: Pooling = "token",
-    last: LastState = "normed",
-    standardise: bool = False,
-    revision: str | None = None,
     settle: Settle | None = None,
     shard: tuple[int, int] = (1, 1),
-) -> Gathered:
+) -> PassState:
     """Feeds every scorer: in one forward pass those that read states, in one backward pass those that read gradients.
 
     Args:
-        stack: The layers; the model is left as it was.
-        tokenizer: The model's tokenizer.
+        opened: The model, which is left as it was.
         data: The texts.
         scorers: Any number of scorers.
-        batch_size: Texts in a forward pass; only what is computed batch by batch (`gradient-norm`, `fisher:per=batch`)
-            depends on it.
-        pooling: The representative token, or the mean over unmasked tokens.
-        last: The last state after the final norm (as Transformers gives it) or before.
-        standardise: Take every dimension of every latent space to mean 0 and deviation 1 over the data first, so that a
-            few dimensions of great variance (rogue ones, Timkey and van Schijndel 2021) do not decide every cosine.
-            Costs a forward pass of its own.
-        revision: The hub's commit of the model, for the record.
+        reading: How the texts are read. Its `max_length`, where it has one, goes before the data's. To standardise
+            takes a forward pass of its own.
         settle: Reads the data in a seeded random order, looks after every few batches whether the choice is settled,
             and stops there; for one scorer whose scores are means over samples.
-        shard: Which of how many shards to read, counted from 1: whole batches are dealt out in turn, so shards merge
-            into what one pass gathers.
+        shard: Which of how many shards to read, counted from 1. The shards deal out the batches of one pass, so they
+            merge into what one pass gathers; see `stream_batches`.
 
     Raises:
         ConfigError: Settings that do not go together.
-        DataError: A scorer needs labels and there are none.
-        ScoreError: A state, a gradient or a similarity is not finite, or the model has one layer.
+        DataError: A scorer needs labels and there are none, or the shard has no batch.
+        ScoreError: What is no scorer; a state, a gradient or a similarity is not finite; the model has one layer.
     """
     started = time.perf_counter()
-    length = max_tokens(stack.base, tokenizer, data.info.spec.max_length)
-    number, shards = shard
-    if data.labels is None and any(isinstance(scorer, GradientScorer) for scorer in scorers):
-        raise DataError(
-            f"{data.info.spec.source} has no labels, and a gradient needs a loss",
-            "name the label column with --label-column",
-        )
-    if batch_size < 1:
-        raise ConfigError(f"--batch-size is {batch_size}", "give 1 or more")
-    if not 1 <= number <= shards:
-        raise ConfigError(f"--shard is {number}/{shards}", "give i/n with i from 1 to n")
-    streaming = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
-    differentiating = [scorer for scorer in scorers if isinstance(scorer, GradientScorer)]
-    if settle is not None and (len(scorers) != 1 or not streaming):
-        raise ConfigError("--until-settled goes with one scorer that reads states", "name one with --scorer")
-    if (settle is not None or standardise) and shards > 1:
-        raise ConfigError("--shard reads a part, and --until-settled and --standardise need the whole", "drop one")
-    if settle is not None and standardise:
-        raise ConfigError("--standardise reads all data first, and --until-settled would not", "drop one")
-    for scorer in streaming if standardise else ():
-        if scorer.reduction is not None:
-            raise ConfigError(f"{scorer.name} reads all tokens, which --standardise leaves alone", "drop one")
-    for offered in scorers:
-        if not isinstance(offered, StackScorer | StreamScorer | GradientScorer) or type(offered).__hash__ is None:
-            raise ScoreError(
-                f"{type(offered).__name__} is no scorer: it needs name, card, kinds, reduction (or per_sample), init, "
-                "update, merge and finish, or name, card and score, in a frozen dataclass",
-                "see docs/scorers.md",
-            )
-    states: dict[Scorer, Any] = {
-        scorer: scorer.score(stack) if isinstance(scorer, StackScorer) else scorer.init(stack) for scorer in scorers
-    }
-    seen, length_seen, settlement, chunk, watch = 0, 0, None, CHUNK, None
-    if settle is not None:
-        data, chunk = shuffled(data, data.info.spec.seed), LOOK_EVERY
-        watch = settle(streaming[0], len(data))
-    collate = collator(tokenizer)
-
-    def batches() -> Iterator[list[dict[str, Any]]]:
-        nonlocal length_seen
-        length_seen = 0  # every pass reads the same
-        for rows in islice(stream_batches(data, tokenizer, length, batch_size, chunk), number - 1, None, shards):
-            length_seen += sum(len(row["input_ids"]) for row in rows)
-            yield rows
-
-    tokens, targets = next_tokens(data, tokenizer) if any(s.card.reads == "meanings" for s in streaming) else ((), None)
-    bases = semantic_bases(stack, tokens) if tokens else None
-    reductions = {scorer.name: scorer.reduction for scorer in streaming if scorer.reduction is not None}
-    total = -(-len(data) // (batch_size * shards))
-
-    def forward() -> Iterator[States]:
-        return stream_states(stack, batches(), collate, pooling, last, reductions, bases, targets)
-
-    with progress() as shown:
-        moments = Moments.empty(len(stack) + 1, stack.hidden_size)
-        if standardise and streaming:
-            for batch in shown.track(forward(), total=total, description="standardising"):
-                moments = moments.merge(Moments.of(batch.tokens))
-        if streaming:
-            for batch in shown.track(forward(), total=total, description="scoring"):
-                batch = replace(batch, tokens=moments.standardised(batch.tokens)) if standardise else batch
-                states |= {scorer: scorer.update(states[scorer], batch) for scorer in streaming}
-                seen += len(batch.sample_ids)
-                if watch is not None:
-                    watch.see(batch)
-                    if seen % (chunk * batch_size) == 0 or seen == len(data):
-                        settlement = watch.look(streaming[0].finish(states[streaming[0]]), seen)
-                        if settlement.settled:
-                            break
-        if differentiating:
-            per_sample = any(scorer.per_sample for scorer in differentiating)
-            stream = stream_gradients(stack, data, batches(), collate, per_sample)
-            read = 0
-            for gradients in shown.track(stream, total=total, description="scoring by gradients"):
-                states |= {scorer: scorer.update(states[scorer], gradients) for scorer in differentiating}
-                read += len(gradients.sample_ids)
-            seen = read
-    if (streaming or differentiating) and seen == 0:
-        raise DataError(f"shard {number} of {shards} has no batch", "make fewer shards or smaller batches")
-    how = {"pooling": pooling, "last_state": last} | ({"standardised": True} if standardise else {})
-    return Gathered(
-        states=states,
-        specs=tuple(
-            Spec(scorer.name, Spec.of(scorer).params | (how if isinstance(scorer, StreamScorer) else {}))
-            for scorer in scorers
-        ),
-        model=describe(stack, revision),
+    check(data, scorers, reading, settle is not None, shard)
+    of_weights = [scorer for scorer in scorers if isinstance(scorer, StackScorer)]
+    of_states = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
+    of_gradients = [scorer for scorer in scorers if isinstance(scorer, GradientScorer)]
+    found: dict[Scorer, Any] = {scorer: scorer.score(opened.stack) for scorer in of_weights}
+    settlement, samples, tokens = None, 0, 0
+    if of_states or of_gradients:
+        asked = data.info.spec.max_length if reading.max_length is None else reading.max_length
+        reading = replace(reading, max_length=max_tokens(opened.stack.base, opened.tokenizer, asked))
+        if settle is not None:
+            data = shuffled(data, reading.seed)
+        texts = Texts(data, opened.tokenizer, reading, shard, CHUNK if settle is None else LOOK_EVERY)
+        with progress() as shown:
+            track = partial(_track, shown, texts.steps)
+            if of_states:
+                states, settlement = _from_states(opened, texts, of_states, settle, track)
+                found = {**found, **states}
+            if of_gradients:
+                found = {**found, **_from_gradients(opened, texts, of_gradients, track)}
+        samples, tokens = texts.samples, texts.tokens
+    return PassState(
+        states={scorer: found[scorer] for scorer in scorers},
+        info=opened.info,
         data=data.info,
-        layers=tuple(
-            (layer.path, sum(p.numel() for p in layer.module.parameters()), layer.parts) for layer in stack.layers
-        ),
-        n_samples=seen,
+        reading=reading,
+        n_samples=samples,
+        tokens=tokens,
         seconds=time.perf_counter() - started,
+        versions=versions(),
         settlement=settlement,
         shard=shard,
-        batch_size=batch_size,
-        versions=versions(),
-        tokens=length_seen,
     )
 
 
-def finish(gathered: Gathered) -> list[LayerScores]:
-    """The scores, one `LayerScores` a scorer, in order.
+# --- what is made of the texts --------------------------------------------------------------------
+
+
+def _track(shown: Any, total: int, batches: Iterable[Kind], description: str) -> Iterable[Kind]:
+    tracked: Iterable[Kind] = shown.track(batches, total=total, description=description)
+    return tracked
+
+
+def _from_states(
+    opened: Opened, texts: Texts, scorers: Sequence[StreamScorer], settle: Settle | None, track: Track[States]
+) -> tuple[dict[StreamScorer, Any], Settlement | None]:
+    """One forward pass; one more before it, where states are standardised."""
+    stack, reading = opened.stack, texts.reading
+    bases = targets = None
+    if any("language-model" in scorer.card.needs for scorer in scorers):
+        labels, targets = next_tokens(texts.data, opened.tokenizer)
+        bases = semantic_bases(stack, labels)
+    reductions = {scorer.name: scorer.reduction for scorer in scorers if scorer.reduction is not None}
+
+    def forward() -> Iterator[States]:
+        return stream_states(stack, texts.batches(), collator(opened.tokenizer), reading, reductions, bases, targets)
+
+    moments = Moments.empty(len(stack) + 1, stack.hidden_size)
+    for batch in track(forward(), "standardising") if reading.standardise else ():
+        moments = moments.merge(Moments.of(batch.tokens))
+    states = {scorer: scorer.init(stack) for scorer in scorers}
+    watch = None if settle is None else settle(scorers[0], len(texts.data))
+    settlement = None
+    for batch in track(forward(), "scoring"):
+        batch = replace(batch, tokens=moments.standardised(batch.tokens)) if reading.standardise else batch
+        states = {scorer: scorer.update(state, batch) for scorer, state in states.items()}
+        if watch is not None:
+            watch.see(batch)
+            if texts.samples % (LOOK_EVERY * reading.batch_size) == 0 or texts.samples == len(texts.data):
+                settlement = watch.look(scorers[0].finish(states[scorers[0]]), texts.samples)
+                if settlement.settled:
+                    break
+    return states, settlement
+
+
+def _from_gradients(
+    opened: Opened, texts: Texts, scorers: Sequence[GradientScorer], track: Track[Any]
+) -> dict[GradientScorer, Any]:
+    """One backward pass."""
+    per_sample = any(scorer.per_sample for scorer in scorers)
+    collate = task_of(texts.data.info).collator(opened.tokenizer)
+    stream = stream_gradients(opened.stack, texts.data, texts.batches(), collate, per_sample, texts.reading.seed)
+    states = {scorer: scorer.init(opened.stack) for scorer in scorers}
+    for gradients in track(stream, "scoring by gradients"):
+        states = {scorer: scorer.update(state, gradients) for scorer, state in states.items()}
+    return states
+
+
+# --- shards ---------------------------------------------------------------------------------------
+
+
+def merge(shards: Sequence[PassState]) -> PassState:
+    """What one pass over the whole data would have gathered.
+
+    Args:
+        shards: All shards of one pass, in any order. They may come from other machines: models are compared by their
+            weights and data by content, wherever they lie.
+
+    Raises:
+        ConfigError: They are of different passes, one is there twice, or one is missing.
+    """
+    if not shards:
+        raise ConfigError("there is no shard to merge", "give all shards of a pass")
+    first, of = shards[0], shards[0].shard[1]
+    for other in shards:
+        theirs = _common(other)
+        differs = [name for name, value in _common(first).items() if theirs[name] != value]
+        if differs:
+            one, another = ("/".join(map(str, part.shard)) for part in (other, first))
+            raise ConfigError(f"shards {one} and {another} are of different passes ({differs[0]})", "merge like shards")
+        if other.versions != first.versions:
+            log.warning(
+                "shards %d and %d were made with different versions of the packages", other.shard[0], first.shard[0]
+            )
+    numbers = [part.shard[0] for part in shards]
+    twice = sorted({number for number in numbers if numbers.count(number) > 1})
+    if twice:
+        raise ConfigError(f"shard {twice[0]} of {of} is given twice", "give each once")
+    missing = sorted(set(range(1, of + 1)) - set(numbers))
+    if missing:
+        raise ConfigError(f"shard {missing[0]} of {of} is missing", f"score shard {missing[0]}/{of} and merge all")
+    ordered = sorted(shards, key=lambda part: part.shard)
+    states: dict[Scorer, Any] = {}
+    for scorer in first.states:
+        parts = [part.states[scorer] for part in ordered]
+        states[scorer] = parts[0] if isinstance(scorer, StackScorer) else reduce(scorer.merge, parts)
+    return replace(
+        first,
+        states=states,
+        n_samples=sum(part.n_samples for part in shards),
+        tokens=sum(part.tokens for part in shards),
+        seconds=sum(part.seconds for part in shards),
+        shard=(1, 1),
+    )
+
+
+def _common(state: PassState) -> dict[str, Any]:
+    """What shards must have in common, by name."""
+    return {
+        "number of shards": state.shard[1],
+        "scorers": list(state.states),
+        "model": state.info.hash,
+        "layers": state.info.layers,
+        "precision": (state.info.spec.dtype, state.info.spec.quantize),
+        "data": state.data.hash,
+        "how the data is read": (replace(state.data.spec, source=""), state.reading),
+    }
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+def finish(state: PassState) -> list[LayerScores]:
+    """The scores, one `LayerScores` per scorer, in order.
 
     Raises:
         ScoreError: A score is not finite, or there were too few samples.
     """
     scored = []
-    for (scorer, state), spec in zip(gathered.states.items(), gathered.specs, strict=True):
-        result = state if isinstance(scorer, StackScorer) else scorer.finish(state)
-        for index, why in result.excluded.items():
-            log.warning("layer %d is no candidate: %s", index, why)
+    for scorer, own in state.states.items():
+        reads = not isinstance(scorer, StackScorer)
         scored.append(
-            LayerScores(
-                scorer=spec,
-                model=gathered.model,
-                data=gathered.data,
-                n_samples=0 if isinstance(scorer, StackScorer) else gathered.n_samples,
-                layers=tuple(_layer_score(index, *layer, result) for index, layer in enumerate(gathered.layers)),
-                similarity=_plain(result.similarity),
-                covariance=_plain(result.covariance),
-                settlement=gathered.settlement,
-                seconds=gathered.seconds,
-                versions=gathered.versions,
-                deviations=result.deviations,
-                tokens=None if isinstance(scorer, StackScorer) else gathered.tokens / gathered.n_samples,
+            layer_scores(
+                Spec.of(scorer),
+                scorer.finish(own) if not isinstance(scorer, StackScorer) else own,
+                state.info,
+                state.data,
+                state.reading if reads else replace(state.reading, max_length=None),
+                n_samples=state.n_samples if reads else 0,
+                tokens=state.tokens / state.n_samples if reads else None,
+                seconds=state.seconds,
+                versions=state.versions,
+                settlement=state.settlement,
             )
         )
     return scored
+
+
+def layer_scores(
+    scorer: Spec,
+    finished: Finished,
+    info: ModelInfo,
+    data: DataInfo,
+    reading: Reading,
+    *,
+    n_samples: int,
+    tokens: float | None,
+    seconds: float,
+    versions: dict[str, str],
+    settlement: Settlement | None = None,
+) -> LayerScores:
+    """The record of what a scorer has made of its sums.
+
+    Raises:
+        ScoreError: The score of a layer is not finite.
+    """
+    for index, why in finished.excluded.items():
+        log.warning("layer %d is no candidate: %s", index, why)
+    return LayerScores(
+        scorer=scorer,
+        model=info,
+        data=data,
+        reading=reading,
+        n_samples=n_samples,
+        layers=tuple(_layer_score(index, finished) for index in range(len(info))),
+        similarity=_plain(finished.similarity),
+        covariance=_plain(finished.covariance),
+        settlement=settlement,
+        seconds=seconds,
+        versions=versions,
+        deviations=finished.deviations,
+        tokens=tokens,
+    )
 
 
 def _plain(matrix: Float[np.ndarray, "row column"] | None) -> tuple[tuple[float, ...], ...] | None:
     return None if matrix is None else tuple(map(tuple, matrix.tolist()))
 
 
-def _layer_score(index: int, path: str, parameters: int, parts: LayerParts, result: Finished) -> LayerScore:
-    value = float(result.values[index])
-    why = result.excluded.get(index)
+def _layer_score(index: int, finished: Finished) -> LayerScore:
+    value = float(finished.values[index])
+    why = finished.excluded.get(index)
     if why is None and not np.isfinite(value):
         raise ScoreError(f"the score of layer {index} is not finite", "check the model's weights")
-    return LayerScore(
-        index=index,
-        score=value if why is None else None,
-        std=None if result.stds is None or why is not None else float(result.stds[index]),
-        path=path,
-        parameters=parameters,
-        excluded=why,
-        parts=parts,
-    )
+    std = None if finished.stds is None or why is not None else float(finished.stds[index])
+    return LayerScore(index=index, score=value if why is None else None, std=std, excluded=why)
 
 
 def score(
@@ -304,4 +374,7 @@ def score(
         ScoreError: A state is not finite.
     """
     stack = find_layers(model)
-    return finish(gather(stack, tokenizer, data, [scorer], batch_size=batch_size, pooling=pooling))[0]
+    hashes = fingerprints(stack)
+    opened = Opened(stack, tokenizer, describe(stack, hashes), hashes)
+    reading = Reading(batch_size, pooling, seed=data.info.spec.seed)
+    return finish(gather(opened, data, [scorer], reading))[0]

@@ -18,28 +18,26 @@ if TYPE_CHECKING:
     from wheretune.model.forward import Reduction
     from wheretune.model.stack import LayerStack
     from wheretune.records.data import Collate
-    from wheretune.records.scores import LastState, Pooling
+    from wheretune.records.scores import Reading
 
 
 def stream_states(
     stack: LayerStack,
     batches: Iterable[list[dict[str, Any]]],
     collate: Collate,
-    pooling: Pooling = "token",
-    last: LastState = "normed",
+    reading: Reading,
     reductions: Mapping[str, Reduction] | None = None,
     bases: Float[Tensor, "label hidden"] | None = None,
     targets: Mapping[int, int] | None = None,
 ) -> Iterator[States]:
-    """The states of every batch of encoded rows, one batch at a time, the model in eval mode.
+    """The states of every batch of encoded rows in fp32, one batch at a time, the model in eval mode.
 
     Args:
-        stack: As for `forward_states`, like `pooling`, `last` and `reductions`.
+        stack: The layers, in any precision.
         batches: Of encoded rows.
         collate: Makes a batch of rows.
-        pooling: The representative token, or the mean over unmasked tokens.
-        last: The last state after the final norm or before.
-        reductions: What to compute from all tokens.
+        reading: Says which token is read, and which last state; the batches are made already.
+        reductions: What to compute from all tokens, by name; see `forward_states`.
         bases: What the labels mean, to be handed on in `States.meanings`.
         targets: By row, which of `bases` is its own.
 
@@ -50,9 +48,10 @@ def stream_states(
     for batch in batches:
         inputs = {name: value.to(device) for name, value in collate(batch).items()}
         with torch.no_grad(), evaluating(stack.base):
-            tokens, reduced = forward_states(stack, inputs, pooling, last, reductions)
+            tokens, reduced = forward_states(stack, inputs, reading.pooling, reading.last, reductions)
         rows = tuple(int(row["row"]) for row in batch)
         _check_finite(tokens, rows)
+        reduced = {name: values.float() for name, values in reduced.items()}
         for name, values in reduced.items():
             _check_finite(torch.cat([values[:, :1], values], 1).unsqueeze(2), rows, f"what {name} reads of ")
         meanings = None

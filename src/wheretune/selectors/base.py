@@ -80,6 +80,10 @@ class TakesK:
     k: int | None = None
     ratio: float | None = field(default=None, kw_only=True)
 
+    def __post_init__(self) -> None:
+        if self.k is not None and self.ratio is not None:
+            raise PlanError("k and ratio both say how many layers", "give the one or the other", "k")
+
     def resolved(self, layers: int) -> Self:
         """The same selector with its k for a model of so many layers."""
         return replace(self, k=self.count(layers), ratio=None)
@@ -94,14 +98,12 @@ def resolve_k(k: int | None, ratio: float | None, layers: int) -> int:
 
     Args:
         k: Layers to choose.
-        ratio: The share of the layers to choose.
+        ratio: The share of the layers to choose, where k is None.
         layers: How many there are.
 
     Raises:
-        PlanError: Both are given, k is below 1 or above the number of layers, or the share is of no layer.
+        PlanError: k is below 1 or above the number of layers, or the share is of no layer.
     """
-    if k is not None and ratio is not None:
-        raise PlanError("k and ratio both say how many layers", "give the one or the other", "k")
     if ratio is None:
         k = max(1, layers // 4) if k is None else k
         check_k(k, layers)

@@ -1,24 +1,190 @@
-"""What a task makes of rows."""
+"""What a task is, what the tasks over labelled texts share, and how data is read for one.
+
+`load_data` reads rows through `data/` and asks the task what they mean. Nothing outside `tasks/` asks for its name.
+"""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
+from jaxtyping import Float, Shaped
 
-from wheretune.data.reading import read_rows
-from wheretune.data.texts import TextData, as_text, encodable, require_column, rows_in_words
-from wheretune.errors import DataError
+from wheretune import catalog
+from wheretune.data.reading import read_table
+from wheretune.data.texts import TextData, as_text, read_texts
+from wheretune.errors import ConfigError, DataError
+from wheretune.records.base import Spec
 from wheretune.records.data import DataInfo, DataSpec
 from wheretune.support.files import digest_rows
 
 if TYPE_CHECKING:
-    from wheretune.data.reading import Row
-    from wheretune.records.data import Task
+    import numpy as np
+    from torch import Tensor
+
+    from wheretune.data.reading import Row, Table
+    from wheretune.metrics.base import Predictions
+    from wheretune.records.data import Collate
 
 LabelUse = Literal["required", "optional", "ignored"]
+Places = Literal["one", "every"]
+TaskOf = TypeVar("TaskOf", bound="TextTask")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a task reads of the labels of some rows.
+
+    Attributes:
+        task: The task that they make, `unlabelled` where none are read.
+        values: The label of each row, in the form in which `Task.collator` takes it; None where there are none.
+        classes: The names of the classes; none where the task has none.
+    """
+
+    task: Task
+    values: tuple[Any, ...] | None = None
+    classes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class TaskReader(Protocol):
+    """What reads texts and labels out of rows: every task, and `auto`, which asks the data which task it is."""
+
+    name: ClassVar[str]
+
+    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+        """One or two texts per row and, where the task names a column for it, what follows each row's text.
+
+        Raises:
+            DataError: A column is missing, or a text cannot be used.
+        """
+
+    def labels(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> Labelled:
+        """The labels.
+
+        Args:
+            table: The rows.
+            classes: The classes of the training data, where this data must share them.
+            use: `optional` lets the default label column be missing; `ignored` does not look at labels.
+
+        Raises:
+            DataError: A label is missing, of the wrong kind or unknown, or all are the same.
+        """
+
+
+@runtime_checkable
+class Task(TaskReader, Protocol):
+    """What is learned: a frozen object of settings.
+
+    Attributes:
+        name: In the catalog.
+        metrics: The names of its metrics; the first is the one that is compared.
+        predicts: Which kinds of predictions `predict` gives, for metrics to read.
+        head: The name of the head that it has by default.
+        places: Whether `one` token per text is read, the representative one, or `every` token.
+        problem_type: What Transformers' own sequence classifiers call it; None where they cannot learn it.
+    """
+
+    metrics: ClassVar[tuple[str, ...]]
+    predicts: ClassVar[tuple[str, ...]]
+    head: ClassVar[str]
+    places: ClassVar[Places]
+    problem_type: ClassVar[str | None]
+
+    def describe(self, classes: Sequence[str]) -> str:
+        """The task of some data in words, such as "classification into 2 classes"."""
+
+    def outputs(self, classes: Sequence[str]) -> int:
+        """How many outputs a head has."""
+
+    def start(self, labels: Sequence[Any]) -> float | None:
+        """Where the bias of a fresh head starts, given the training labels; None leaves it as it is drawn."""
+
+    def collator(self, tokenizer: Any) -> Collate:
+        """What makes a batch of encoded rows."""
+
+    def loss(self, logits: Float[Tensor, "batch output"], labels: Shaped[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """The mean loss of a batch."""
+
+    def predict(self, logits: Float[np.ndarray, "row output"], classes: tuple[str, ...]) -> Predictions:
+        """What a model predicts, from its outputs."""
+
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
+        """Labels as a file of predictions says them: the name of a class, or a number."""
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """What the tasks over a text (or a pair of texts) and one label per row share: their columns.
+
+    Attributes:
+        text_column: The column of the texts.
+        pair_column: The column of the second texts, where two are compared.
+        label_column: The column of the labels; `label` by default.
+        target_column: The column of what follows each text, for scorers that ask what a language model would say.
+        verbalizer: The word that stands for each class there; the class's name by default.
+    """
+
+    text_column: str = "text"
+    pair_column: str | None = None
+    label_column: str | None = None
+    target_column: str | None = None
+    verbalizer: dict[str, str] | None = field(default=None, hash=False)
+    head: ClassVar[str] = "last-token"
+    places: ClassVar[Places] = "one"
+
+    def __post_init__(self) -> None:
+        if self.verbalizer and self.target_column is not None:
+            raise ConfigError(
+                "verbalizer and target_column both say what follows a text", "give the one or the other", "verbalizer"
+            )
+
+    def become(self, kind: type[TaskOf]) -> TaskOf:
+        """Another task with the same columns."""
+        return kind(**{one.name: getattr(self, one.name) for one in dataclasses.fields(TextTask)})
+
+    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+        named = ("text_column", "pair_column", "target_column")
+        columns = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
+        texts = read_texts(table, columns)
+        if self.target_column is None:
+            return texts, None
+        return [text[:-1] for text in texts], [text[-1] for text in texts]
+
+    @property
+    def label_name(self) -> str:
+        """The column of the labels."""
+        return self.label_column or "label"
+
+    def label_cells(self, table: Table, use: LabelUse) -> list[object] | None:
+        """The cells of the label column; None where they are not looked at, or may be missing and are.
+
+        Raises:
+            DataError: The column is missing, or a cell is empty.
+        """
+        column = self.label_name
+        if use == "ignored" or (use == "optional" and self.label_column is None and not table.has(column)):
+            return None
+        cells = table.column(column, "label_column")
+        missing = [place for place, cell in enumerate(cells) if not as_text(cell).strip()]
+        if missing:
+            raise DataError(
+                f"{table.source} has no {column} in {table.where(missing)}", "remove these rows or label them"
+            )
+        return cells
+
+    def collator(self, tokenizer: Any) -> Collate:
+        from wheretune.data.batches import collator
+
+        return collator(tokenizer)
+
+
+def task_of(info: DataInfo) -> Task:
+    """The task that some data makes."""
+    task: Task = catalog.build("task", info.task)
+    return task
 
 
 def load_data(
@@ -32,140 +198,65 @@ def load_data(
 
     Args:
         spec: Where the data is and how to read it.
-        like: The training data whose task and classes this data must share.
+        like: The training data, whose task and classes this data must share; where the task of `spec` leaves a setting
+            out (a column), the training data's holds.
         labels: `optional` lets the default label column be missing; `ignored` does not look at labels.
         rows: The rows themselves, where they are in memory and `spec.source` is only a word for them.
 
     Raises:
+        ConfigError: There is no such task, or it is not that of the training data.
         DataError: A column is missing, a text is empty, a label is missing, unknown, or there is one class only.
     """
-    rows = read_rows(spec.source) if rows is None else rows
-    if not rows:
-        raise DataError(f"{spec.source} has no rows", "give some data")
-    numbers = tuple(range(len(rows)))
-    if spec.max_samples is not None:
-        if spec.max_samples < 1:
-            raise DataError(f"--max-samples is {spec.max_samples}", "give 1 or more")
-        if spec.max_samples < len(rows):
-            drawn = np.random.default_rng(spec.seed).choice(len(rows), spec.max_samples, replace=False)
-            numbers = tuple(sorted(int(i) for i in drawn))
-            rows = [rows[i] for i in numbers]
-    columns = [spec.text_column, *([spec.pair_column] if spec.pair_column is not None else [])]
-    columns += [spec.target_column] if spec.target_column is not None else []
-    for column in columns:
-        require_column(spec.source, rows, column)
-    texts = tuple(tuple(as_text(row.get(column)) for column in columns) for row in rows)
-    empty = [i for i, row in enumerate(texts) if not all(text.strip() for text in row)]
-    if empty:
-        raise DataError(
-            f"{spec.source} has empty text in {rows_in_words(empty, numbers)}", "remove these rows or give them a text"
+    reader: TaskReader = catalog.build("task", spec.task if like is None else _shared(spec, like))
+    table = read_table(spec, rows)
+    texts, continuations = reader.texts(table)
+    read = reader.labels(table, like.classes if like is not None else None, labels)
+    info = DataInfo(spec, len(table), _brief(read.task), read.classes, _digest(texts, continuations, read.values))
+    return TextData(
+        info, tuple(texts), read.values, table.numbers, None if continuations is None else tuple(continuations)
+    )
+
+
+def _shared(spec: DataSpec, like: DataInfo) -> Spec:
+    """The task of data that must share that of the training data."""
+    if spec.task.name not in ("auto", like.task.name):
+        raise ConfigError(
+            f"{spec.source} is to be read for {spec.task.name}, and the training data makes {like.task.name}",
+            "name the same task for both, or leave it out",
+            "task",
         )
-    broken = [i for i, row in enumerate(texts) if not all(encodable(text) for text in row)]
-    if broken:
-        raise DataError(
-            f"{spec.source} has half a character (a lone surrogate) in {rows_in_words(broken, numbers)}",
-            "mend these rows",
-        )
-    values, task, classes = _labels(spec, rows, numbers, like, labels)
-    content = digest_rows(zip(texts, values or (None,) * len(texts), strict=True))
-    info = DataInfo(spec=spec, rows=len(rows), task=task, classes=classes, hash=content)
-    if spec.target_column is None:
-        return TextData(info, texts, values, numbers)
-    return TextData(info, tuple(text[:-1] for text in texts), values, numbers, tuple(text[-1] for text in texts))
+    given = {name: value for name, value in spec.task.params.items() if value is not None}
+    return Spec(like.task.name, like.task.params | given)
 
 
-def _labels(
-    spec: DataSpec, rows: Sequence[Row], numbers: Sequence[int], like: DataInfo | None, use: LabelUse
-) -> tuple[tuple[float, ...] | None, Task, tuple[str, ...]]:
-    column = spec.label_column or "label"
-    absent = spec.label_column is None and not any(column in row for row in rows)
-    if use == "ignored" or (use == "optional" and absent):
-        return None, "unlabelled", ()
-    require_column(spec.source, rows, column)
-    values = [row.get(column) for row in rows]
-    missing = [i for i, value in enumerate(values) if not as_text(value).strip()]
-    if missing:
-        raise DataError(
-            f"{spec.source} has no {column} in {rows_in_words(missing, numbers)}", "remove these rows or label them"
-        )
-    task: Task = like.task if like else _task(values) if spec.task == "auto" else spec.task
-    if task == "regression":
-        return _numbers(spec.source, column, values, numbers), task, ()
-    names = [_class_name(value) for value in values]
-    classes = like.classes if like else tuple(sorted(set(names), key=_natural))
-    unknown = [i for i, name in enumerate(names) if name not in classes]
-    if unknown:
-        raise DataError(
-            f"{spec.source} has the label {names[unknown[0]]!r}, which the training data has not, "
-            f"in {rows_in_words(unknown, numbers)}",
-            f"use the labels {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}",
-        )
-    if len(classes) < 2:
-        raise DataError(
-            f"{spec.source} has one class only ({column} is {classes[0]!r} in every row)",
-            "give data with at least two classes, or name another --label-column",
-        )
-    if not like and spec.task == "auto" and len(classes) > max(50, len(names) // 2):
-        raise DataError(
-            f"{spec.source} has {len(classes)} different values of {column} in {len(names)} rows",
-            "name the label column with --label-column, or say --task regression or --task classification",
-        )
-    index = {name: i for i, name in enumerate(classes)}
-    return tuple(float(index[name]) for name in names), task, classes
+def _brief(task: Task) -> Spec:
+    """The spec of a task with the settings that are not those by default."""
+    defaults = {one.name: one.default for one in dataclasses.fields(task)}  # type: ignore[arg-type]
+    params = {name: value for name, value in Spec.of(task).params.items() if value != defaults[name]}
+    return Spec(task.name, params)
 
 
-def _task(values: Sequence[object]) -> Task:
-    """Regression if every label is a number and some are not whole; classification otherwise."""
-    try:
-        numbers = [float(str(value)) for value in values if not isinstance(value, bool)]
-    except ValueError:
-        return "classification"
-    fractional = any(math.isfinite(number) and number != round(number) for number in numbers)
-    return "regression" if len(numbers) == len(values) and fractional else "classification"
-
-
-def _numbers(source: str, column: str, values: Sequence[object], rows: Sequence[int]) -> tuple[float, ...]:
-    numbers = []
-    for i, value in enumerate(values):
-        try:
-            number = float(str(value))
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise DataError(
-                f"{source} has the {column} {value!r} in {rows_in_words([i], rows)}, which is no number",
-                "mend the row or say --task classification",
-            )
-        numbers.append(number)
-    if min(numbers) == max(numbers):
-        raise DataError(f"{source} has the same {column} in every row", "give data that varies")
-    return tuple(numbers)
-
-
-def _class_name(value: object) -> str:
-    """A label as a string; 1.0 from a data frame and 1 from JSON are the same class."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _natural(name: str) -> tuple[int, int, str]:
-    """Sorts whole numbers by value and everything else by its letters."""
-    return (0, int(name), name) if name.removeprefix("-").isdecimal() else (1, 0, name)
+def _digest(texts: Sequence[tuple[str, ...]], continuations: Sequence[str] | None, values: Sequence[Any] | None) -> str:
+    """SHA-256 over texts and labels; the index of a class counts as a number, as it did in 0.1.0."""
+    parts = texts if continuations is None else [(*text, more) for text, more in zip(texts, continuations, strict=True)]
+    labels = [None] * len(texts) if values is None else [float(v) if isinstance(v, int) else v for v in values]
+    return digest_rows(zip(parts, labels, strict=True))
 
 
 def from_texts(
     texts: Sequence[str | tuple[str, str]],
     labels: Sequence[object] | None = None,
     *,
-    task: Literal["auto", "classification", "regression"] = "auto",
+    task: str = "auto",
     max_length: int | None = None,
     name: str = "memory",
 ) -> TextData:
     """Data that is already in memory.
 
     Args:
-        texts: A string a row, or a pair of strings a row.
-        labels: A class (string or whole number) or a number a row; scoring needs none.
-        task: `auto` makes a regression of numbers that are not all whole.
+        texts: One string per row, or a pair of strings per row.
+        labels: Per row a class (string or whole number) or a number; scoring needs none.
+        task: The name of a task; `auto` makes a regression of numbers that are not all whole.
         max_length: Tokens a text is cut to; None means what the model can read, at most 512.
         name: What to call the data in results.
 
@@ -181,5 +272,5 @@ def from_texts(
     rows: list[Row] = [dict(zip(columns, part, strict=True)) for part in parts]
     if labels is not None:
         rows = [{**row, "label": label} for row, label in zip(rows, labels, strict=True)]
-    spec = DataSpec(name, pair_column="pair" if "pair" in columns else None, task=task, max_length=max_length)
-    return load_data(spec, labels="optional", rows=rows)
+    params = {"pair_column": "pair"} if "pair" in columns else {}
+    return load_data(DataSpec(name, Spec(task, params), max_length=max_length), labels="optional", rows=rows)

@@ -22,7 +22,7 @@ from wheretune.model.opening import load_model, load_tokenizer
 from wheretune.records.base import Spec
 from wheretune.records.cost import Measured
 from wheretune.records.runs import TrainSettings, check_settings
-from wheretune.savings.together import lean
+from wheretune.savings.together import saving
 from wheretune.support.provenance import provenance
 from wheretune.tasks.base import load_data
 from wheretune.training.loop import train
@@ -85,9 +85,12 @@ def measure(
         head = catalog.build("head", what.head)
         made = HeadedModel(base, head, 2, "classification", settings.seed, 0.0, what.model.layers_attribute)
         tuned = apply(made, what, settings.seed, frozen_dropout=settings.frozen_dropout)
-        with TemporaryDirectory() as folder, lean(tuned, some, collator(tokenizer), settings, Path(folder)) as saved:
-            once = replace(settings, epochs=1)
-            log = train(made, some, collator(tokenizer), once, None, description, tuned.attached.companion)
+        once, collate = replace(settings, epochs=1), collator(tokenizer)
+        with (
+            TemporaryDirectory() as folder,
+            saving(tuned.stack, what.model.hash, some, collate, settings, Path(folder)) as saved,
+        ):
+            log = train(made, some, collate, once, None, description, tuned.attached.companion)
         return log.step, saved.cache
 
     before, _ = timed(everything, "timing full fine-tuning")

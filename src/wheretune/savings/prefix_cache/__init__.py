@@ -1,1 +1,1 @@
-"""Everything below the lowest trained layer is computed once and cached."""
+"""What lies below the lowest trained layer is computed once: where its states lie, how they are made and fed."""

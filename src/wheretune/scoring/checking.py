@@ -1,0 +1,62 @@
+"""What cannot be scored in one pass, said before the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from wheretune.errors import ConfigError, DataError, ScoreError
+from wheretune.scorers.base import GradientScorer, StackScorer, StreamScorer, TrainingScorer
+
+if TYPE_CHECKING:
+    from wheretune.data.texts import TextData
+    from wheretune.records.scores import Reading
+
+
+def check(data: TextData, scorers: Sequence[Any], reading: Reading, settling: bool, shard: tuple[int, int]) -> None:
+    """Refuses scorers and settings that do not go together.
+
+    Raises:
+        ConfigError: Settings that do not go together.
+        DataError: A scorer needs labels and there are none.
+        ScoreError: What is no scorer.
+    """
+    for scorer in scorers:
+        _check_scorer(scorer)
+    streaming = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
+    if data.labels is None and any(isinstance(scorer, GradientScorer) for scorer in scorers):
+        raise DataError(
+            f"{data.info.spec.source} has no labels, and a gradient needs a loss",
+            "name the label column",
+            "label_column",
+        )
+    number, shards = shard
+    if not 1 <= number <= shards:
+        raise ConfigError(f"there is no shard {number}/{shards}", "give i/n with i from 1 to n", "shard")
+    whole = "until_settled" if settling else "standardise" if reading.standardise else None
+    if shards > 1 and whole is not None:
+        raise ConfigError(f"a shard is a part of the data, and {whole} needs the whole", "drop one", whole)
+    if settling and (len(scorers) != 1 or not streaming):
+        raise ConfigError(
+            "a pass can stop early for one scorer that reads states, and no other", "name one scorer", "until_settled"
+        )
+    if settling and reading.standardise:
+        raise ConfigError("standardise reads all data first, and until_settled would not", "drop one", "until_settled")
+    for scorer in streaming if reading.standardise else ():
+        if scorer.reduction is not None:
+            raise ConfigError(
+                f"{scorer.name} reads all tokens, which standardise leaves alone", "drop one", "standardise"
+            )
+
+
+def _check_scorer(offered: Any) -> None:
+    if isinstance(offered, TrainingScorer):
+        raise ConfigError(
+            f"{offered.name} trains, which one pass over the data does not", "run it by itself (trials.score)", "scorer"
+        )
+    if not isinstance(offered, StackScorer | StreamScorer | GradientScorer) or type(offered).__hash__ is None:
+        raise ScoreError(
+            f"{type(offered).__name__} is no scorer: it needs name, card, kinds, reduction (or per_sample), init, "
+            "update, merge and finish, or name, card and score, in a frozen dataclass",
+            "see docs/scorers.md",
+        )

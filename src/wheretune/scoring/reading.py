@@ -1,0 +1,61 @@
+"""One reading of the data: batches of encoded rows, for as many passes as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wheretune.data.batches import stream_batches
+from wheretune.errors import DataError
+
+if TYPE_CHECKING:
+    from wheretune.data.texts import TextData
+    from wheretune.records.scores import Reading
+
+
+@dataclass(eq=False)
+class Texts:
+    """The data as it is read: every call of `batches` is one pass over it.
+
+    Attributes:
+        data: The texts.
+        tokenizer: The model's tokenizer.
+        reading: Says how many tokens a text is cut to, and how many texts are in a batch.
+        shard: Which of how many shards is read, counted from 1.
+        chunk: Batches that are tokenised and sorted by length together.
+        samples: Samples that the latest pass has read.
+        tokens: How many tokens they have together.
+    """
+
+    data: TextData
+    tokenizer: Any
+    reading: Reading
+    shard: tuple[int, int]
+    chunk: int
+    samples: int = 0
+    tokens: int = 0
+
+    @property
+    def steps(self) -> int:
+        """About how many batches a pass has."""
+        return -(-len(self.data) // (self.reading.batch_size * self.shard[1]))
+
+    def batches(self) -> Iterator[list[dict[str, Any]]]:
+        """Batches of encoded rows.
+
+        Raises:
+            DataError: There is none in this shard.
+        """
+        reading = self.reading
+        assert reading.max_length is not None
+        self.samples = self.tokens = 0
+        for rows in stream_batches(
+            self.data, self.tokenizer, reading.max_length, reading.batch_size, self.chunk, self.shard
+        ):
+            self.samples += len(rows)
+            self.tokens += sum(len(row["input_ids"]) for row in rows)
+            yield rows
+        if self.samples == 0:
+            number, shards = self.shard
+            raise DataError(f"shard {number} of {shards} has no batch", "make fewer shards or smaller batches", "shard")

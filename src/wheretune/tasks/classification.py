@@ -1,0 +1,99 @@
+"""One of several classes per text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from wheretune.errors import DataError
+from wheretune.metrics.base import Predictions
+from wheretune.tasks.base import Labelled, TextTask
+from wheretune.tasks.unlabelled import Unlabelled
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wheretune.data.reading import Table
+    from wheretune.tasks.base import LabelUse
+
+
+@final
+@dataclass(frozen=True)
+class Classification(TextTask):
+    """One of several classes per text (or pair of texts), by cross-entropy.
+
+    A label is the index of its class. The classes are the labels that occur in the training data: whole numbers by
+    their size, all others by their letters.
+    """
+
+    name: ClassVar[str] = "classification"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro-f1", "f1", "matthews")
+    predicts: ClassVar[tuple[str, ...]] = ("classes", "probabilities")
+    problem_type: ClassVar[str | None] = "single_label_classification"
+
+    def labels(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> Labelled:
+        cells = self.label_cells(table, use)
+        if cells is None:
+            return self.become(Unlabelled).labels(table, classes, use)
+        names = [class_name(cell) for cell in cells]
+        known = classes if classes is not None else tuple(sorted(set(names), key=natural))
+        index = {name: place for place, name in enumerate(known)}
+        unknown = [place for place, name in enumerate(names) if name not in index]
+        if unknown:
+            raise DataError(
+                f"{table.source} has the label {names[unknown[0]]!r}, which the training data has not, "
+                f"in {table.where(unknown)}",
+                f"use the labels {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}",
+            )
+        if len(known) < 2:
+            raise DataError(
+                f"{table.source} has one class only ({self.label_name} is {known[0]!r} in every row)",
+                "give data with at least two classes, or name another column of labels",
+                "label_column",
+            )
+        return Labelled(self, tuple(index[name] for name in names), known)
+
+    def describe(self, classes: Sequence[str]) -> str:
+        return f"classification into {len(classes)} classes"
+
+    def outputs(self, classes: Sequence[str]) -> int:
+        return len(classes)
+
+    def start(self, labels: Sequence[Any]) -> float | None:
+        return None
+
+    def loss(self, logits: Float[Tensor, "batch output"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """-log softmax(z)_y, over the batch."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, labels)
+
+    def predict(self, logits: Float[np.ndarray, "row output"], classes: tuple[str, ...]) -> Predictions:
+        """The class of the highest logit, and softmax(z) in fp64."""
+        from scipy.special import softmax
+
+        chosen = logits.argmax(1)
+        shares = softmax(logits.astype(np.float64), axis=1)
+        return Predictions(
+            written=[classes[place] for place in chosen.tolist()],
+            kinds={"classes": chosen, "probabilities": shares},
+            names=classes,
+            confidence=shares[np.arange(len(shares)), chosen],
+        )
+
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
+        return [classes[label] for label in labels]
+
+
+def class_name(cell: object) -> str:
+    """A label as a string; 1.0 from a data frame and 1 from JSON are the same class."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def natural(name: str) -> tuple[int, int, str]:
+    """Sorts whole numbers by value and everything else by its letters."""
+    return (0, int(name), name) if name.removeprefix("-").isdecimal() else (1, 0, name)

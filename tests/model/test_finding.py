@@ -1,0 +1,154 @@
+"""Finding layers, the representative token, and what a model may not be."""
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from helpers.models import FAMILIES, tiny_model, tiny_tokenizer
+from wheretune.errors import ModelError
+from wheretune.model.finding import find_layers
+from wheretune.model.freezing import head_parameters
+from wheretune.model.identity import base_hash
+from wheretune.model.inputs import max_tokens, representative_positions
+from wheretune.model.opening import load_model, load_tokenizer
+
+SMALL = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, vocab_size=50)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_are_found_in_the_order_in_which_they_run(family):
+    model, tokenizer = tiny_model(family)
+    stack = find_layers(model)
+    ran = []
+    for layer in stack.layers:
+        layer.module.register_forward_hook(lambda *_, index=layer.index: ran.append(index))
+    model(**tokenizer("the good movie", return_tensors="pt"))
+    assert ran == [0, 1, 2, 3]
+    assert all(model.get_submodule(layer.path) is layer.module for layer in stack.layers)
+    assert stack.causal is (family in ("gpt2", "llama", "qwen2"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_on_top_changes_neither_layers_nor_hash(family):
+    base, _ = tiny_model(family)
+    headed = AutoModelForSequenceClassification.from_config(base.config)
+    headed.base_model.load_state_dict(base.state_dict(), strict=False)
+    stack = find_layers(headed)
+    assert [layer.path for layer in stack.layers] == [layer.path for layer in find_layers(base).layers]
+    assert headed.get_submodule(stack.base_path) is stack.base
+    assert base_hash(stack) == base_hash(find_layers(base))
+    top = sum(p.numel() for p in head_parameters(stack))
+    assert top == sum(p.numel() for p in headed.parameters()) - sum(
+        p.numel() for n, p in base.named_parameters() if not n.startswith("pooler")
+    )
+
+
+def test_the_output_matrix_of_a_language_model_is_no_head():
+    model = AutoModelForCausalLM.from_config(FAMILIES["llama"](50))
+    assert head_parameters(find_layers(model)) == []
+
+
+def test_the_hash_does_not_hang_on_the_precision_it_was_loaded_in():
+    model, _ = tiny_model("bert")
+    half = model.to(torch.bfloat16)
+    found = base_hash(find_layers(half))
+    assert base_hash(find_layers(half.to(torch.float32))) == found
+
+
+def test_a_hub_that_never_answers_is_given_up(monkeypatch):
+    import time
+
+    from wheretune.support import hub
+
+    monkeypatch.setattr(hub, "HUB_SECONDS", 0.2)
+    with pytest.raises(TimeoutError, match="no answer"):
+        hub.ask_hub(lambda: time.sleep(5))
+    assert hub.ask_hub(lambda: 7) == 7
+    with pytest.raises(KeyError):
+        hub.ask_hub(lambda: {}["x"])
+
+
+def test_a_hub_model_is_pinned_to_its_commit(monkeypatch):
+    import huggingface_hub
+
+    from wheretune.support import hub
+
+    class Hub:
+        def model_info(self, name, revision=None, timeout=None):
+            return type("Info", (), {"sha": f"commit-of-{revision or 'main'}"})
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    assert hub.resolve("somebody/pinned") == {"revision": "commit-of-main"}
+    assert hub.resolve("somebody/pinned", "v1") == {"revision": "commit-of-v1"}
+
+
+def test_one_changed_weight_changes_the_hash():
+    model, _ = tiny_model("bert")
+    before = base_hash(find_layers(model))
+    with torch.no_grad():
+        model.encoder.layer[2].output.dense.bias[0] += 1e-3
+    assert base_hash(find_layers(model)) != before
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (transformers.AlbertConfig(embedding_size=8, **SMALL), r"no list of 3 layers .*albert_layer_groups with 1"),
+        (transformers.XLMConfig(emb_dim=32, n_layers=3, n_heads=4, vocab_size=50), r"several lists \(attentions, "),
+    ],
+)
+def test_models_that_cannot_be_read(config, message):
+    with pytest.raises(ModelError, match=message):
+        find_layers(AutoModel.from_config(config))
+
+
+def test_layers_that_share_weights():
+    model, _ = tiny_model("bert")
+    model.encoder.layer[3] = model.encoder.layer[1]
+    with pytest.raises(ModelError, match=r"layers 1 and 3 .*share"):
+        find_layers(model)
+
+
+def test_the_representative_position_comes_from_the_mask():
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]])
+    assert representative_positions(mask, causal=True).tolist() == [3, 2, 3]
+    assert representative_positions(mask, causal=False).tolist() == [2, 0, 0]
+
+
+def test_max_tokens():
+    bert, roberta = tiny_model("bert")[0], tiny_model("roberta")[0]
+    tokenizer = tiny_tokenizer("bert")
+    tokenizer.model_max_length = 10**30
+    assert max_tokens(bert, tokenizer, None) == 64
+    assert max_tokens(roberta, tokenizer, None) == 65  # 66 positions, counted from behind padding index 0
+    assert max_tokens(bert, tokenizer, 8) == 8
+    with pytest.raises(ModelError, match="--max-length 65"):
+        max_tokens(bert, tokenizer, 65)
+
+
+def test_a_text_as_long_as_max_tokens_fits():
+    for family in FAMILIES:
+        model, tokenizer = tiny_model(family)
+        tokenizer.model_max_length = 10**30
+        text = "good " * 100
+        inputs = tokenizer(text, truncation=True, max_length=max_tokens(model, tokenizer, None), return_tensors="pt")
+        assert torch.isfinite(model(**inputs)[0]).all()
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./none", "somebody/no-such-model", ""])
+def test_no_such_model(name):
+    with pytest.raises(ModelError):
+        load_model(name)
+
+
+def test_a_folder_without_a_model(tmp_path, tiny_folder):
+    with pytest.raises(ModelError, match="holds no config"):
+        load_model(str(tmp_path))
+    model, _ = tiny_model("bert")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"half a fi")
+    with pytest.raises(ModelError, match="cannot open the model"):
+        load_model(str(tmp_path))

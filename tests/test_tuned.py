@@ -1,0 +1,233 @@
+"""A plan on a user's own model, in an unmodified Trainer: what trains, the proof, undoing, saving and loading."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+import wheretune as wt
+from helpers.models import FAMILIES, tiny_model, tiny_tokenizer
+from helpers.texts import sentences
+from wheretune.errors import DeltaError, EngagementError, PlanError
+from wheretune.heads.headed import HeadedModel
+from wheretune.model.finding import find_layers
+from wheretune.model.identity import tensor_hashes
+from wheretune.model.opening import load_model, load_tokenizer
+
+
+def own_model(family="bert", seed=0):
+    """A classifier such as a user brings, with its tokenizer, on the weights of `tiny_model`."""
+    base, tokenizer = tiny_model(family, seed=seed)
+    base.config.num_labels, base.config.pad_token_id = 2, tokenizer.pad_token_id
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_config(base.config)
+    model.base_model.load_state_dict(base.state_dict(), strict=False)
+    return model, tokenizer
+
+
+def planned(model, tokenizer, selector, **axes):
+    data = wt.from_texts(sentences(12), [i % 2 for i in range(12)])
+    return wt.plan(wt.score(model, tokenizer, data, wt.CosineCentrality()), selector, **axes)
+
+
+def train(model, tokenizer, folder, **options):
+    rows = [{**tokenizer(text), "labels": i % 2} for i, text in enumerate(sentences(16))]
+    arguments = TrainingArguments(
+        str(folder), max_steps=2, per_device_train_batch_size=4, learning_rate=1e-3, report_to="none",
+        save_strategy="no", disable_tqdm=True, **options,
+    )  # fmt: skip
+    from transformers import DataCollatorWithPadding
+
+    Trainer(model, arguments, train_dataset=rows, data_collator=DataCollatorWithPadding(tokenizer)).train()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_unmodified_trainer_changes_the_plan_s_layers_and_the_head_alone(family, tmp_path):
+    model, tokenizer = own_model(family)
+    plan = planned(model, tokenizer, wt.Explicit((1, 3)))
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    before = tensor_hashes(model.state_dict().items())
+    tuned = wt.apply(model, plan)
+    train(model, tokenizer, tmp_path)
+    tuned.check()
+    after = tensor_hashes(model.state_dict().items())
+    changed = {name for name in after if after[name] != before[name]}
+    paths = [f"{tuned.stack.base_path}.{tuned.stack.layers[i].path}." for i in (1, 3)]
+    tops = [(n, m) for n, m in model.named_children() if n != tuned.stack.base_path]
+    on_top = tuple(f"{n}." for n, module in tops if list(module.parameters()))
+    allowed = (*paths, *on_top, f"{tuned.stack.base_path}.pooler.")
+    assert all(name.startswith(allowed) for name in changed)
+    assert all(any(name.startswith(path) for name in changed) for path in [*paths, on_top[0]])
+    tuned.undo()
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
+    assert tensor_hashes(model.state_dict().items()) == after
+
+
+def test_the_optimizer_holds_state_for_what_trains_only(tmp_path):
+    model, tokenizer = own_model()
+    tuned = wt.apply(model, planned(model, tokenizer, wt.Explicit((2,))))
+    held = []
+
+    class Look(Trainer):
+        def create_optimizer(self, *args, **kwargs):
+            made = super().create_optimizer(*args, **kwargs)
+            held.extend(id(p) for group in made.param_groups for p in group["params"])
+            return made
+
+    rows = [{**tokenizer(text), "labels": 0} for text in ["good", "bad"]]
+    Look(
+        model, TrainingArguments(str(tmp_path), max_steps=1, report_to="none", save_strategy="no"), train_dataset=rows
+    ).create_optimizer()
+    assert sorted(held) == sorted(id(p) for p in tuned.trainable.values())
+
+
+def test_tampering_with_a_frozen_weight_is_found():
+    model, tokenizer = own_model()
+    tuned = wt.apply(model, planned(model, tokenizer, wt.Explicit((1,))))
+    with torch.no_grad():
+        for parameter in tuned.trainable.values():
+            parameter += 1
+        model.bert.encoder.layer[0].output.dense.weight[0, 0] += 1e-3
+    with pytest.raises(EngagementError, match=r"freezes, bert\.encoder\.layer\.0\.output\.dense\.weight among"):
+        tuned.check()
+
+
+def test_a_chosen_layer_or_a_head_that_did_not_change_is_found():
+    model, tokenizer = own_model()
+    tuned = wt.apply(model, planned(model, tokenizer, wt.Explicit((1, 2))))
+    with pytest.raises(EngagementError, match="did not change layer 1, layer 2, the head"):
+        tuned.check()
+    with torch.no_grad():
+        model.bert.encoder.layer[2].output.dense.bias += 1
+        model.classifier.bias += 1
+    with pytest.raises(EngagementError, match="did not change layer 1;"):
+        tuned.check()
+
+
+def test_full_fine_tuning_trains_everything_and_head_only_the_head():
+    model, tokenizer = own_model()
+    everything = planned(model, tokenizer, wt.Bottom(4), tuner=wt.WholeLayers(embeddings=True))
+    assert wt.apply(model, everything).trainable_parameters == sum(p.numel() for p in model.parameters())
+    model, tokenizer = own_model()
+    nothing = planned(model, tokenizer, None, tuner=wt.HeadOnly())
+    names = set(wt.apply(model, nothing).trainable)
+    assert {name.rsplit(".", 1)[0] for name in names} == {"classifier", "bert.pooler.dense"}
+
+
+def test_the_plan_counts_what_trains(tiny_folder):
+    model, tokenizer = load_model(tiny_folder("bert")), load_tokenizer(tiny_folder("bert"))
+    for selector, head in ((wt.BlockHighest(2), wt.LastToken()), (wt.Lowest(3), wt.Concat())):
+        plan = planned(model, tokenizer, selector, head=head)
+        headed = HeadedModel(model, head, 2, "classification", 0)
+        assert wt.apply(headed, plan).trainable_parameters == plan.cost.trainable_parameters
+
+
+def test_the_output_matrix_stays_frozen_where_it_is_tied():
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer("gpt2")
+    model = AutoModelForCausalLM.from_config(FAMILIES["gpt2"](len(tokenizer)))
+    plan = planned(model, tokenizer, wt.Explicit((0,)))
+    names = set(wt.apply(model, plan).trainable)
+    assert names and all(name.startswith("transformer.h.0.") for name in names)
+
+
+def test_a_plan_for_another_model_is_refused():
+    model, tokenizer = own_model()
+    plan = planned(model, tokenizer, wt.Top(1))
+    other, _ = own_model(seed=7)
+    flags = [p.requires_grad for p in other.parameters()]
+    with pytest.raises(PlanError, match="was made for"):
+        wt.apply(other, plan)
+    assert [p.requires_grad for p in other.parameters()] == flags
+
+
+def test_a_plan_that_names_nothing_is_refused():
+    model, tokenizer = own_model()
+    plan = replace(planned(model, tokenizer, wt.Top(1)), layers=())
+    with pytest.raises(PlanError, match="names no layer"):
+        wt.apply(model, plan)
+    with pytest.raises(PlanError):
+        planned(model, tokenizer, None)
+
+
+def test_a_delta_holds_what_changed_and_restores_it(tmp_path):
+    model, tokenizer = own_model()
+    tuned = wt.apply(model, planned(model, tokenizer, wt.Explicit((1, 3))))
+    train(model, tokenizer, tmp_path / "trainer")
+    wt.save_delta(tuned, tmp_path / "delta")
+    assert sorted(path.name for path in (tmp_path / "delta").iterdir()) == [
+        "README.md",
+        "delta.safetensors",
+        "wheretune.json",
+    ]
+    with safe_open(tmp_path / "delta" / "delta.safetensors", "pt") as saved:
+        assert set(saved.keys()) == set(tuned.trainable)
+    fresh, _ = own_model()
+    wt.load_delta(fresh, tmp_path / "delta")
+    assert tensor_hashes(fresh.state_dict().items()) == tensor_hashes(model.state_dict().items())
+
+
+def saved_delta(tmp_path):
+    model, tokenizer = own_model()
+    tuned = wt.apply(model, planned(model, tokenizer, wt.Top(1)))
+    with torch.no_grad():
+        for parameter in tuned.trainable.values():
+            parameter += 1
+    return wt.save_delta(tuned, tmp_path / "delta")
+
+
+def test_a_delta_is_not_written_over_another_nor_with_holes(tmp_path):
+    folder = saved_delta(tmp_path)
+    before = (folder / "delta.safetensors").read_bytes()
+    model, tokenizer = own_model()
+    tuned = wt.apply(model, planned(model, tokenizer, wt.Top(1)))
+    with torch.no_grad():
+        for parameter in tuned.trainable.values():
+            parameter += 1
+        with pytest.raises(wt.WheretuneError, match="holds a delta already"):
+            wt.save_delta(tuned, folder)
+        model.classifier.bias[0] = float("nan")
+    with pytest.raises(wt.WheretuneError, match=r"diverged: classifier\.bias"):
+        wt.save_delta(tuned, tmp_path / "other")
+    assert (folder / "delta.safetensors").read_bytes() == before and not (tmp_path / "other").exists()
+
+
+def test_a_delta_on_another_base_is_refused(tmp_path):
+    folder = saved_delta(tmp_path)
+    with pytest.raises(DeltaError, match="base model's weights"):
+        wt.load_delta(own_model(seed=3)[0], folder)
+
+
+def test_a_delta_that_was_cut_or_has_no_manifest_is_refused(tmp_path):
+    folder = saved_delta(tmp_path)
+    tensors = folder / "delta.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-8])
+    with pytest.raises(DeltaError, match="changed after it was saved"):
+        wt.load_delta(own_model()[0], folder)
+    (folder / "wheretune.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(DeltaError, match="format 99"):
+        wt.load_delta(own_model()[0], folder)
+    (folder / "wheretune.json").unlink()
+    with pytest.raises(DeltaError, match="no finished delta"):
+        wt.load_delta(own_model()[0], folder)
+
+
+def test_a_delta_with_another_number_of_classes_is_refused(tmp_path):
+    folder = saved_delta(tmp_path)
+    other, _ = own_model()
+    other.classifier = torch.nn.Linear(32, 5)
+    with pytest.raises(DeltaError, match="no parameter classifier"):
+        wt.load_delta(other, folder)
+
+
+def test_nothing_below_the_lowest_chosen_layer_is_in_the_graph():
+    model, tokenizer = own_model()
+    wt.apply(model, planned(model, tokenizer, wt.Explicit((2,))))
+    seen = []
+    for layer in find_layers(model).layers:
+        layer.module.register_forward_hook(lambda *a: seen.append(a[-1].requires_grad))
+    model(**tokenizer("good movie", return_tensors="pt"))
+    assert seen == [False, False, True, True]
