@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from wheretune.records.cost import Cost
     from wheretune.records.data import DataSpec
     from wheretune.records.model import ModelSpec
-    from wheretune.records.runs import CacheSettings, Metric
+    from wheretune.records.runs import CacheSettings
     from wheretune.scoring.one_pass import PassState, Settle
 
 RUN, SCORES, PLAN, RESULT, PROBES = "run.json", "scores.json", "plan.json", "result.json", "probe"
@@ -162,11 +162,8 @@ def tune(
         OutputError: The folder holds another run.
     """
     session = session or Session(shared=False)
-    data = {"train": session.data(spec.train)}
-    for name, part in (("validation", spec.validation), ("test", spec.test)):
-        if part is not None:
-            data[name] = session.data(part, like=data["train"].info)
-    opened = session.model(spec.model)
+    data = _data(spec, session)
+    opened = session.model(spec.model, language=spec.plan is None and _speaks(spec.scorer))
     check_one_sequence(opened.stack.base)
     length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
     if spec.plan is not None:
@@ -177,14 +174,7 @@ def tune(
         _leave_no_checkpoint(folder)
         return load_result(folder / RESULT)
 
-    scores, plan = (None, spec.plan) if spec.plan is not None else choose(spec, folder, session)
-    if (folder / PLAN).is_file():
-        plan = load(Plan, folder / PLAN)
-    save(plan, folder / PLAN)
-    for made in (scores, plan):
-        if made is not None:
-            show(made)
-
+    plan = _planned(spec, folder, session, show)
     settings = spec.settings
     model = headed(opened.stack, catalog.build("head", plan.head), data["train"], settings.seed)
     tuned = apply(
@@ -195,9 +185,7 @@ def tune(
         before=opened.hashes_below("base"),
         masters=True,
     )
-    with (
-        tuned.temporarily(folder) if session.shared else nullcontext()
-    ):  # a shared model gets its weights back at the end
+    with tuned.temporarily(folder) if session.shared else nullcontext():  # others begin from the same weights
         collate = task_of(data["train"].info).collator(opened.tokenizer)
         with peak_memory() as memory:
             rows = encode(data["train"], opened.tokenizer, length)
@@ -207,17 +195,16 @@ def tune(
         remove_delta(folder)  # of a sitting that was killed before its result was written
         save_delta(tuned, folder, data=data["train"].info, max_length=length)
         started = time.perf_counter()
-        metrics: dict[str, tuple[Metric, ...]] = {}
-        predictions: dict[str, str] = {}
-        for name, texts in data.items():
-            if name != "train":
-                metrics[name], predicted = judge(model, texts, opened.tokenizer, length, names=spec.metrics)
-                predictions[name] = save_predictions(predicted, folder, name)
+        held_out = {name: texts for name, texts in data.items() if name != "train"}
+        judged = {
+            name: judge(model, texts, opened.tokenizer, length, names=spec.metrics) for name, texts in held_out.items()
+        }
+        predictions = {name: save_predictions(rows, folder, name) for name, (_, rows) in judged.items()}
     result = RunResult(
         spec=spec,
         plan=plan,
         data={name: part.info for name, part in data.items()},
-        metrics=metrics,
+        metrics={name: metrics for name, (metrics, _) in judged.items()},
         trainable_parameters=tuned.trainable_parameters,
         seconds={"train": trained.seconds, "cache": saved.cache.seconds, "evaluate": time.perf_counter() - started},
         peak_memory_bytes=memory.get("peak"),
@@ -230,6 +217,32 @@ def tune(
     save(result, folder / RESULT)
     _leave_no_checkpoint(folder)
     return result
+
+
+def _speaks(scorer: Spec) -> bool:
+    """Whether a scorer reads what a language model would say."""
+    return "language-model" in catalog.find("scorer", scorer.name).card.needs
+
+
+def _data(spec: RunSpec, session: Session) -> dict[str, TextData]:
+    """What a run reads, by split; what is judged shares the task and the classes of the training data."""
+    train = session.data(spec.train)
+    held_out = {"validation": spec.validation, "test": spec.test}
+    return {"train": train} | {
+        name: session.data(part, like=train.info) for name, part in held_out.items() if part is not None
+    }
+
+
+def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[object], object]) -> Plan:
+    """The plan that was given, that a stopped run made, or that is made now."""
+    scores, plan = (None, spec.plan) if spec.plan is not None else choose(spec, folder, session)
+    if (folder / PLAN).is_file():
+        plan = load(Plan, folder / PLAN)
+    save(plan, folder / PLAN)
+    for made in (scores, plan):
+        if made is not None:
+            show(made)
+    return plan
 
 
 def _claimed(spec: RunSpec, opened: Opened, data: dict[str, TextData]) -> dict[str, Any]:

@@ -92,7 +92,10 @@ def scores_to_edit():
     return [
         to_json(replace(plain, settlement=settled, choice=chosen)),
         to_json(made_up.scores(scorer="semantic-deviation", deviations=made_up.deviations(4))),
-        *(json.loads((OLD / f"{name}.json").read_text()) for name in ("cosine-centrality", "cka", "semantic-deviation")),
+        *(
+            json.loads((OLD / f"{name}.json").read_text())
+            for name in ("cosine-centrality", "cka", "semantic-deviation")
+        ),
     ]
 
 

@@ -126,7 +126,9 @@ def _check_numbers(content: object, where: str) -> None:
     elif isinstance(content, int):
         require(abs(content) < 2**63, f"{where} is a number that is too large")
     elif isinstance(content, float):
-        require(abs(content) <= LARGEST, f"{where} is a number that is too large, or none")  # so is what is not a number
+        require(
+            abs(content) <= LARGEST, f"{where} is a number that is too large, or none"
+        )  # so is what is not a number
 
 
 def save(thing: Any, path: str | Path) -> None:

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from wheretune.errors import ConfigError
 from wheretune.records import older
 from wheretune.records.base import Shown, Spec, from_json, looks, read_json, record, require, to_json
-from wheretune.records.data import DataInfo, check_seed
 from wheretune.records.cost import MOST_TOKENS
+from wheretune.records.data import DataInfo, check_seed
 from wheretune.records.model import ModelInfo
 from wheretune.support.files import digest, write_json
 
