@@ -38,6 +38,43 @@ Scorer = Annotated[
     ),
 ]
 
+DataFile = Annotated[
+    str | None, option("--data", "Data, as for --train of `wheretune tune`.", metavar="F", rich_help_panel="Data")
+]
+Revision = Annotated[
+    str | None, option("--revision", "Commit, branch or tag on the hub.", default="the newest", metavar="R")
+]
+LayersAttribute = Annotated[
+    str | None,
+    option(
+        "--layers-attribute",
+        "Path of the list of layers in the headless model, where it is not found.",
+        default="found",
+        metavar="PATH",
+    ),
+]
+Metrics = Annotated[
+    list[str] | None,
+    option(
+        "--metric",
+        "A metric beside those of the task; see `wheretune metrics`. May be repeated.",
+        default="those of the task",
+        axis="metric",
+        rich_help_panel="Output",
+    ),
+]
+
+
+def metric_names(given: list[str] | None) -> tuple[str, ...]:
+    """The metrics that were asked for.
+
+    Raises:
+        ConfigError: One is unknown.
+    """
+    from wheretune import catalog
+
+    return tuple(catalog.written("metric", name).name for name in given or ())
+
 
 def absolute(name: str) -> str:
     """A local file or folder by its absolute path, so that it is found from elsewhere too; another name as it is."""
@@ -56,9 +93,7 @@ class BaseOptions(Group):
         str | None,
         option("--model", "Where the model is now: a local folder or hub name.", default="where it was", metavar="M"),
     ] = None
-    revision: Annotated[
-        str | None, option("--revision", "Commit, branch or tag on the hub.", default="the newest", metavar="R")
-    ] = None
+    revision: Revision = None
     dtype: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"] | None,
         option(
@@ -90,15 +125,7 @@ class ModelOptions(BaseOptions):
     """Which model, and how it is opened."""
 
     model: Annotated[str | None, option("--model", "Local folder or hub name.", metavar="M")] = None
-    layers_attribute: Annotated[
-        str | None,
-        option(
-            "--layers-attribute",
-            "Path of the list of layers in the headless model, where it is not found.",
-            default="found",
-            metavar="PATH",
-        ),
-    ] = None
+    layers_attribute: LayersAttribute = None
     quantize: Annotated[
         Literal["4bit", "8bit"] | None,
         option("--quantize", "Hold the base in 4 or 8 bits; needs CUDA and bitsandbytes.", default="none"),
@@ -244,6 +271,7 @@ class TrainOptions(DataOptions):
 class JudgedOptions(TrainOptions):
     """The training data, and what is judged after training."""
 
+    train: Annotated[str | None, option("--train", f"Training data: {FORMATS}.", metavar="F")] = None
     validation: Annotated[str | None, option("--validation", "Validation data.", metavar="F")] = None
     test: Annotated[str | None, option("--test", "Test data.", metavar="F")] = None
 
