@@ -80,20 +80,18 @@ class SavedDelta:
             ConfigError: It is damaged.
             DeltaError: The model's weights are others than those the delta was made from.
         """
-        origin = str(self.folder / MANIFEST)
-        content = self.content
-        if content["format"] == 1:
-            content = older.manifest(content, to_json(info)["layers"], origin)
-        manifest = from_json(Manifest, content, origin)
-        base = manifest.plan.model
-        if info.hash != base.hash:
-            at = f" at revision {base.spec.revision}" if base.spec.revision else ""
+        made_from = self.content["plan"]["model"]["hash"]
+        if info.hash != made_from:
+            at = f" at revision {self.model.revision}" if self.model.revision else ""
             raise DeltaError(
                 f"the base model's weights ({info.hash[:12]}) are not those that {self.folder} was made from "
-                f"({base.hash[:12]})",
-                f"use {base.name}{at} unchanged",
+                f"({made_from[:12]})",
+                f"use {self.model.name}{at} unchanged",
             )
-        return manifest
+        origin = str(self.folder / MANIFEST)
+        if self.content["format"] == 1:
+            return from_json(Manifest, older.manifest(self.content, to_json(info)["layers"], origin), origin)
+        return from_json(Manifest, self.content, origin)
 
 
 def read_delta(folder: str | Path) -> SavedDelta:
