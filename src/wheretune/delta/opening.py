@@ -1,7 +1,9 @@
-"""Opens what `run` wrote: a tuned model that predicts, and that merges into a plain Transformers checkpoint."""
+"""Opens what was tuned: a saved delta on its base model, which then predicts, or in a user's own model."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,92 +11,115 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file
 
 from wheretune import catalog
 from wheretune.data.tokens import encode
-from wheretune.delta.saving import MANIFEST, PARTS, put_delta, read_delta
+from wheretune.delta.saving import ADAPTER, MANIFEST, PARTS, TENSORS, sha256
 from wheretune.errors import DeltaError
 from wheretune.heads.headed import HeadedModel
 from wheretune.judging import predict
 from wheretune.model.finding import find_layers
-from wheretune.model.opening import load_model, load_tokenizer
+from wheretune.model.identity import describe
+from wheretune.model.opening import open_model
+from wheretune.model.placement import hold_masters
+from wheretune.records import older
+from wheretune.records.base import from_json, to_json
+from wheretune.records.model import ModelSpec
+from wheretune.records.runs import Manifest
 from wheretune.support.hub import resolve
 from wheretune.tasks.base import load_data, task_of
+from wheretune.tuners.peft import attach_saved
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wheretune.data.texts import TextData
     from wheretune.metrics.base import Predictions
-    from wheretune.records.runs import Manifest
+    from wheretune.model.stack import LayerStack
+    from wheretune.records.data import DataInfo
+    from wheretune.records.model import ModelInfo
     from wheretune.tasks.base import LabelUse
     from wheretune.tuners.base import Attached
 
+FORMATS = (1, 2)  # 1 is that of wheretune 0.1.0
+
+
+# --- what lies in a folder -----------------------------------------------------------------------
+
 
 @dataclass(frozen=True, eq=False)
-class Finetuned:
-    """A tuned model that has been opened again: base, delta and tokenizer."""
+class SavedDelta:
+    """A delta as it lies in a folder, seen to be whole.
 
-    model: HeadedModel
-    tokenizer: Any
-    manifest: Manifest
-    attached: Attached
+    Attributes:
+        folder: Where it lies.
+        content: Its manifest as JSON. Format 1 names the chosen layers alone, so that it becomes a `Manifest` only with
+            the base model at hand.
+        tensors: What lies in its file of tensors, by name.
+    """
 
-    def logits(self, data: TextData, batch_size: int = 32) -> Float[np.ndarray, "row output"]:
-        """The logits of every row."""
-        assert self.manifest.max_length is not None
-        rows = encode(data, self.tokenizer, self.manifest.max_length)
-        return predict(self.model, rows, task_of(data.info).collator(self.tokenizer), batch_size)
+    folder: Path
+    content: dict[str, Any]
+    tensors: dict[str, Tensor]
 
-    def predictions(self, data: TextData, batch_size: int = 32) -> Predictions:
-        """What is predicted of every row; labels need not be there."""
-        assert self.manifest.data is not None
-        return task_of(self.manifest.data).predict(self.logits(data, batch_size), self.manifest.data.classes)
+    @property
+    def model(self) -> ModelSpec:
+        """How its base model was opened."""
+        model = self.content["plan"]["model"]
+        spec = older.model_spec(model) if self.content["format"] == 1 else model["spec"]
+        return from_json(ModelSpec, spec, str(self.folder / MANIFEST))
 
-    def probe(self, model: nn.Module | None = None) -> Float[Tensor, "text output"]:
-        """The logits of this model (or of another that should be the same) for a text alone and one padded."""
-        texts = [
-            "Both must give the same answer.",
-            "Also where a shorter text is padded to the length of a longer.",
-        ]
-        batch = dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
-        with torch.no_grad():
-            logits: Tensor = (model or self.model).eval()(**batch).logits
-        return logits
+    def manifest(self, info: ModelInfo) -> Manifest:
+        """Its manifest.
 
-    def read(self, source: str, labels: LabelUse) -> TextData:
-        """Data with the columns, task and classes of the training data."""
-        assert self.manifest.data is not None
-        spec = replace(self.manifest.data.spec, source=source, max_samples=None)
-        return load_data(spec, like=self.manifest.data, labels=labels)
+        Args:
+            info: The model it is to be put into.
+
+        Raises:
+            ConfigError: It is damaged.
+            DeltaError: The model's weights are others than those the delta was made from.
+        """
+        made_from = self.content["plan"]["model"]["hash"]
+        if info.hash != made_from:
+            at = f" at revision {self.model.revision}" if self.model.revision else ""
+            raise DeltaError(
+                f"the base model's weights ({info.hash[:12]}) are not those that {self.folder} was made from "
+                f"({made_from[:12]})",
+                f"use {self.model.name}{at} unchanged",
+            )
+        origin = str(self.folder / MANIFEST)
+        if self.content["format"] == 1:
+            return from_json(Manifest, older.manifest(self.content, to_json(info)["layers"], origin), origin)
+        return from_json(Manifest, self.content, origin)
 
 
-def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
-    """Opens the folder that `wheretune tune` wrote.
-
-    Args:
-        folder: The folder, or the name under which `push_to_hub` uploaded it.
-        model: Where the base model is now, if it is not where it was; its weights must be the same.
+def read_delta(folder: str | Path) -> SavedDelta:
+    """Reads a saved delta.
 
     Raises:
-        DeltaError: The folder holds no finished run, or the base weights are others.
+        ConfigError: The manifest is damaged.
+        DeltaError: The folder holds no finished delta, or its tensors are not those the manifest names.
     """
-    here = local_folder(folder)
-    manifest, tensors = read_delta(here)
-    if manifest.data is None or manifest.max_length is None:
+    folder = Path(folder)
+    try:
+        content: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        written, known = content["format"], content.get("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DeltaError(
-            f"{folder} was saved from a model of your own, whose class {MANIFEST} does not know",
-            "make that model and call wheretune.load_delta(model, folder)",
-        )
-    name = model or manifest.plan.model.name
-    revision = None if model else manifest.plan.model.revision
-    base = load_model(name, revision, manifest.plan.model.quantize)
-    task = task_of(manifest.data)
-    stack = find_layers(base, manifest.plan.model.layers_attribute)
-    head = catalog.build("head", manifest.plan.head)
-    headed = HeadedModel(stack, head, task.outputs(manifest.data.classes), task, seed=0)
-    attached = put_delta(headed, manifest, tensors, here, catalog.build("tuner", manifest.plan.tuner))
-    return Finetuned(headed.eval(), load_tokenizer(name, revision), manifest, attached)
+            f"{folder} holds no finished delta (no readable {MANIFEST})",
+            "give the folder of a finished wheretune tune",
+        ) from error
+    if written not in FORMATS:
+        raise DeltaError(f"{folder} has the format {written}", f"use the wheretune that wrote it (we read 1 and 2)")
+    path = folder / TENSORS
+    if not path.is_file() or sha256(folder) != known:
+        raise DeltaError(f"{path} is missing or was changed after it was saved", "tune again, or restore the file")
+    if written == 2:
+        from_json(Manifest, content, str(folder / MANIFEST))
+    else:
+        older.manifest(content, [], str(folder / MANIFEST))
+    return SavedDelta(folder, content, load_file(path))
 
 
 def local_folder(folder: str | Path) -> Path:
@@ -112,6 +137,91 @@ def local_folder(folder: str | Path) -> Path:
     return Path(snapshot_download(str(folder), revision=commit, allow_patterns=list(PARTS)))
 
 
+# --- on its base model ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Finetuned:
+    """A tuned model that has been opened again.
+
+    Attributes:
+        model: The base model with the delta and the head.
+        tokenizer: The base model's.
+        manifest: What the delta is of.
+        data: The training data's task, classes and columns.
+        max_length: Tokens that texts are cut to.
+        attached: What the tuner put into the model.
+        let_masters_go: Rounds what was trained of a half-precision base model, and is held in fp32, to its precision.
+    """
+
+    model: HeadedModel
+    tokenizer: Any
+    manifest: Manifest
+    data: DataInfo
+    max_length: int
+    attached: Attached
+    let_masters_go: Callable[[], None]
+
+    def logits(self, data: TextData, batch_size: int = 32) -> Float[np.ndarray, "row output"]:
+        """The logits of every row."""
+        rows = encode(data, self.tokenizer, self.max_length)
+        return predict(self.model, rows, task_of(data.info).collator(self.tokenizer), batch_size)
+
+    def predictions(self, data: TextData, batch_size: int = 32) -> Predictions:
+        """What is predicted of every row; labels need not be there."""
+        return task_of(self.data).predict(self.logits(data, batch_size), self.data.classes)
+
+    def probe(self, model: nn.Module | None = None) -> Float[Tensor, "text output"]:
+        """The logits of this model (or of another that should be the same) for a text alone and one padded."""
+        texts = [
+            "Both must give the same answer.",
+            "Also where a shorter text is padded to the length of a longer.",
+        ]
+        used = model or self.model
+        device = next(used.parameters()).device
+        batch = dict(self.tokenizer(texts, padding=True, return_tensors="pt").to(device))
+        with torch.no_grad():
+            logits: Tensor = used.eval()(**batch).logits
+        return logits.float()
+
+    def read(self, source: str, labels: LabelUse) -> TextData:
+        """Data with the columns, task and classes of the training data."""
+        return load_data(replace(self.data.spec, source=source, max_samples=None), like=self.data, labels=labels)
+
+
+def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
+    """Opens the folder that `wheretune tune` wrote.
+
+    Args:
+        folder: The folder, or the name under which `push_to_hub` uploaded it.
+        model: Where the base model is now, if it is not where it was; its weights must be the same.
+
+    Raises:
+        ConfigError: The manifest is damaged.
+        DeltaError: The folder holds no finished run, or the base weights are others.
+        ModelError: The base model cannot be opened.
+    """
+    saved = read_delta(local_folder(folder))
+    if saved.content["data"] is None or saved.content["max_length"] is None:
+        raise DeltaError(
+            f"{folder} was saved from a model of your own, whose class {MANIFEST} does not know",
+            "make that model and call wheretune.load_delta(model, folder)",
+        )
+    opened = open_model(saved.model if model is None else replace(saved.model, name=model, revision=None))
+    manifest = saved.manifest(opened.info)
+    assert manifest.data is not None and manifest.max_length is not None
+    task = task_of(manifest.data)
+    head = catalog.build("head", manifest.plan.head)
+    headed = HeadedModel(opened.stack, head, task.outputs(manifest.data.classes), task, seed=0)
+    attached = _attach(opened.stack, manifest, saved)
+    let_go = hold_masters(opened.stack, attached.parameters)
+    _fill(headed, attached, saved)
+    return Finetuned(headed.eval(), opened.tokenizer, manifest, manifest.data, manifest.max_length, attached, let_go)
+
+
+# --- in a user's own model -----------------------------------------------------------------------
+
+
 def load_delta(model: nn.Module, folder: str | Path) -> Manifest:
     """Puts a saved delta into a model that has the base weights it was made from.
 
@@ -120,9 +230,39 @@ def load_delta(model: nn.Module, folder: str | Path) -> Manifest:
         folder: From `save_delta`, or the name under which `push_to_hub` uploaded it.
 
     Raises:
+        ConfigError: The manifest is damaged.
         DeltaError: The base weights are others than those the delta was made from, or a tensor does not fit.
     """
-    here = local_folder(folder)
-    manifest, tensors = read_delta(here)
-    put_delta(model, manifest, tensors, here, catalog.build("tuner", manifest.plan.tuner))
+    saved = read_delta(local_folder(folder))
+    stack = find_layers(model, saved.model.layers_attribute)
+    manifest = saved.manifest(describe(stack))
+    _fill(model, _attach(stack, manifest, saved), saved)
     return manifest
+
+
+def _attach(stack: LayerStack, manifest: Manifest, saved: SavedDelta) -> Attached:
+    """Puts what the tuner adds into the base model; a PEFT checkpoint comes with its weights."""
+    adapter = saved.folder / ADAPTER
+    if adapter.is_dir():
+        return attach_saved(stack, adapter)
+    attached: Attached = catalog.build("tuner", manifest.plan.tuner).attach(stack, manifest.plan.layers, seed=0)
+    return attached
+
+
+def _fill(model: nn.Module, attached: Attached, saved: SavedDelta) -> None:
+    """Gives the parameters of a model the values that a delta has for them.
+
+    Raises:
+        DeltaError: A tensor does not fit; what the tuner added is taken off again.
+    """
+    own = dict(model.named_parameters())
+    for name, value in saved.tensors.items():
+        if name not in own or own[name].shape != value.shape:
+            attached.detach()
+            raise DeltaError(
+                f"the model has no parameter {name} of shape {tuple(value.shape)}",
+                "make the model as it was made for training (same class, same number of labels)",
+            )
+    with torch.no_grad():
+        for name, value in saved.tensors.items():
+            own[name].copy_(value)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wheretune.delta.saving import PARTS, read_delta
+from wheretune.delta.opening import read_delta
+from wheretune.delta.saving import PARTS
 
 
 def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) -> str:
@@ -13,7 +14,7 @@ def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) ->
     Args:
         folder: From `save_delta` or `wheretune tune`; only what belongs to the delta is uploaded.
         repository: `owner/name`; made if it is not there.
-        private: Whether a repository that is made can be seen by its owner alone.
+        private: If the repository is made, only its owner can see it.
 
     Returns:
         The address of the upload.
