@@ -66,11 +66,14 @@ class Session:
         return opened
 
     def data(self, spec: DataSpec, *, like: DataInfo | None = None, labels: LabelUse = "required") -> TextData:
-        """Checked data."""
-        key = repr((spec, like and like.hash, labels))
-        if key not in self._data:
-            self._data[key] = load_data(spec, like=like, labels=labels)
-        return self._data[key]
+        """Checked data; what was read with its labels also serves where they are optional."""
+        uses: tuple[LabelUse, ...] = ("required", "optional") if labels == "optional" else (labels,)
+        keys = [repr((spec, like and like.hash, use)) for use in uses]
+        there = next((key for key in keys if key in self._data), None)
+        if there is None:
+            there = keys[-1]
+            self._data[there] = load_data(spec, like=like, labels=labels)
+        return self._data[there]
 
 
 def score(
