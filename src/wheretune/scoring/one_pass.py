@@ -126,7 +126,7 @@ def gather(
     of_weights = [scorer for scorer in scorers if isinstance(scorer, StackScorer)]
     of_states = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
     of_gradients = [scorer for scorer in scorers if isinstance(scorer, GradientScorer)]
-    found: dict[Scorer, Any] = {scorer: scorer.score(opened.stack) for scorer in of_weights}
+    found: dict[Any, Any] = {scorer: scorer.score(opened.stack) for scorer in of_weights}
     settlement, samples, tokens = None, 0, 0
     if of_states or of_gradients:
         asked = data.info.spec.max_length if reading.max_length is None else reading.max_length
@@ -138,9 +138,9 @@ def gather(
             track = partial(_track, shown, texts.steps)
             if of_states:
                 states, settlement = _from_states(opened, texts, of_states, settle, track)
-                found = {**found, **states}
+                found |= states
             if of_gradients:
-                found = {**found, **_from_gradients(opened, texts, of_gradients, track)}
+                found |= _from_gradients(opened, texts, of_gradients, track)
         samples, tokens = texts.samples, texts.tokens
     return PassState(
         states={scorer: found[scorer] for scorer in scorers},
