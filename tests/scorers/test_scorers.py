@@ -490,5 +490,7 @@ def test_cka_needs_enough_samples(estimator, n):
 
 def test_an_estimator_that_is_not_known_is_refused():
     model, tokenizer = tiny_model("bert")
+    wrong = wt.CKA()
+    object.__setattr__(wrong, "estimator", "unbiased")
     with pytest.raises(ScoreError, match="'unbiased'"):
-        wt.score(model, tokenizer, wt.from_texts(sentences(5)), wt.CKA("unbiased"))
+        wt.score(model, tokenizer, wt.from_texts(sentences(5)), wrong)
