@@ -91,7 +91,11 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "axolotl": "wheretune.exports.axolotl:axolotl",
         "llama-factory": "wheretune.exports.llama_factory:llama_factory",
     },
+    "executor": {"serial": "wheretune.support.executors.serial:Serial"},
     "recipe": {
+        "prism": "wheretune.recipes.prism:PRISM",
+        "prism-journal": "wheretune.recipes.prism_journal:JOURNAL",
+        "salf": "wheretune.recipes.salf:SALF",
         "cka-lora-encoder": "wheretune.recipes.cka_lora:ENCODER",
         "cka-lora-decoder": "wheretune.recipes.cka_lora:DECODER",
         "olft": "wheretune.recipes.olft:OLFT",
@@ -206,6 +210,37 @@ def written(axis: str, text: str, options: Iterable[str] = ()) -> Spec:
         except (ValueError, KeyError) as error:
             raise ConfigError(f"the {axis} option {key} is {value!r}", f"give {fields[key].words}", key) from error
     return Spec(name, params)
+
+
+def text_of(spec: Spec) -> str:
+    """What `written` reads as this spec: its name and, after colons, its parameters."""
+    return ":".join([spec.name, *(f"{key}={_text(value)}" for key, value in spec.params.items())])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "+".join(map(_text, value))
+    if isinstance(value, Spec):
+        return text_of(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def filled(axis: str, spec: Spec, **offered: Any) -> Spec:
+    """The spec with those of `offered` that it takes and does not give itself.
+
+    Args:
+        axis: Which axis.
+        spec: What was asked for.
+        offered: By parameter a value from elsewhere (a comparison's k, a run's seed); None offers nothing.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    fields = _fields(find(axis, spec.name))
+    taken = {key: value for key, value in offered.items() if key in fields and value is not None}
+    return Spec(spec.name, {**taken, **spec.params})
 
 
 def _refuse_unknown(axis: str, name: str, key: str, fields: Mapping[str, Any]) -> NoReturn:

@@ -11,23 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wheretune.errors import DataError
-from wheretune.pipeline import run, score_model
-from wheretune.planning import plan
-from wheretune.records.base import load, save
+from wheretune.records.base import Spec, save
 from wheretune.records.data import DataSpec
+from wheretune.records.model import ModelSpec
 from wheretune.records.runs import RunSpec, TrainSettings
-from wheretune.records.scores import LayerScores
-from wheretune.scorers.cosine_centrality import CosineCentrality
-from wheretune.selectors.blocks import BlockHighest, blocks
-from wheretune.selectors.fixed import Bottom
-from wheretune.show.figures import save_figure
 from wheretune.support.files import write_text
-from wheretune.tasks.base import load_data
-from wheretune.tuners.whole_layers import WholeLayers
 
 if TYPE_CHECKING:
     from wheretune.records.plan import Plan
     from wheretune.records.runs import RunResult
+    from wheretune.records.scores import LayerScores
 
 TRAIN, TEST, LENGTH, K = 600, 400, 64, 2
 SETTINGS = TrainSettings(epochs=3, learning_rate=3e-4, batch_size=16, warmup_ratio=0.1, seed=0)
@@ -38,6 +31,23 @@ OWNED = (
 
 
 @dataclass(frozen=True)
+class DemoRow:
+    """One way of tuning, in numbers.
+
+    Attributes:
+        name: In words.
+        result: The run's.
+        score_seconds: What choosing the layers took; 0 where none were chosen.
+        speed_up: Full fine-tuning's time over this one's, caching and scoring counted.
+    """
+
+    name: str
+    result: RunResult
+    score_seconds: float
+    speed_up: float
+
+
+@dataclass(frozen=True)
 class Demo:
     """What the demo shows: the chosen layers' run and full fine-tuning's, on the same batches."""
 
@@ -45,6 +55,17 @@ class Demo:
     plan: Plan
     chosen: RunResult
     full: RunResult
+
+    @property
+    def rows(self) -> tuple[DemoRow, DemoRow]:
+        """The two runs side by side."""
+        full = self.full.training_seconds
+        paid = self.chosen.training_seconds + self.scores.seconds
+        layers = f"layers {', '.join(map(str, self.plan.layers))}"
+        return (
+            DemoRow(layers, self.chosen, self.scores.seconds, full / paid),
+            DemoRow("full fine-tuning", self.full, 0.0, 1.0),
+        )
 
 
 def package_folder(package: str) -> Path:
@@ -79,25 +100,43 @@ def write_articles(folder: Path, train: int = TRAIN, test: int = TEST) -> tuple[
     return written[0], written[1]
 
 
-def demo(folder: Path, show: Callable[[object], None]) -> Demo:
-    """Scores, chooses, tunes, evaluates, and does the same for full fine-tuning; `show` is handed each stage."""
-    train, test = write_articles(folder)
-    data = DataSpec(str(train), max_length=LENGTH)
-    if (folder / "scores.json").is_file():
-        scores = load(LayerScores, folder / "scores.json")
-    else:
-        scores = score_model(model_folder(), data, [CosineCentrality()])[0]
-        save(scores, folder / "scores.json")
-    chosen = plan(scores, BlockHighest(K))
-    save(chosen, folder / "plan.json")
-    save_figure(scores.plot(chosen.layers, blocks(len(scores.layers), K)), folder / "profile.png")
+def demo(
+    folder: Path, show: Callable[[object], object] = lambda _: None, *, train: int = TRAIN, test: int = TEST
+) -> Demo:
+    """Scores, chooses, tunes and judges, and does the same for full fine-tuning; goes on where it was stopped.
+
+    Args:
+        folder: Holds nothing but the demo; see `OWNED`.
+        show: Is handed the scores and the plan as soon as they are there.
+        train: Articles to train on.
+        test: Articles to judge on.
+
+    Raises:
+        DataError: A package of the demo is not installed.
+    """
+    from wheretune.pipeline import choose, tune
+    from wheretune.selectors.blocks import blocks
+    from wheretune.session import Session
+    from wheretune.show.figures import save_figure
+
+    train_file, test_file = write_articles(folder, train, test)
+    spec = RunSpec(
+        model=ModelSpec(model_folder()),
+        train=DataSpec(str(train_file), max_length=LENGTH),
+        test=DataSpec(str(test_file), max_length=LENGTH),
+        selector=Spec("block-highest", {"k": K}),
+        settings=SETTINGS,
+    )
+    session = Session()
+    scores, plan = choose(spec, folder, session)
+    assert scores is not None  # block-highest reads scores
+    save(plan, folder / "plan.json")
+    layers = len(plan.model)
+    save_figure(scores.plot(plan.layers, blocks(layers, K)), folder / "profile.png")
     save_figure(scores.plot_similarity(), folder / "similarity.png")
     show(scores)
-    show(chosen)
-    everything = plan(scores, Bottom(len(scores.layers)), tuner=WholeLayers(embeddings=True))
-    info = load_data(data).info
-    held_out = load_data(replace(data, source=str(test)), like=info).info
-    spec = RunSpec(chosen, info, None, held_out, SETTINGS)
-    tuned = run(spec, folder / "tuned", f"tuning layers {', '.join(map(str, chosen.layers))}")
-    full = run(replace(spec, plan=everything), folder / "full", "full fine-tuning")
-    return Demo(scores, chosen, tuned, full)
+    show(plan)
+    everything = replace(spec, selector=Spec("bottom", {"k": layers}), tuner=Spec("full", {"embeddings": True}))
+    chosen = tune(replace(spec, plan=plan), folder / "tuned", session=session)
+    full = tune(everything, folder / "full", session=session, description="full fine-tuning")
+    return Demo(scores, plan, chosen, full)

@@ -1,158 +1,199 @@
 """Many runs side by side: the same data, batches and budget for every method, several seeds, and a table.
 
-A folder holds `compare.json` (what is compared), `scores.json`, `runs/METHOD/lr-RATE/seed-SEED/` with one
-`result.json` a finished run, and at the end `table.md` and `results.csv`. Started again, it runs what is missing.
+A folder holds `compare.json` (what is compared), `scores.json`, `runs/METHOD/lr-RATE/seed-SEED/` with one `result.json`
+per finished run (its predictions beside it) or `failed.txt`, and at the end `results.csv` and `table.md`. Started
+again, it runs what is missing.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import traceback
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog
-from wheretune.errors import ConfigError
-from wheretune.model.opening import layer_count
-from wheretune.pipeline import check_model, run, score_model
-from wheretune.planning import plan
+from wheretune import catalog, pipeline, planning, trials
+from wheretune.model.finding import check_one_sequence
+from wheretune.model.inputs import max_tokens
+from wheretune.model.opening import outline
 from wheretune.records.base import Spec, to_json
-from wheretune.records.runs import RunSpec, check_settings
-from wheretune.records.scores import load_scores, save_scores
-from wheretune.selectors.base import check_selector
+from wheretune.records.runs import CacheSettings, RunSpec, check_cache
+from wheretune.records.scores import Reading, load_scores, save_scores
+from wheretune.selectors.base import resolve_k
+from wheretune.session import Session
 from wheretune.studies import methods
-from wheretune.studies.grid import GROWING, Data, Row
+from wheretune.studies.grid import Compared, Comparison, Failure, Job, next_jobs, rows
+from wheretune.studies.tables import RESULTS, TABLE, write_tables
 from wheretune.support.files import claim, write_text
-from wheretune.tasks.base import load_data
-from wheretune.trials import suited
 
 if TYPE_CHECKING:
-    from wheretune.pipeline import AnyScorer
-    from wheretune.planning import AnySelector
-    from wheretune.records.runs import CacheSettings, RunResult
+    from wheretune.recipes.base import Method
+    from wheretune.records.runs import RunResult
     from wheretune.records.scores import LayerScores
-    from wheretune.studies.grid import Comparison
+    from wheretune.support.executors.base import Executor
 
-SPEC, SCORES, PROBE, FAILURE = "compare.json", "scores.json", "probe", "failed.txt"
-OWNED = (SPEC, SCORES, PROBE, "runs", "table.md", "results.csv")
+COMPARISON, SCORES, PROBES, RUNS, FAILURE = "compare.json", "scores.json", "probe", "runs", "failed.txt"
+OWNED = (COMPARISON, SCORES, PROBES, RUNS, TABLE, RESULTS)
+GROWING = ("methods", "seeds", "learning_rates")  # what may be added to a comparison that has begun
+IDLE = ("reference", "executor")  # what changes no run
 
 
-def compare(what: Comparison, folder: Path, cache: CacheSettings | None = None) -> list[Row]:
-    """Runs what is missing and returns a row a method, in the order asked for.
+def compare(
+    what: Comparison, folder: Path, *, cache: CacheSettings | None = None, session: Session | None = None
+) -> Compared:
+    """Runs what is missing, and writes the tables.
 
-    A run that fails keeps its traceback in `failed.txt` and does not end the comparison; it is tried again
-    when the comparison is started again.
+    A run that fails keeps its traceback in `failed.txt` and does not end the comparison; it is tried again when the
+    comparison is started again.
 
     Args:
         what: What is compared.
         folder: Where it is kept.
-        cache: Where runs keep the states of their frozen prefix.
+        cache: Where runs keep the states of their frozen prefix; decided by what pays by default.
+        session: What is open already.
+
+    Returns:
+        One row per method, in the order asked for.
 
     Raises:
-        ConfigError: A method is unknown, or there are several learning rates and no validation data.
+        WheretuneError: Of every kind, for what the user can mend; before anything is written.
         OutputError: The folder holds another comparison.
     """
-    if len(what.learning_rates) > 1 and what.validation is None:
-        raise ConfigError("several --learning-rates need data to choose by", "give --validation")
-    for rate in what.learning_rates:
-        for seed in what.seeds:
-            check_settings(replace(what.settings, learning_rate=rate, seed=seed))
-    layers = layer_count(what.model)
-    check_model(what.model, what.train.max_length)
-    for name in what.methods:  # all that can be known to be wrong is said before anything is written
-        selector = _selector(name, what.k, layers, what.seeds[0])
+    session = session or Session()
+    what = checked(what, cache)
+    scorers = {method.name: _scorer(what, method) for method in what.methods if methods.needs_scores(method)}
+    claim(folder / COMPARISON, _claimed(what, list(scorers.values()), session))
+    scores = _scores(what, scorers, folder, session)
+    executor: Executor = catalog.build("executor", what.executor)
+    work = Work(what, scores, folder, cache, session)
+    results: dict[Job, RunResult | Failure] = {}
+    while jobs := next_jobs(what, results):
+        results.update(executor.run(work, jobs))
+        left = [str(job) for job in jobs if job not in results]
+        if left:
+            raise RuntimeError(f"the executor {executor.name} says nothing of {'; '.join(left)}")
+    compared = Compared(what, rows(what, results, {name: one.seconds for name, one in scores.items()}))
+    write_tables(compared, folder)
+    return compared
+
+
+def checked(what: Comparison, cache: CacheSettings | None = None) -> Comparison:
+    """The comparison with `k` settled, once everything is seen to be right that can be without weights and data.
+
+    Raises:
+        WheretuneError: A name is unknown, a setting cannot be used, or the model is not of a kind that can be tuned.
+    """
+    if cache is not None:
+        check_cache(what.settings, cache)
+    catalog.build("head", what.head)
+    catalog.build("executor", what.executor)
+    for name in what.metrics:
+        catalog.find("metric", name)
+    for method in what.methods:
+        methods.check(method)
+    stack, info = outline(what.model)
+    check_one_sequence(stack.base)
+    what = replace(what, k=resolve_k(what.k, what.ratio, len(info)), ratio=None)
+    for method in what.methods:
+        _scorer(what, method)
+        selector = _selector(what, method, len(info), what.seeds[0])
         if selector is not None:
-            check_selector(selector, layers)
-    wanted = {name: _scorer(name, what) for name in what.methods}
-    train = load_data(what.train).info
-    data = Data(
-        train,
-        None if what.validation is None else load_data(what.validation, like=train).info,
-        load_data(what.test, like=train).info,
-    )
-    shared = {key: value for key, value in dataclasses.asdict(what).items() if key not in GROWING}
-    claim(folder / SPEC, shared | {"data": dataclasses.asdict(data)})  # what was begun may only go on as it was
-    scores = _scores(what, list(dict.fromkeys(wanted.values())), folder)
-    return [_row(name, what, scores[wanted[name]], data, folder, cache) for name in what.methods]
+            planning.check(selector, len(info))
+    return what
 
 
-def _scorer(name: str, what: Comparison) -> AnyScorer:
-    """What a method scores with; one that needs no scores still needs the list of layers."""
-    method = methods.method(name)
-    if not method.needs_scores:
-        free: AnyScorer = catalog.read("scorer", methods.FREE)
-        return free
-    scorer: AnyScorer = suited(catalog.read("scorer", method.scorer or what.scorer), method.tuner)
-    return scorer
+def _claimed(what: Comparison, scorers: list[Spec], session: Session) -> dict[str, Any]:
+    """What a folder is for: model and data known by their content, and all that a run depends on."""
+    language = any("language-model" in catalog.build("scorer", scorer).card.needs for scorer in scorers)
+    opened = session.model(what.model, language=language)
+    max_tokens(opened.stack.base, opened.tokenizer, what.train.max_length)
+    train = session.data(what.train).info
+    data = {"train": train.hash, "test": session.data(what.test, like=train).info.hash}
+    if what.validation is not None:
+        data["validation"] = session.data(what.validation, like=train).info.hash
+    content = to_json(replace(what, model=replace(what.model, name="", revision=None)))
+    kept = {key: value for key, value in content.items() if key not in (*GROWING, *IDLE)}
+    return kept | {"model_hash": opened.info.hash, "data": data}
 
 
-def _scores(what: Comparison, wanted: Sequence[AnyScorer], folder: Path) -> dict[AnyScorer, LayerScores]:
-    """The scores by every scorer that a method needs; those that are missing share one pass."""
-    every = load_scores(folder / SCORES) if (folder / SCORES).is_file() else []
+def _scorer(what: Comparison, method: Method) -> Spec:
+    """What scores the layers for a method, with all its parameters."""
+    scorer = trials.tuned_as(method.scorer or what.scorer, method.tuner)
+    return Spec.of(catalog.build("scorer", scorer))
 
-    def found(scorer: AnyScorer) -> LayerScores | None:
-        spec = to_json(Spec.of(scorer))
-        return next(
-            (s for s in every if s.scorer.name == spec["name"] and spec["params"].items() <= s.scorer.params.items()),
-            None,
-        )
 
-    missing = [scorer for scorer in wanted if found(scorer) is None]
+def _selector(what: Comparison, method: Method, layers: int, seed: int) -> Any:
+    """The selector of one run; None where no layer is tuned."""
+    assert what.k is not None  # as `checked` made sure
+    spec = methods.selector_of(method, k=what.k, layers=layers, seed=seed)
+    return None if spec is None else catalog.build("selector", spec)
+
+
+def _scores(what: Comparison, scorers: dict[str, Spec], folder: Path, session: Session) -> dict[str, LayerScores]:
+    """By name of a method, its scores; those that are not in the folder yet share one pass."""
+    there = load_scores(folder / SCORES) if (folder / SCORES).is_file() else []
+    known = {scores.scorer: scores for scores in there}
+    missing = [scorer for scorer in dict.fromkeys(scorers.values()) if scorer not in known]
     if missing:
-        every += score_model(what.model, what.train, missing, folder / PROBE, batch_size=2 * what.settings.batch_size)
-        save_scores(every, folder / SCORES)
-        every = load_scores(folder / SCORES)
-    return {scorer: scores for scorer in wanted if (scores := found(scorer)) is not None}
+        reading = Reading(batch_size=2 * what.settings.batch_size, seed=what.train.seed)
+        made = pipeline.score(what.model, what.train, missing, reading, folder=folder / PROBES, session=session)
+        known |= zip(missing, made, strict=True)
+        save_scores(list(known.values()), folder / SCORES)
+    return {name: known[scorer] for name, scorer in scorers.items()}
 
 
-def _selector(name: str, k: int, layers: int, seed: int) -> AnySelector | None:
-    method = methods.method(name)
-    if method.selector is None:
-        return None
-    if method.k is not None:
-        k = method.k
-    return methods.selector(method.selector, k=layers if method.every_layer else k, seed=seed)
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Runs the jobs of a comparison in one process, which opens model and data once; another process opens its own.
 
+    Attributes:
+        what: The comparison, with `k` settled.
+        scores: By name of a method that chooses by scores.
+        folder: The comparison's.
+        cache: Where runs keep the states of their frozen prefix.
+        session: What this process has opened.
+    """
 
-def _row(
-    name: str, what: Comparison, scores: LayerScores, data: Data, folder: Path, keeping: CacheSettings | None
-) -> Row:
-    failures: dict[str, str] = {}
-    head, tuner = catalog.build("head", Spec(what.head)), methods.method(name).tuner
+    what: Comparison
+    scores: dict[str, LayerScores]
+    folder: Path
+    cache: CacheSettings | None = None
+    session: Session = field(default_factory=Session)
 
-    @cache
-    def one(rate: float, seed: int) -> RunResult | None:
-        where = folder / "runs" / name / f"lr-{rate:g}" / f"seed-{seed}"
-        settings = replace(what.settings, learning_rate=rate, seed=seed)
+    def __call__(self, job: Job) -> RunResult | Failure:
+        """The run's result, or why there is none."""
+        where = self.folder / RUNS / job.method / f"lr-{job.learning_rate:g}" / f"seed-{job.seed}"
         try:
-            selector = _selector(name, what.k, len(scores.layers), seed)
-            made = plan(scores, selector, tuner=tuner, head=head)
-            spec = RunSpec(made, data.train, data.validation, data.test, settings)
-            result = run(spec, where, f"{name}, lr {rate:g}, seed {seed}", keeping)
-            (where / FAILURE).unlink(missing_ok=True)
-            return result
-        except Exception as error:
+            result = self._run(job, where)
+        except Exception as error:  # whatever it is, the other runs go on
             where.mkdir(parents=True, exist_ok=True)
             write_text(where / FAILURE, traceback.format_exc())
-            failures[str(where)] = f"{type(error).__name__}: {error}"
-            return None
+            return Failure(str(where), f"{type(error).__name__}: {error}")
+        (where / FAILURE).unlink(missing_ok=True)
+        return result
 
-    first = what.seeds[0]
-    searched: dict[float, float] = {}
-    best = what.learning_rates[0]
-    if len(what.learning_rates) > 1:
-        tried = {rate: one(rate, first) for rate in what.learning_rates}
-        searched = {rate: r.metrics["validation"][0].value for rate, r in tried.items() if r is not None}
-        best = max(searched, key=lambda rate: (searched[rate], -rate), default=best)
-    results = [one(best, seed) for seed in what.seeds]
-    return Row(
-        method=name,
-        learning_rate=best,
-        searched=searched,
-        results=tuple(result for result in results if result is not None),
-        score_seconds=scores.seconds if methods.method(name).needs_scores else 0.0,
-        failures=failures,
-    )
+    def _run(self, job: Job, where: Path) -> RunResult:
+        what, session = self.what, self.session
+        method = next(method for method in what.methods if method.name == job.method)
+        info = session.model(what.model).info
+        plan = planning.plan(
+            self.scores.get(method.name, info),
+            _selector(what, method, len(info), job.seed),
+            tuner=catalog.build("tuner", method.tuner),
+            head=catalog.build("head", method.head or what.head),
+            schedule=catalog.build("schedule", method.schedule),
+            data=session.data(what.train).info,
+        )
+        spec = RunSpec(
+            model=what.model,
+            train=what.train,
+            validation=what.validation,
+            test=what.test,
+            metrics=what.metrics,
+            settings=replace(what.settings, learning_rate=job.learning_rate, seed=job.seed),
+            plan=plan,
+        )
+        return pipeline.tune(spec, where, session=session, cache=self.cache, description=str(job))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "session": Session()}  # a model is opened where it is used
