@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import sentences, tiny_model
+from helpers.models import tiny_model
+from helpers.texts import sentences
 from wheretune import LastToken, from_texts
 from wheretune.data.texts import take
 from wheretune.data.tokens import encode

@@ -126,7 +126,7 @@ def pass_over(
     """Opens a model and data by name and feeds every scorer; see `scoring.one_pass.gather`."""
     session = session or Session()
     needs = {need for scorer in scorers for need in scorer.card.needs}
-    texts = _texts(session, data, labelled="labels" in needs and "target_column" not in data.task.params)
+    texts = _texts(session, data, labelled="labels" in needs and data.task.params.get("target_column") is None)
     opened = session.model(model, language="language-model" in needs)
     return gather(opened, texts, scorers, reading, settle=settle, shard=shard)
 

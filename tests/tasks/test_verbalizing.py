@@ -3,7 +3,7 @@
 import pytest
 
 import wheretune as wt
-from conftest import tiny_model
+from helpers.models import tiny_model
 from wheretune.errors import DataError
 from wheretune.records.base import Spec
 from wheretune.tasks.verbalizing import next_tokens
