@@ -2,63 +2,113 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
 from wheretune import catalog
-from wheretune.errors import EngagementError, PlanError
+from wheretune.errors import EngagementError, MergeError, OutputError, PlanError
 from wheretune.model.finding import find_layers
 from wheretune.model.freezing import exclude_frozen, head_parameters
-from wheretune.model.identity import check_plan, tensor_hashes
+from wheretune.model.identity import check_plan, describe, tensor_hashes
+from wheretune.model.placement import hold_masters
 from wheretune.model.recomputing import checkpoint_activations
+from wheretune.schedules.follower import ScheduleFollower
+from wheretune.support.files import PARTIAL
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from wheretune.model.steps import Follower
     from wheretune.records.plan import Plan
+    from wheretune.schedules.base import Schedule
     from wheretune.tuners.base import Tuner
 
 
 class Tuned:
-    """A model to which a plan has been applied.
+    """A model to which a plan has been applied; `apply` makes it.
 
     Attributes:
         model: The user's model, with what the tuner put into the plan's layers.
         stack: Its layers.
         plan: The plan.
         attached: What the tuner did.
-        trainable: The parameters that train, by name.
+        trainable: The parameters that may train, by name.
+        followers: What must happen at every step of the training; empty for most plans.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, tuner: Tuner, seed: int = 0, frozen_dropout: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        tuner: Tuner,
+        schedule: Schedule,
+        seed: int = 0,
+        frozen_dropout: bool = False,
+        before: Mapping[str, str] | None = None,
+        masters: bool = False,
+    ) -> None:
         self.model = model
         self.plan = plan
-        self.stack = find_layers(model, plan.model.layers_attribute)
-        check_plan(self.stack, plan)
+        self.stack = find_layers(model, plan.model.spec.layers_attribute)
+        if before is None:
+            check_plan(describe(self.stack), plan)
         if not plan.layers and tuner.needs_layers:
             raise PlanError("the plan names no layer", "choose layers, or take the tuner head-only")
+        self._frozen_dropout = frozen_dropout
+        self._applied, self._temporary = True, False
+        self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         top = {id(parameter) for parameter in head_parameters(self.stack)}
-        self._before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        own = model.state_dict()  # held while the tuner is attached, so that nothing new takes their memory
         self.attached = tuner.attach(self.stack, plan.layers, seed)
-        whole = [parameter for parameter in self.attached.parameters if not parameter.is_floating_point()]
-        if whole:
-            self.attached.detach()
-            raise PlanError(
-                f"the tuner {tuner.name} would train weights that are quantised",
-                "take lora or another that adds parameters of its own",
-            )
+        self._check_attached(tuner, schedule)
+        self._let_masters_go = hold_masters(self.stack, self.attached.parameters) if masters else lambda: None
+        self._hashes = _hashes(model, own, before)
         ids = top | {id(parameter) for parameter in self.attached.parameters}
         self._on_top = [name for name, parameter in model.named_parameters() if id(parameter) in top]
-        self._hashes = tensor_hashes(model.state_dict().items())
         self.trainable: dict[str, nn.Parameter] = {}
         for name, parameter in model.named_parameters():
             parameter.requires_grad = id(parameter) in ids
             if parameter.requires_grad:
                 self.trainable[name] = parameter
-        self._let_go = exclude_frozen(self.stack, frozen_dropout)
+        self._keep_frozen_out()
+        self.followers: tuple[Follower, ...] = self.attached.followers
+        self._scheduled: ScheduleFollower | None = None
+        if schedule.moves:
+            self._scheduled = ScheduleFollower(
+                schedule, self.stack, plan.layers, self.trainable, seed, self._keep_frozen_out
+            )
+            self.followers = (self._scheduled, *self.followers)
+
+    def _check_attached(self, tuner: Tuner, schedule: Schedule) -> None:
+        """Takes the tuner off again if what it attached cannot train, or not by this schedule."""
+        wrong: PlanError | None = None
+        if not all(parameter.is_floating_point() for parameter in self.attached.parameters):
+            wrong = PlanError(
+                f"the tuner {tuner.name} would train weights that are quantised",
+                "take lora or another that adds parameters of its own",
+            )
+        elif self.attached.followers and schedule.moves:
+            wrong = PlanError(
+                f"the tuner {tuner.name} needs its layers at every step, and the schedule {schedule.name} freezes some",
+                "take another tuner, or the schedule static",
+            )
+        if wrong is not None:
+            self.attached.detach()
+            raise wrong
+
+    def _keep_frozen_out(self) -> None:
+        """Fits the hooks to what is frozen now."""
+        self._let_go = exclude_frozen(self.stack, self._frozen_dropout)
 
     @property
     def trainable_parameters(self) -> int:
-        """How many parameters train, the head's included."""
+        """How many parameters may train, the head's included."""
         return sum(parameter.numel() for parameter in self.trainable.values())
 
     def recompute(self) -> None:
@@ -75,59 +125,150 @@ class Tuned:
     def check(self) -> None:
         """Proves by hashes that every chosen layer changed and nothing that is frozen did.
 
+        Under a schedule that moves, a chosen layer must have changed if it was active in at least one step, and what
+        was never active must be as it was.
+
         Raises:
             EngagementError: It was not so; the tensors are named.
         """
+        trained = self._trained()
         state = self.model.state_dict()
         now = tensor_hashes(state.items())
         changed = {name for name in state if now[name] != self._hashes.get(name)}
-        training = {parameter.data_ptr() for parameter in self.trainable.values()}
-        allowed = {name for name, tensor in state.items() if tensor.data_ptr() in training}
-        strays = sorted(changed - allowed)
+        places = {parameter.data_ptr() for parameter in trained.values()}
+        strays = sorted(name for name in changed if state[name].data_ptr() not in places)
         if strays:
             raise EngagementError(
                 f"training changed {len(strays)} tensors that the plan freezes, {strays[0]} among them",
                 "look for code that unfreezes or replaces parameters",
             )
-        prefix = f"{self.stack.base_path}." if self.stack.base_path else ""
-        parts = {f"layer {index}": f"{prefix}{self.stack.layers[index].path}." for index in self.plan.layers}
-        unmoved = [part for part, path in parts.items() if not any(name.startswith(path) for name in changed)]
-        if self._on_top and changed.isdisjoint(self._on_top):
-            unmoved.append("the head")
+        unmoved = self._unmoved(trained, changed)
         if unmoved:
             raise EngagementError(
                 f"training did not change {', '.join(unmoved)}",
                 "check the learning rate, the number of steps, and that the optimizer was made after apply",
             )
 
+    def _trained(self) -> dict[str, nn.Parameter]:
+        """What has trained in at least one step, by name."""
+        if self._scheduled is None:
+            return self.trainable
+        if not self._scheduled.ever:
+            raise EngagementError(
+                f"the schedule {self.plan.schedule} was never carried out",
+                "give the Trainer callbacks=[wheretune.FollowerCallback(tuned.followers)]",
+            )
+        return self._scheduled.trained()
+
+    def _unmoved(self, trained: Mapping[str, nn.Parameter], changed: set[str]) -> list[str]:
+        """The parts that trained and of which no tensor changed."""
+        prefix = f"{self.stack.base_path}." if self.stack.base_path else ""
+        paths = {f"layer {index}": f"{prefix}{self.stack.layers[index].path}." for index in self.plan.layers}
+
+        def inside(path: str, names: Iterable[str]) -> bool:
+            return any(name.startswith(path) for name in names)
+
+        unmoved = [part for part, path in paths.items() if inside(path, trained) and not inside(path, changed)]
+        return [*unmoved, *(["the head"] if self._on_top and changed.isdisjoint(self._on_top) else [])]
+
     def undo(self) -> None:
         """Takes off what the tuner put in, and gives every parameter back the `requires_grad` it had.
 
         What was trained of the model's own weights (whole layers, biases, the head) stays trained.
         """
-        self.attached.detach()
-        self._give_back()
+        if self._applied:
+            self.attached.detach()
+            self._give_back()
 
     def merge(self) -> None:
         """Writes what was trained into the model's own weights and leaves a model without additions.
 
         Raises:
-            MergeError: No weights of the model can do what the tuner's modules do.
+            MergeError: No weights of the model can do what the tuner's modules do, or the plan holds `temporarily`.
         """
+        if self._temporary:
+            raise MergeError("the model gets its weights back when this training is over", "merge a saved delta")
         self.attached.merge()
         self._give_back()
 
     def _give_back(self) -> None:
+        self._applied = False
         self._let_go()
-        for parameter, flag in self._before:
+        self._let_masters_go()
+        for parameter, flag in self._flags:
             parameter.requires_grad = flag
 
+    @contextmanager
+    def temporarily(self, folder: Path | None = None) -> Iterator[Tuned]:
+        """The plan holds inside; then the model is what it was before `apply`, every weight bit for bit.
 
-def apply(model: nn.Module, plan: Plan, seed: int = 0, *, frozen_dropout: bool = False) -> Tuned:
+        So that many trainings can begin from one model that was opened once. The model's own weights that may train are
+        kept in a mapped file meanwhile, which takes no memory and leaves no name behind if the process is killed. What
+        is worth keeping of the training (predictions, `save_delta`) is to be had inside.
+
+        Args:
+            folder: Where the file lies; a temporary folder of the system's by default.
+
+        Raises:
+            OutputError: The disk has no room.
+        """
+        own = {id(parameter) for parameter, _ in self._flags}
+        lent = [parameter for parameter in self.trainable.values() if id(parameter) in own]
+        modes = [(module, module.training) for module in self.model.modules()]
+        kept = _mapped(lent, folder)
+        self._temporary = True
+        try:
+            yield self
+        finally:
+            self._temporary = False
+            self.undo()
+            for parameter, values in zip(lent, kept, strict=True):
+                parameter.data.copy_(values)
+                parameter.grad = None
+            for module, training in modes:
+                module.training = training
+
+
+def _hashes(model: nn.Module, own: Mapping[str, Tensor], before: Mapping[str, str] | None) -> dict[str, str]:
+    """The hashes of a model's tensors; those that were its own keep the hash they had under their name before."""
+
+    def memory(tensor: Tensor) -> tuple[object, ...]:
+        return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+    known = {memory(own[name]): one for name, one in (before or {}).items() if name in own}
+    state = model.state_dict()
+    found = {name: known[memory(value)] for name, value in state.items() if memory(value) in known}
+    return found | tensor_hashes((name, value) for name, value in state.items() if name not in found)
+
+
+def _mapped(tensors: Sequence[Tensor], folder: Path | None) -> list[Tensor]:
+    """Copies of some tensors in a mapped file, whose name is gone at once."""
+    try:
+        with TemporaryDirectory(prefix=f".weights{PARTIAL}", dir=folder, ignore_cleanup_errors=True) as scratch:
+            file = Path(scratch) / "weights.safetensors"
+            save_file({str(number): value.detach().cpu().contiguous() for number, value in enumerate(tensors)}, file)
+            kept = load_file(file)  # a mapping outlives its file's name
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"the weights cannot be kept on disk while others train ({error})", "free some room"
+        ) from error
+    return [kept[str(number)] for number in range(len(tensors))]
+
+
+def apply(
+    model: nn.Module,
+    plan: Plan,
+    seed: int = 0,
+    *,
+    frozen_dropout: bool = False,
+    before: Mapping[str, str] | None = None,
+    masters: bool = False,
+) -> Tuned:
     """Makes a model train as `plan` says: its layers and what sits on top, and nothing else.
 
     Whole layers need `requires_grad` alone; other tuners put modules of theirs into the plan's layers. `Tuned.undo`
-    takes all of it back. Make the optimizer (or the Trainer) after.
+    takes all of it back. Make the optimizer (or the Trainer) after; a plan with a schedule that moves, or with AdaLoRA,
+    needs `FollowerCallback(tuned.followers)` in it as well.
 
     What is frozen stays in eval mode in an unmodified `Trainer`, and no gradient runs below the lowest trained layer,
     also with activation checkpointing.
@@ -135,11 +276,15 @@ def apply(model: nn.Module, plan: Plan, seed: int = 0, *, frozen_dropout: bool =
     Args:
         model: Any Hugging Face transformer, with or without a head of its own.
         plan: Made for this model.
-        seed: Of what the tuner draws at random.
+        seed: Seed for what the tuner and the schedule draw at random.
         frozen_dropout: Frozen layers drop out as trained ones do (stock behaviour).
+        before: What `tensor_hashes` found of the model's tensors, by their names in it, if somebody has hashed them
+            already and made sure that the plan is this model's. They are not hashed again; tensors without a hash are.
+        masters: Hold in fp32 what trains of a half-precision model, until `undo`; see `model.placement.hold_masters`.
 
     Raises:
         PlanError: The plan was made for another model, or names no layer.
         ModelError: The tuner does not find in the layers what it attaches to.
     """
-    return Tuned(model, plan, catalog.build("tuner", plan.tuner), seed, frozen_dropout)
+    tuner, schedule = catalog.build("tuner", plan.tuner), catalog.build("schedule", plan.schedule)
+    return Tuned(model, plan, tuner, schedule, seed, frozen_dropout, before, masters)

@@ -114,8 +114,9 @@ def demo(
     Raises:
         DataError: A package of the demo is not installed.
     """
-    from wheretune.pipeline import Session, choose, tune
+    from wheretune.pipeline import choose, tune
     from wheretune.selectors.blocks import blocks
+    from wheretune.session import Session
     from wheretune.show.figures import save_figure
 
     train_file, test_file = write_articles(folder, train, test)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,21 +19,21 @@ from wheretune import catalog, planning, trials
 from wheretune.applying import apply
 from wheretune.data.tokens import encode
 from wheretune.delta.saving import remove_delta, save_delta
-from wheretune.errors import DataError, WheretuneError
+from wheretune.errors import WheretuneError
 from wheretune.heads.headed import headed
 from wheretune.judging import judge, save_predictions
 from wheretune.model.finding import check_one_sequence
 from wheretune.model.identity import check_layers, check_plan
 from wheretune.model.inputs import max_tokens
-from wheretune.model.opening import load_tokenizer, open_model, outline
+from wheretune.model.opening import load_tokenizer, outline
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.runs import RunResult, RunSpec, load_result
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
+from wheretune.session import Session
 from wheretune.support.files import claim, sweep
-from wheretune.support.log import log
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import load_data, task_of
 from wheretune.training.checkpoints import checkpoints
@@ -42,35 +43,12 @@ if TYPE_CHECKING:
     from wheretune.data.texts import TextData
     from wheretune.model.opening import Opened
     from wheretune.records.cost import Cost
-    from wheretune.records.data import DataInfo, DataSpec
+    from wheretune.records.data import DataSpec
     from wheretune.records.model import ModelSpec
-    from wheretune.records.runs import CacheSettings, Metric
+    from wheretune.records.runs import CacheSettings
     from wheretune.scoring.one_pass import PassState, Settle
-    from wheretune.tasks.base import LabelUse
 
 RUN, SCORES, PLAN, RESULT, PROBES = "run.json", "scores.json", "plan.json", "result.json", "probe"
-
-
-class Session:
-    """What a process has opened: models and data, each once, however many runs use them."""
-
-    def __init__(self) -> None:
-        self._models: dict[tuple[ModelSpec, bool], Opened] = {}
-        self._data: dict[str, TextData] = {}
-
-    def model(self, spec: ModelSpec, *, language: bool = False) -> Opened:
-        """A model with its tokenizer; one that was opened as a language model also serves without its output matrix."""
-        opened = self._models.get((spec, True)) or self._models.get((spec, language))
-        if opened is None:
-            opened = self._models[spec, language] = open_model(spec, language=language)
-        return opened
-
-    def data(self, spec: DataSpec, *, like: DataInfo | None = None, labels: LabelUse = "required") -> TextData:
-        """Checked data."""
-        key = repr((spec, like and like.hash, labels))
-        if key not in self._data:
-            self._data[key] = load_data(spec, like=like, labels=labels)
-        return self._data[key]
 
 
 def score(
@@ -126,21 +104,9 @@ def pass_over(
     """Opens a model and data by name and feeds every scorer; see `scoring.one_pass.gather`."""
     session = session or Session()
     needs = {need for scorer in scorers for need in scorer.card.needs}
-    texts = _texts(session, data, labelled="labels" in needs and data.task.params.get("target_column") is None)
+    texts = session.texts(data, needs)
     opened = session.model(model, language="language-model" in needs)
     return gather(opened, texts, scorers, reading, settle=settle, shard=shard)
-
-
-def _texts(session: Session, data: DataSpec, *, labelled: bool) -> TextData:
-    """Data to be scored; labels that make no task are left aside where no scorer needs them."""
-    try:
-        return session.data(data, labels="required" if labelled else "optional")
-    except DataError as error:
-        if labelled:
-            raise
-        texts = session.data(data, labels="ignored")  # says what is wrong if it is not the labels
-        log.warning("the labels are left aside: %s", error.problem)
-        return texts
 
 
 def choose(spec: RunSpec, folder: Path, session: Session) -> tuple[LayerScores | None, Plan]:
@@ -195,13 +161,9 @@ def tune(
         WheretuneError: Of every kind, for what the user can mend.
         OutputError: The folder holds another run.
     """
-    shared = session is not None
-    session = session or Session()
-    data = {"train": session.data(spec.train)}
-    for name, part in (("validation", spec.validation), ("test", spec.test)):
-        if part is not None:
-            data[name] = session.data(part, like=data["train"].info)
-    opened = session.model(spec.model)
+    session = session or Session(shared=False)
+    data = _data(spec, session)
+    opened = session.model(spec.model, language=spec.plan is None and _speaks(spec.scorer))
     check_one_sequence(opened.stack.base)
     length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
     if spec.plan is not None:
@@ -212,14 +174,7 @@ def tune(
         _leave_no_checkpoint(folder)
         return load_result(folder / RESULT)
 
-    scores, plan = (None, spec.plan) if spec.plan is not None else choose(spec, folder, session)
-    if (folder / PLAN).is_file():
-        plan = load(Plan, folder / PLAN)
-    save(plan, folder / PLAN)
-    for made in (scores, plan):
-        if made is not None:
-            show(made)
-
+    plan = _planned(spec, folder, session, show)
     settings = spec.settings
     model = headed(opened.stack, catalog.build("head", plan.head), data["train"], settings.seed)
     tuned = apply(
@@ -227,32 +182,29 @@ def tune(
         plan,
         settings.seed,
         frozen_dropout=settings.frozen_dropout,
-        info=opened.info,
-        fingerprints=opened.fingerprints,
-        restore=shared,
+        before=opened.hashes_below("base"),
+        masters=True,
     )
-    with tuned:  # what was trained in a shared model is given back at the end
-        task = task_of(data["train"].info)
-        collate = task.collator(opened.tokenizer)
+    with tuned.temporarily(folder) if session.shared else nullcontext():  # others begin from the same weights
+        collate = task_of(data["train"].info).collator(opened.tokenizer)
         with peak_memory() as memory:
             rows = encode(data["train"], opened.tokenizer, length)
             with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache) as saved:
                 words = description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"
-                trained = train(model, rows, collate, settings, folder, words, tuned.followers(plan, settings))
+                trained = train(model, rows, collate, settings, folder, words, tuned.followers)
         remove_delta(folder)  # of a sitting that was killed before its result was written
         save_delta(tuned, folder, data=data["train"].info, max_length=length)
         started = time.perf_counter()
-        metrics: dict[str, tuple[Metric, ...]] = {}
-        predictions: dict[str, str] = {}
-        for name, part in data.items():
-            if name != "train":
-                metrics[name], predicted = judge(model, part, opened.tokenizer, length, names=spec.metrics)
-                predictions[name] = save_predictions(predicted, folder, name)
+        held_out = {name: texts for name, texts in data.items() if name != "train"}
+        judged = {
+            name: judge(model, texts, opened.tokenizer, length, names=spec.metrics) for name, texts in held_out.items()
+        }
+        predictions = {name: save_predictions(rows, folder, name) for name, (_, rows) in judged.items()}
     result = RunResult(
         spec=spec,
         plan=plan,
         data={name: part.info for name, part in data.items()},
-        metrics=metrics,
+        metrics={name: metrics for name, (metrics, _) in judged.items()},
         trainable_parameters=tuned.trainable_parameters,
         seconds={"train": trained.seconds, "cache": saved.cache.seconds, "evaluate": time.perf_counter() - started},
         peak_memory_bytes=memory.get("peak"),
@@ -265,6 +217,32 @@ def tune(
     save(result, folder / RESULT)
     _leave_no_checkpoint(folder)
     return result
+
+
+def _speaks(scorer: Spec) -> bool:
+    """Whether a scorer reads what a language model would say."""
+    return "language-model" in catalog.find("scorer", scorer.name).card.needs
+
+
+def _data(spec: RunSpec, session: Session) -> dict[str, TextData]:
+    """What a run reads, by split; what is judged shares the task and the classes of the training data."""
+    train = session.data(spec.train)
+    held_out = {"validation": spec.validation, "test": spec.test}
+    return {"train": train} | {
+        name: session.data(part, like=train.info) for name, part in held_out.items() if part is not None
+    }
+
+
+def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[object], object]) -> Plan:
+    """The plan that was given, that a stopped run made, or that is made now."""
+    scores, plan = (None, spec.plan) if spec.plan is not None else choose(spec, folder, session)
+    if (folder / PLAN).is_file():
+        plan = load(Plan, folder / PLAN)
+    save(plan, folder / PLAN)
+    for made in (scores, plan):
+        if made is not None:
+            show(made)
+    return plan
 
 
 def _claimed(spec: RunSpec, opened: Opened, data: dict[str, TextData]) -> dict[str, Any]:

@@ -173,13 +173,15 @@ class _Trial:
         tokenizer, info = opened.tokenizer, opened.info
         model = headed(opened.stack, self.head, self.tuning, settings.seed)
         made = plan(info, Explicit((layer,)), tuner=self.tuner, head=self.head, data=self.tuning.info)
-        tuned = apply(model, made, settings.seed, info=info, fingerprints=opened.fingerprints, restore=True)
-        with tuned:
-            place, collate = self.folder / f"layer-{layer}", task_of(self.tuning.info).collator(tokenizer)
+        place = self.folder / f"layer-{layer}"
+        place.mkdir(parents=True, exist_ok=True)
+        tuned = apply(model, made, settings.seed, before=opened.hashes_below("base"), masters=True)
+        with tuned.temporarily(place):
+            collate = task_of(self.tuning.info).collator(tokenizer)
             rows = encode(self.tuning, tokenizer, self.length)
             with saving(tuned.stack, info.hash, rows, collate, settings, place, None):
                 description = f"tuning layer {layer} alone"
-                train(model, rows, collate, settings, place, description, tuned.followers(made, settings))
+                train(model, rows, collate, settings, place, description, tuned.followers)
             tuned.check()
             metrics, predicted = judge(model, self.judging, tokenizer, self.length)
             main, right = metrics[0], [int(one.right) for one in predicted if one.right is not None]

@@ -3,7 +3,7 @@
 from wheretune.records.base import Spec
 from wheretune.records.data import DataInfo, DataSpec
 from wheretune.records.model import LayerInfo, LayerParts, ModelInfo, ModelSpec
-from wheretune.records.scores import LayerScore, LayerScores, Reading
+from wheretune.records.scores import Deviations, LayerScore, LayerScores, Reading
 
 WIDTH, INSIDE = 8, 32
 
@@ -43,3 +43,12 @@ def scores(values=(0.1, 0.4, 0.2, 0.3), scorer="cosine-centrality", model=None, 
 def square(count, scale=1.0):
     """A symmetric positive matrix."""
     return tuple(tuple(scale * 0.8 ** abs(row - column) for column in range(count)) for row in range(count))
+
+
+def deviations(layers=4, bins=32, last=0.5):
+    """Deviations that fall from layer to layer, down to a mean of `last`."""
+    middles = [(number + 0.5) * 2 / bins for number in range(bins)]
+    means = tuple(1.6 + (last - 1.6) * space / layers for space in range(layers + 1))
+    counts = tuple(tuple(max(0, round(100 - 400 * abs(middle - mean))) for middle in middles) for mean in means)
+    gains = tuple(tuple(1 + abs(number - bins // 2) for number in range(bins)) for _ in range(layers))
+    return Deviations(means, 2.0, counts, gains, tuple(10 * (layer + 1) for layer in range(layers)))

@@ -18,7 +18,8 @@ from transformers import (
 )
 
 import wheretune as wt
-from conftest import classes_of, sentences, tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
+from helpers.texts import classes_of, sentences
 from wheretune.errors import ConfigError, DataError
 from wheretune.model.finding import find_layers
 

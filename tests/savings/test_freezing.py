@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import tiny_model
+from helpers.models import tiny_model
 from wheretune.model.finding import find_layers
 from wheretune.model.freezing import exclude_frozen
 from wheretune.model.recomputing import checkpoint_activations

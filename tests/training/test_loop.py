@@ -15,12 +15,41 @@ from wheretune.errors import ConfigError, TrainingError
 from wheretune.heads.headed import HeadedModel
 from wheretune.judging import predict
 from wheretune.records.runs import TrainSettings, check_settings
-from wheretune.training.checkpoints import checkpoints
+from wheretune.training.checkpoints import checkpoints, load_checkpoint
 from wheretune.training.loop import train
-from wheretune.training.timing import Clock
-from wheretune.training.trainer import OurTrainer
 
 SETTINGS = TrainSettings(epochs=3, learning_rate=1e-3, batch_size=4, warmup_ratio=0.1, seed=3)
+
+
+class Watch:
+    """Sees the optimizer, and stops a training after a step."""
+
+    name = "watch"
+
+    def __init__(self, stop):
+        self.stop = stop
+
+    def begin(self, training):
+        self.optimizer = training.optimizer
+
+    def before_step(self, step):
+        pass
+
+    def penalty(self):
+        return None
+
+    def after_step(self, step):
+        if step == self.stop:
+            raise KeyboardInterrupt
+
+    def end(self):
+        pass
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        pass
 
 
 def fresh(head=None):
@@ -37,26 +66,15 @@ def weights(model):
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path, monkeypatch, epoch):
+def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path, epoch):
     model, _, rows, collate = fresh()
     log = train(model, rows, collate, SETTINGS, tmp_path / "once")
     assert log.steps == 18
     expected = weights(model)
 
-    class Stop(Exception):
-        pass
-
-    step = Clock.on_step_end
-
-    def stop(self, args, state, control, **kwargs):
-        if state.global_step == 6 * epoch + 2:
-            raise Stop
-        step(self, args, state, control, **kwargs)
-
     model, _, rows, collate = fresh()
-    with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(Clock, "on_step_end", stop)
-        train(model, rows, collate, SETTINGS, tmp_path / "twice")
+    with pytest.raises(KeyboardInterrupt):
+        train(model, rows, collate, SETTINGS, tmp_path / "twice", followers=[Watch(stop=6 * epoch + 1)])
     torch.rand(99)  # another process would have another state of the generator
     model, tuned, rows, collate = fresh()
     log = train(model, rows, collate, SETTINGS, tmp_path / "twice")
@@ -84,23 +102,34 @@ def test_a_checkpoint_holds_what_trains_and_no_pickle(tmp_path):
     for path in files:
         with pytest.raises(Exception):  # noqa: B017
             pickletools.dis(path.read_bytes(), out=io.StringIO())
-    saved = OurTrainer._saved(str(checkpoints(tmp_path)[-1]), "model.")
-    assert set(saved) == set(tuned.trainable)
+    assert set(load_checkpoint(checkpoints(tmp_path)[-1]).parameters) == set(tuned.trainable)
 
 
-def test_the_optimizer_is_that_of_the_papers(tmp_path, monkeypatch):
-    seen = {}
-
-    def look(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
-        seen.update(optimizer.param_groups[0], kind=type(getattr(optimizer, "optimizer", optimizer)))
-        original(self, args, state, control, **kwargs)
-
-    original = Clock.on_train_begin
-    monkeypatch.setattr(Clock, "on_train_begin", look)
+def test_the_optimizer_is_that_of_the_papers():
     model, _, rows, collate = fresh()
-    train(model, rows, collate, SETTINGS, tmp_path)
-    assert seen["kind"] is torch.optim.AdamW and seen["fused"]
-    assert seen["betas"] == (0.9, 0.99) and seen["weight_decay"] == 0.01
+    watch = Watch(stop=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, rows, collate, SETTINGS, None, followers=[watch])
+    kind, group = type(getattr(watch.optimizer, "optimizer", watch.optimizer)), watch.optimizer.param_groups[0]
+    assert kind is torch.optim.AdamW and group["fused"]
+    assert group["betas"] == (0.9, 0.99) and group["weight_decay"] == 0.01
+
+
+def test_the_seconds_of_all_sittings_are_counted_and_saving_is_not(tmp_path):
+    ticks = iter(range(10**6))
+
+    def now():  # a second passes between two looks at the clock
+        return float(next(ticks))
+
+    model, _, rows, collate = fresh()
+    once = train(model, rows, collate, SETTINGS, tmp_path / "once", now=now)
+    assert (once.seconds, once.first_step) == (3 * 1 + 1 + 1, 1.0)  # until each checkpoint, the first step, the end
+    model, _, rows, collate = fresh()
+    with pytest.raises(KeyboardInterrupt):
+        train(model, rows, collate, SETTINGS, tmp_path / "twice", followers=[Watch(stop=7)], now=now)
+    model, _, rows, collate = fresh()
+    twice = train(model, rows, collate, SETTINGS, tmp_path / "twice", now=now)
+    assert twice.seconds == once.seconds + 1, "each sitting has a first step; that of the lost steps does not count"
 
 
 @pytest.mark.parametrize(

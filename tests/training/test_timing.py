@@ -13,8 +13,8 @@ from wheretune.records.cost import Cost, Measured
 from wheretune.records.data import DataSpec
 from wheretune.records.runs import TrainSettings
 from wheretune.scorers.controls import Depth
-from wheretune.training import measuring
-from wheretune.training.timing import TrainLog
+from wheretune.training import timing
+from wheretune.training.clock import TrainLog
 
 
 def test_what_follows_from_the_seconds():
@@ -35,7 +35,7 @@ def planned(tiny_folder, tmp_path):
 def test_a_few_steps_of_both_are_timed_on_batches_of_the_training(planned, monkeypatch):
     plan, data = planned
     trained = []
-    real = measuring.train
+    real = timing.train
 
     def train(model, rows, *rest, **more):
         layers = {
@@ -44,17 +44,17 @@ def test_a_few_steps_of_both_are_timed_on_batches_of_the_training(planned, monke
         trained.append((layers, [row["row"] for row in rows]))
         return real(model, rows, *rest, **more)
 
-    monkeypatch.setattr(measuring, "train", train)
+    monkeypatch.setattr(timing, "train", train)
     settings = TrainSettings(epochs=3, batch_size=8)
-    found = measuring.measure(plan, data, settings=settings, steps=3)
+    found = timing.time_steps(plan, data, settings=settings, steps=3)
     assert [layers for layers, _ in trained] == [{0, 1, 2, 3}, {2, 3}, {0, 1, 2, 3}]
     assert trained[0][1] == trained[1][1] == trained[2][1] and len(set(trained[0][1])) in range(26, 33)
     assert (found.steps, found.epochs, found.timed) == (12, 3, 3)
     assert found.full_step > 0 and found.step > 0 and found.making > 0
-    again = measuring.measure(plan, data, settings=replace(settings, epochs=1), steps=3)
+    again = timing.time_steps(plan, data, settings=replace(settings, epochs=1), steps=3)
     assert again.making == 0, "nothing is cached that is read once only"
     with pytest.raises(ConfigError, match="time 2 or more"):
-        measuring.measure(plan, data, steps=1)
+        timing.time_steps(plan, data, steps=1)
 
 
 def test_cost_measures_where_it_is_asked(run, planned, tmp_path):

@@ -19,8 +19,10 @@ from wheretune.errors import ConfigError, DeltaError, ModelError
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe
 from wheretune.model.parts import queries
+from wheretune.model.steps import Training
 from wheretune.studies import methods
-from wheretune.training.trainer import OurTrainer
+from wheretune.training import trainer
+from wheretune.training.loop import train
 from wheretune.tuners.modules import Bottleneck, PrefixAttention
 
 EVERY = {
@@ -140,7 +142,7 @@ def test_what_is_drawn_hangs_on_the_seed_alone(tuner):
 
 
 def test_adalora_shares_out_ranks_as_peft_does():
-    """Our companion, step by step beside PEFT's own model with its own loss."""
+    """Our follower, step by step beside PEFT's own model with its own loss."""
     from peft import AdaLoraConfig, get_peft_model
     from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -167,18 +169,18 @@ def test_adalora_shares_out_ranks_as_peft_does():
     torch.manual_seed(2)
     hand = get_peft_model(other, config)
     batch = dict(tokenizer(["good movie", "bad plot"], return_tensors="pt"))
-    companion = tuned.attached.companion
-    companion.begin(10)
+    (follower,) = tuned.followers
     mine = torch.optim.AdamW(tuned.attached.parameters, lr=0.05)
+    follower.begin(Training(10, mine))
     theirs = torch.optim.AdamW([p for p in hand.parameters() if p.requires_grad], lr=0.05)
     for number in range(1, 11):
-        loss = (model(**batch)[0][:, 0, :4] ** 2).mean() + companion.penalty()
+        loss = (model(**batch)[0][:, 0, :4] ** 2).mean() + follower.penalty()
         loss.backward()
         other = hand.base_model(**batch).loss
         other.backward()
         torch.testing.assert_close(loss, other)
         mine.step()
-        companion.after_step(number)
+        follower.after_step(number - 1)
         mine.zero_grad()
         theirs.step()
         hand.base_model.update_and_allocate(number)
@@ -332,13 +334,13 @@ def test_stopped_it_goes_on_and_ends_the_same(run, files, tiny_folder, tmp_path,
             "top", "--epochs", 3, "--learning-rate", "1e-2", "--batch-size", 8, "--output", folder,
         )  # fmt: skip
 
-    original = OurTrainer._save_checkpoint
+    original = trainer.save_checkpoint
 
-    def stop(self, *given):
-        original(self, *given)
+    def stop(*given):
+        original(*given)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(OurTrainer, "_save_checkpoint", stop)
+    monkeypatch.setattr(trainer, "save_checkpoint", stop)
     assert command(tmp_path / "stopped")[0] == 130
     monkeypatch.undo()
     assert len(list((tmp_path / "stopped").glob("checkpoint-*"))) == 1
@@ -467,7 +469,6 @@ def test_the_same_numbers_as_peft_by_hand(tmp_path):
     from wheretune.data.tokens import encode
     from wheretune.heads.headed import HeadedModel
     from wheretune.records.runs import TrainSettings
-    from wheretune.training.loop import train
 
     settings = TrainSettings(epochs=2, learning_rate=1e-2, batch_size=4, seed=5)
     results = []

@@ -20,38 +20,34 @@ def model_card(plan: Plan, data: DataInfo | None) -> str:
     front: dict[str, Any] = {"library_name": "wheretune", "tags": ["wheretune", plan.tuner.name]}
     if not Path(plan.model.name).is_absolute():
         front["base_model"] = plan.model.name
-    share = plan.cost.trainable_parameters / plan.cost.total_parameters
+    model, cost = plan.model, plan.cost
     why = f"chosen by {_escape(plan.selector)}"
     if plan.scorer is not None:
         why += f" from the scores of {_escape(plan.scorer)}"
-    if plan.confidence is not None:
-        sure = _escape(plan.confidence)
-    else:
-        sure = "not said: the choice reads no scores, or they are no means over samples"
+    unsure = "unknown: the choice reads no scores, or they are no means over samples"
     rows = [
-        ("base model", f"{_escape(plan.model.name)}" + (f" at {plan.model.revision}" if plan.model.revision else "")),
-        ("weights (SHA-256)", plan.model.hash),
-        ("layers", f"{_escape(', '.join(map(str, plan.layers)) or 'none')} of {plan.model.layers}, counted from 0"),
+        ("base model", _escape(model.name) + (f" at {_escape(model.spec.revision)}" if model.spec.revision else "")),
+        ("weights (SHA-256)", model.hash),
+        ("layers", f"{_escape(', '.join(map(str, plan.layers)) or 'none')} of {len(model)}, counted from 0"),
         ("why these", why),
         *([("because", _escape(plan.reason))] if plan.reason is not None else []),
-        ("how sure", sure),
+        ("how sure", unsure if plan.confidence is None else _escape(plan.confidence)),
         ("tuner", _escape(plan.tuner)),
         ("head", _escape(plan.head)),
         ("schedule", _escape(plan.schedule)),
-        ("trainable", f"{plan.cost.trainable_parameters} of {plan.cost.total_parameters} parameters ({share:.2%})"),
-        ("expected", f"{plan.cost}, by FLOPs"),
+        ("trainable", f"{cost.trainable_parameters} of {cost.total_parameters} parameters ({cost.share:.2%})"),
+        ("expected", f"{cost}, by FLOPs"),
     ]
     if data is not None:
-        rows.append(
-            (
-                "data",
-                f"{_escape(Path(data.spec.source).name)}, {data.rows} rows, {task_of(data).describe(data.classes)}",
-            )
-        )
+        task = task_of(data).describe(data.classes)
+        rows.append(("data", f"{_escape(Path(data.spec.source).name)}, {data.rows} rows, {_escape(task)}"))
         rows += [("classes", _escape(", ".join(data.classes)))] if data.classes else []
-    scored = [layer for layer in plan.chosen if layer.score is not None]
     table = "".join(f"| {name} | {value} |\n" for name, value in rows)
-    scores = "".join(f"| {one.index} | {_escape(one.path)} | {one.score:.4f} |\n" for one in scored)
+    scores = "".join(
+        f"| {one.index} | {_escape(model.layers[one.index].path)} | {one.score:.4f} |\n"
+        for one in plan.chosen
+        if one.score is not None
+    )
     return (
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# Tuned where it matters\n\n"
         "Only what changed is in this folder: open it with the base model, as below.\n\n"

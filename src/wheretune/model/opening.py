@@ -40,6 +40,15 @@ class Opened:
     info: ModelInfo
     fingerprints: dict[str, str]
 
+    def hashes_below(self, path: str) -> dict[str, str] | None:
+        """SHA-256 of the tensors as they are held, by their names in a model that has this one at `path`.
+
+        None where they are held in half precision: the fingerprints are of them as fp32.
+        """
+        if any(p.is_floating_point() and p.dtype != torch.float32 for p in self.stack.base.parameters()):
+            return None
+        return {f"{path}.{name}": found for name, found in self.fingerprints.items()}
+
 
 def open_model(spec: ModelSpec, *, language: bool = False) -> Opened:
     """Opens a model with its tokenizer, finds its layers and hashes its weights.

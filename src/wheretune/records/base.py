@@ -20,6 +20,7 @@ from wheretune.support.files import write_json
 
 Written = TypeVar("Written")
 AGAIN = "make it again with this version of wheretune"
+LARGEST = 1e100  # of numbers in records, so that sums and products of them have an end
 
 
 @dataclass_transform(frozen_default=True)
@@ -99,6 +100,7 @@ def from_json(kind: type[Written], content: object, origin: str) -> Written:
             itself; the place in it is named.
     """
     try:
+        _check_numbers(content, "")
         return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
@@ -109,6 +111,24 @@ def from_json(kind: type[Written], content: object, origin: str) -> Written:
         raise ConfigError(f"{origin} is no {kind.__name__}: {error.problem}", error.remedy) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{origin} is no {kind.__name__} ({error})", AGAIN) from error
+
+
+def _check_numbers(content: object, where: str) -> None:
+    """Refuses numbers with which nothing can be computed.
+
+    Raises:
+        ValueError: A whole number that 64 bits do not hold, or another above `LARGEST` or without end.
+    """
+    if isinstance(content, dict | list):
+        inside = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in inside:
+            _check_numbers(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(content, int):
+        require(abs(content) < 2**63, f"{where} is a number that is too large")
+    elif isinstance(content, float):
+        require(
+            abs(content) <= LARGEST, f"{where} is a number that is too large, or none"
+        )  # so is what is not a number
 
 
 def save(thing: Any, path: str | Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from wheretune.records.base import Shown, record, require
 from wheretune.support.words import seconds
 
+MOST_TOKENS = 1e9  # of a text: more can be no mean of anything
+
 
 @record
 class Flops:
@@ -150,7 +152,8 @@ class Cost(Shown):
 
     def __post_init__(self) -> None:
         require(self.trainable_parameters >= 0, "fewer parameters train than none")
-        require(self.total_parameters >= 1 and self.tokens > 0 and self.texts >= 0, "it is of nothing")
+        require(0 < self.tokens <= MOST_TOKENS, f"tokens is {self.tokens}")
+        require(self.total_parameters >= 1 and self.texts >= 0, "it is of nothing")
         require(self.batch_size >= 1 and self.epochs >= 1, "it has no batch or no epoch")
 
     @property

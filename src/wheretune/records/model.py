@@ -79,6 +79,8 @@ class LayerParts:
         sizes = [size for shape in self.maps.values() for size in shape]
         require(min([*sizes, self.kept], default=1) >= 1, "a linear map has no rows or columns")
         require(min(self.heads, self.biases) >= 0, "heads and biases cannot be below 0")
+        wide = None if self.attention_output is None else self.maps[self.attention_output][1]
+        require(wide is None or wide >= self.heads, "it has more heads than its attention is wide")
 
     def targets(self, wanted: str) -> list[str]:
         """The maps that `wanted` names, each once.

@@ -37,8 +37,8 @@ def scores(content: Any, origin: str) -> Any:
             "layers": [score for _, score in layers],
             "format": 2,
         }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{origin} is no LayerScores ({error} is missing)", "score again") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{origin} is no LayerScores of wheretune 0.1.0 ({error!r})", "score again") from error
 
 
 def model(content: Mapping[str, Any], layers: list[dict[str, Any]]) -> dict[str, Any]:

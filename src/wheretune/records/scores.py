@@ -12,6 +12,7 @@ from jaxtyping import Float
 from wheretune.errors import ConfigError
 from wheretune.records import older
 from wheretune.records.base import Shown, Spec, from_json, looks, read_json, record, require, to_json
+from wheretune.records.cost import MOST_TOKENS
 from wheretune.records.data import DataInfo, check_seed
 from wheretune.records.model import ModelInfo
 from wheretune.support.files import digest, write_json
@@ -248,11 +249,12 @@ class LayerScores(Shown):
         for name, matrix in (("similarity", self.similarity), ("covariance", self.covariance)):
             square = matrix is None or (len(matrix) == count and all(len(row) == count for row in matrix))
             require(square, f"its {name} is not {count} x {count}")
+        require(self.covariance is None or _can_vary(self.covariance), "its covariance is no covariance")
         require(
             self.deviations is None or len(self.deviations.means) == count + 1, f"it deviates in not {count} layers"
         )
         require(self.n_samples >= 0 and self.seconds >= 0, "it counts below 0")
-        require(self.tokens is None or self.tokens > 0, "its texts have no tokens")
+        require(self.tokens is None or 0 < self.tokens <= MOST_TOKENS, f"tokens is {self.tokens}")
         chosen = (*(self.choice.layers if self.choice else ()), *(self.settlement.layers if self.settlement else ()))
         require(all(0 <= layer < count for layer in chosen), "a layer is chosen that is not there")
         sure = self.choice.confidence if self.choice else None
@@ -305,6 +307,15 @@ class LayerScores(Shown):
     def __repr__(self) -> str:
         inside = ", ".join(f"{value:.4f}" for value in self.values)
         return f"LayerScores({self.scorer.name}, n={self.n_samples}, [{inside}])"
+
+
+def _can_vary(matrix: Matrix) -> bool:
+    """Whether a matrix is symmetric, and no combination of layers varies by less than nothing, up to rounding."""
+    values = np.array(matrix)
+    size = np.abs(values).max()
+    if not np.allclose(values, values.T, rtol=0, atol=1e-9 * size):
+        return False
+    return bool(np.linalg.eigvalsh(values).min() >= -1e-6 * size)
 
 
 def save_scores(every: Sequence[LayerScores], path: str | Path) -> None:

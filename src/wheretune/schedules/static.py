@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from wheretune.schedules.base import OptimizerState, Signal, State, Unit
 
 
 @dataclass(frozen=True)
@@ -11,3 +17,21 @@ class Static:
     """The chosen layers train from the first step to the last."""
 
     name: ClassVar[str] = "static"
+    moves: ClassVar[bool] = False
+    unit: ClassVar[Unit] = "layer"
+    observes: ClassVar[tuple[Signal, ...]] = ()
+    optimizer_state: ClassVar[OptimizerState] = "keep"
+
+    def init(
+        self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int
+    ) -> State:
+        return {"layers": np.array(layers), "chosen": np.array(chosen, dtype=np.int64)}
+
+    def observe(self, state: State, signals: Mapping[Signal, Mapping[int, float]]) -> State:
+        return state
+
+    def active(self, state: State, step: int) -> frozenset[int]:
+        return frozenset(state["chosen"].tolist())
+
+    def lowest(self, state: State, step: int) -> int:
+        return min(self.active(state, step), default=int(state["layers"]))

@@ -16,11 +16,11 @@ from wheretune import catalog, pipeline, planning, trials
 from wheretune.model.finding import check_one_sequence
 from wheretune.model.inputs import max_tokens
 from wheretune.model.opening import outline
-from wheretune.pipeline import Session
 from wheretune.records.base import Spec, to_json
 from wheretune.records.runs import CacheSettings, RunSpec, check_cache
 from wheretune.records.scores import Reading, load_scores, save_scores
 from wheretune.selectors.base import resolve_k
+from wheretune.session import Session
 from wheretune.studies import methods
 from wheretune.studies.grid import Compared, Comparison, Failure, Job, next_jobs, rows
 from wheretune.studies.tables import RESULTS, TABLE, write_tables

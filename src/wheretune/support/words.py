@@ -28,13 +28,13 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 120 else f"{int(value // 60)} min {int(value % 60):02d} s"
 
 
-def size(count: int) -> str:
+def size(count: float) -> str:
     """A number of bytes, as one reads it."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000  # type: ignore[assignment]
-    return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{short(count)} {unit}"
+        count /= 1000
+    return f"{short(count)} GB"
 
 
 def first_line(error: Exception) -> str:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from wheretune.errors import ConfigError
-from wheretune.records.runs import check_settings
+from wheretune.support.processes import check_one_process
 from wheretune.training.checkpoints import checkpoints
-from wheretune.training.followers import Accompany
-from wheretune.training.timing import Clock, TrainLog
-from wheretune.training.trainer import OurTrainer, Rows
+from wheretune.training.clock import Clock, TrainLog
+from wheretune.training.followers import FollowerCallback
+from wheretune.training.trainer import OurTrainer
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import TrainerCallback
 
+    from wheretune.model.steps import Follower
     from wheretune.records.data import Collate
     from wheretune.records.runs import TrainSettings
-    from wheretune.tuners.base import Companion
 
 
 def train(
@@ -35,7 +33,8 @@ def train(
     settings: TrainSettings,
     folder: Path | None,
     description: str = "training",
-    companion: Companion | None = None,
+    followers: Sequence[Follower] = (),
+    now: Callable[[], float] = time.perf_counter,
 ) -> TrainLog:
     """Trains the parameters that require a gradient, on length-bucketed batches.
 
@@ -47,13 +46,35 @@ def train(
         folder: Where the checkpoint lives; one that is there is resumed from. The caller removes it. None saves
             nothing.
         description: What the progress bar says.
-        companion: What the tuner does while it trains.
+        followers: What else takes part: `Tuned.followers`.
+        now: The clock, in seconds.
 
     Returns:
         The time and the steps it took.
+
+    Raises:
+        ConfigError: A setting cannot train anything, or several processes were started.
+        TrainingError: The folder holds a checkpoint of another training.
     """
-    check_settings(settings)
+    check_one_process()
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    clock = Clock(description, now)
+    trainer = OurTrainer(
+        model,
+        _arguments(settings, folder),
+        rows,
+        collate,
+        clock,
+        FollowerCallback(followers),
+        settings.tokens_per_batch,
+    )
+    there = [] if folder is None else checkpoints(folder)
+    trainer.train(resume_from_checkpoint=str(there[-1]) if there else None)
+    return TrainLog(clock.seconds, trainer.state.global_step, clock.first_step)
+
+
+def _arguments(settings: TrainSettings, folder: Path | None) -> TrainingArguments:
+    """Trainer's arguments for one device, with nothing logged or shown."""
     arguments = TrainingArguments(
         output_dir=str(folder or tempfile.gettempdir()),
         num_train_epochs=settings.epochs,
@@ -74,23 +95,5 @@ def train(
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    if arguments.world_size > 1:
-        raise ConfigError(
-            f"started as {arguments.world_size} processes", "start one process: several would write the same files"
-        )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # replicas of DataParallel would run the hooks of the first
-    clock = Clock(description)
-    callbacks: list[TrainerCallback] = [clock] if companion is None else [clock, Accompany(companion)]
-    trainer = OurTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Rows(rows),
-        data_collator=collate,
-        callbacks=callbacks,
-        tokens=settings.tokens_per_batch,
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    there = [] if folder is None else checkpoints(folder)
-    trainer.train(resume_from_checkpoint=str(there[-1]) if there else None)
-    return TrainLog(clock.seconds, trainer.state.global_step, clock.first_step)
+    return arguments

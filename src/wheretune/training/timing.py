@@ -1,71 +1,136 @@
-"""The seconds that go into steps."""
+"""A few steps of a plan and of full fine-tuning, timed on this machine with the user's texts."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+import gc
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback
+import numpy as np
 
-from wheretune.support.progress import progress
+from wheretune import catalog
+from wheretune.applying import apply
+from wheretune.data.samplers import EpochBuckets
+from wheretune.data.tokens import encode
+from wheretune.errors import ConfigError
+from wheretune.heads.headed import headed
+from wheretune.model.identity import check_plan
+from wheretune.model.inputs import max_tokens
+from wheretune.model.opening import open_model
+from wheretune.records.base import Spec
+from wheretune.records.cost import Measured
+from wheretune.records.runs import TrainSettings
+from wheretune.savings.together import saving
+from wheretune.schedules.static import Static
+from wheretune.support.provenance import provenance
+from wheretune.tasks.base import load_data, task_of
+from wheretune.training.loop import train
+from wheretune.tuners.whole_layers import WholeLayers
 
 if TYPE_CHECKING:
-    from transformers import TrainerState
+    from wheretune.data.texts import TextData
+    from wheretune.records.data import DataSpec
+    from wheretune.records.model import ModelSpec
+    from wheretune.records.plan import Plan
+    from wheretune.savings.prefix_cache.deciding import CacheReport
+
+STEPS = 8  # timed at a stretch
 
 
-@dataclass(frozen=True)
-class TrainLog:
-    """What training took, evaluation and saving left out.
+def time_steps(
+    plan: Plan,
+    data: DataSpec,
+    model: ModelSpec | None = None,
+    *,
+    settings: TrainSettings | None = None,
+    steps: int = STEPS,
+) -> Measured:
+    """Times a few steps of the plan between a few of full fine-tuning, as `wheretune tune` would run them.
 
-    Attributes:
-        seconds: Of all sittings.
-        steps: Of the optimizer.
-        first_step: Seconds of this sitting's first step, which also makes room for the optimizer's state.
+    The batches are drawn from the first epoch's, so their lengths are those of the whole training. Full fine-tuning
+    is timed before and after the plan, and the mean taken, for a machine that grows slower meanwhile. Labels are not
+    looked at: any will do for the time.
+
+    Args:
+        plan: The plan.
+        data: The texts.
+        model: Where the plan's model is now, if not where it was.
+        settings: How the training would go.
+        steps: How many to time at a stretch.
+
+    Raises:
+        ConfigError: A setting cannot train anything.
+        WheretuneError: As `wheretune tune` raises for model, data and plan.
     """
+    settings = settings or TrainSettings()
+    if steps < 2:
+        raise ConfigError(f"{steps} step cannot be timed: the first one warms up", "time 2 or more")
+    texts = load_data(data, labels="ignored")
+    opened = open_model(model or plan.model.spec)
+    check_plan(opened.info, plan)
+    every = encode(texts, opened.tokenizer, max_tokens(opened.stack.base, opened.tokenizer, data.max_length))
+    some = _drawn(every, settings, steps)
+    share = sum(len(row["input_ids"]) for row in some) / sum(len(row["input_ids"]) for row in every)
+    if len(some) <= settings.batch_size or len(every) < 2 * settings.batch_size:
+        raise ConfigError(
+            f"{len(every)} texts in batches of {settings.batch_size} make no two steps to time",
+            "give more texts or smaller batches",
+            "batch_size",
+        )
+    everything = replace(
+        plan,
+        layers=tuple(range(len(plan.model))),
+        chosen=(),
+        tuner=Spec.of(WholeLayers(embeddings=True)),
+        schedule=Spec.of(Static()),
+    )
+    labelled = _with_made_up_labels(texts)
+    collate, once = task_of(labelled.info).collator(opened.tokenizer), replace(settings, epochs=1)
 
-    seconds: float
-    steps: int
-    first_step: float = 0.0
+    def timed(what: Plan, description: str) -> tuple[float, CacheReport]:
+        gc.collect()  # the optimizer before
+        whole = what is everything and opened.info.spec.quantize is not None  # quantised weights cannot train
+        stack = open_model(replace(opened.info.spec, quantize=None)).stack if whole else opened.stack
+        model = headed(stack, catalog.build("head", what.head), labelled, settings.seed)
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            tuned = apply(model, what, settings.seed, frozen_dropout=settings.frozen_dropout, before={}, masters=True)
+            lent, saved = (
+                tuned.temporarily(folder),
+                saving(tuned.stack, what.model.hash, some, collate, settings, folder),
+            )
+            with lent, saved as report:
+                log = train(model, some, collate, once, None, description, tuned.followers)
+        return log.step, report.cache
 
-    @property
-    def step(self) -> float:
-        """Seconds of one step of a training without a stop, the first left out."""
-        return (self.seconds - self.first_step) / max(1, self.steps - 1)
+    before, _ = timed(everything, "timing full fine-tuning")
+    step, cache = timed(plan, "timing the plan")
+    after, _ = timed(everything, "timing full fine-tuning again")
+    return Measured(
+        full_step=(before + after) / 2,
+        step=step,
+        making=cache.seconds / share,
+        cache=str(cache),
+        steps=-(-len(every) // settings.batch_size),
+        epochs=settings.epochs,
+        timed=-(-len(some) // settings.batch_size) - 1,
+        machine=provenance()["machine"],
+    )
 
 
-class Clock(TrainerCallback):
-    """Counts the seconds that go into steps, over all sittings, and moves the progress bar."""
+def _with_made_up_labels(texts: TextData) -> TextData:
+    """The texts in two classes; any labels will do for the time."""
+    info = replace(texts.info, task=Spec("classification"), classes=("0", "1"))
+    return replace(texts, labels=tuple(place % 2 for place in range(len(texts))), info=info)
 
-    def __init__(self, description: str) -> None:
-        self.seconds = 0.0
-        self.first_step = 0.0
-        self._description = description
-        self._started = 0.0
-        self._progress = progress()
 
-    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        self._progress.start()
-        self._task = self._progress.add_task(self._description, total=state.max_steps, completed=state.global_step)
-        self._started = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        self.first_step = self.first_step or time.perf_counter() - self._started
-        self._progress.update(self._task, completed=state.global_step)
-
-    def pause(self) -> float:
-        """Stops counting and returns the seconds so far."""
-        self.seconds += time.perf_counter() - self._started
-        return self.seconds
-
-    def go_on(self) -> None:
-        """Counts again."""
-        self._started = time.perf_counter()
-
-    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        self.pause()
-        self.close()
-
-    def close(self) -> None:
-        """Takes the bar off the screen."""
-        self._progress.stop()
+def _drawn(rows: list[dict[str, Any]], settings: TrainSettings, steps: int) -> list[dict[str, Any]]:
+    """The texts of one batch to warm up and `steps` more, drawn from those of the first epoch, with made-up labels."""
+    size = settings.batch_size
+    order = list(EpochBuckets([len(row["input_ids"]) for row in rows], size, settings.seed))
+    starts = range(0, len(order), size)
+    drawn = np.random.default_rng(settings.seed).permutation(len(starts))[: steps + 1]
+    places = [place for one in sorted(drawn.tolist()) for place in order[starts[one] : starts[one] + size]]
+    return [{**rows[place], "labels": place % 2} for place in places]

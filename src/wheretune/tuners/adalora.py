@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wheretune.model.stack import LayerStack
+    from wheretune.model.steps import Training
     from wheretune.records.model import ModelInfo
     from wheretune.tuners.base import Attached
 
@@ -24,8 +25,8 @@ class AdaLoRA:
     """LoRA as P diag(e) Q, whose smallest entries e are struck out as it trains (Zhang et al., ICLR 2023).
 
     Decided where the paper differs from set to set: ranks are shared out between a tenth and the last three tenths of
-    the steps, every `every` steps. The penalty on P and Q for not being orthogonal, and the sharing out, happen while
-    wheretune trains; in a Trainer of your own call `tuned.attached.companion`.
+    the steps, every `every` steps. A follower shares the ranks out and penalises P and Q for not being orthogonal: a
+    Trainer of your own needs `FollowerCallback(tuned.followers)`, which says how the penalty is added.
 
     Attributes:
         r: The mean rank at the end.
@@ -69,7 +70,7 @@ class AdaLoRA:
             lora_dropout=self.dropout,
             deltaT=self.every,
             orth_reg_weight=self.orthogonality,
-            total_step=1,  # the companion is told when training begins
+            total_step=1,  # known when training begins
         )
         tuner, attached = attach(stack, config, seed)
         assert attached.save is not None
@@ -80,7 +81,7 @@ class AdaLoRA:
             write(folder, model)
             config.rank_pattern = pattern
 
-        return replace(attached, save=save, companion=_SharingOut(tuner, config))
+        return replace(attached, save=save, followers=(_SharingOut(tuner, config),))
 
     def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """Start (inputs + outputs + 1) a map: what is struck out is set to zero, and still counted."""
@@ -90,13 +91,19 @@ class AdaLoRA:
 class _SharingOut:
     """Drives PEFT's allocation of ranks, and lets it go on after a stop."""
 
+    name = "adalora"
+
     def __init__(self, tuner: Any, config: Any) -> None:
         self._tuner, self._config = tuner, config
 
-    def begin(self, steps: int) -> None:
+    def begin(self, training: Training) -> None:
+        steps = training.steps
         if steps < 2:
             raise ConfigError("adalora cannot share out ranks in one step", "train for more steps")
         self._config.total_step, self._config.tinit, self._config.tfinal = steps, steps // 10, 3 * steps // 10
+
+    def before_step(self, step: int) -> None:
+        pass
 
     def penalty(self) -> Tensor:
         """Mean Frobenius norm of P^T P - I and Q Q^T - I, as PEFT computes it, times its weight."""
@@ -111,7 +118,10 @@ class _SharingOut:
         return float(self._config.orth_reg_weight) * mean
 
     def after_step(self, step: int) -> None:
-        self._tuner.update_and_allocate(step)
+        self._tuner.update_and_allocate(step + 1)  # PEFT counts steps from 1
+
+    def end(self) -> None:
+        pass
 
     def state(self) -> dict[str, Tensor]:
         import torch

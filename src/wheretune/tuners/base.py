@@ -11,30 +11,11 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 from wheretune.errors import ModelError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from wheretune.model.stack import Layer, LayerStack
+    from wheretune.model.steps import Follower
     from wheretune.records.model import ModelInfo
-
-
-@runtime_checkable
-class Companion(Protocol):
-    """What a tuner does while it trains, beside having its parameters stepped (AdaLoRA shares out its ranks)."""
-
-    def begin(self, steps: int) -> None:
-        """Says how many optimizer steps there will be."""
-
-    def penalty(self) -> Tensor:
-        """A term of the loss."""
-
-    def after_step(self, step: int) -> None:
-        """Called after optimizer step number `step` (from 1), while the gradients are still there."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What it must remember to go on after a stop."""
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state` gave."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +28,14 @@ class Attached:
         merge: Writes what was trained into the weights of the model and detaches, or says why it cannot.
         save: Writes a checkpoint of its own into a folder, for tuners whose parameters another library reads; of all
             others the delta holds the parameters.
-        companion: What must happen while it trains, if anything.
+        followers: What must happen while it trains, if anything.
     """
 
     parameters: list[nn.Parameter]
     detach: Callable[[], None] = lambda: None
     merge: Callable[[], None] = lambda: None
     save: Callable[[Path, ModelInfo], None] | None = None
-    companion: Companion | None = None
+    followers: tuple[Follower, ...] = ()
 
 
 @runtime_checkable

@@ -47,7 +47,6 @@ class Bias:
 
 
 def _check(layer: int, numbers: int) -> None:
-
     if not numbers:
         raise PlanError(
             f"layer {layer} has no biases to train (Llama, Gemma, Mistral, T5 and ModernBERT are built without)",

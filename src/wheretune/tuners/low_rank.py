@@ -1,4 +1,4 @@
-"""LoRA and its kin, and IA3, through PEFT, on the chosen layers' maps named one by one.
+"""LoRA and its kin through PEFT, on the chosen layers' maps named one by one.
 
 PEFT is given full module names, never a pattern: its own way of finding layers by pattern also hits a vision tower.
 What is saved is a plain PEFT checkpoint of the headless base model.
@@ -6,6 +6,7 @@ What is saved is a plain PEFT checkpoint of the headless base model.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,8 +31,8 @@ def check_rank(name: str, r: int, alpha: float, dropout: float) -> None:
 
 
 @dataclass(frozen=True)
-class LoRA:
-    """W + alpha / r B A, with B at zero: LoRA (Hu et al., ICLR 2022).
+class LowRank(ABC):
+    """What LoRA and its kin are set by.
 
     Attributes:
         r: The rank; 16 as in P and T.
@@ -44,17 +45,30 @@ class LoRA:
     alpha: float = 32.0
     dropout: float = 0.0
     targets: str = "attention"
-    name: ClassVar[str] = "lora"
+    name: ClassVar[str]
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = False
     trains_embeddings: ClassVar[bool] = False
+
+    @abstractmethod
+    def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached: ...
+
+    @abstractmethod
+    def count(self, model: ModelInfo, layers: Sequence[int]) -> int: ...
+
+
+@dataclass(frozen=True)
+class LoRA(LowRank):
+    """W + alpha / r B A, with B at zero: LoRA (Hu et al., ICLR 2022)."""
+
+    name: ClassVar[str] = "lora"
 
     def __post_init__(self) -> None:
         check_rank(self.name, self.r, self.alpha, self.dropout)
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Lets PEFT put the adapters in."""
-        return attach(stack, _lora(self, map_names(stack, layers, self.targets)), seed)[1]
+        return attach(stack, _config(self, map_names(stack, layers, self.targets)), seed)[1]
 
     def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """R (inputs + outputs) a map."""
@@ -62,31 +76,17 @@ class LoRA:
 
 
 @dataclass(frozen=True)
-class DoRA:
-    """LoRA whose sum with W is normed column by column and given a trained length: DoRA (Liu et al., ICML 2024).
+class DoRA(LowRank):
+    """LoRA whose sum with W is normed column by column and given a trained length: DoRA (Liu et al., ICML 2024)."""
 
-    Attributes:
-        r: The rank.
-        alpha: Scales what is added.
-        dropout: On the adapter's input.
-        targets: As for LoRA.
-    """
-
-    r: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    targets: str = "attention"
     name: ClassVar[str] = "dora"
-    needs_layers: ClassVar[bool] = True
-    trains_norms: ClassVar[bool] = False
-    trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_rank(self.name, self.r, self.alpha, self.dropout)
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Lets PEFT put the adapters in."""
-        return attach(stack, _lora(self, map_names(stack, layers, self.targets), use_dora=True), seed)[1]
+        return attach(stack, _config(self, map_names(stack, layers, self.targets), use_dora=True), seed)[1]
 
     def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """R (inputs + outputs) + outputs a map."""
@@ -94,27 +94,18 @@ class DoRA:
 
 
 @dataclass(frozen=True)
-class PiSSA:
+class PiSSA(LowRank):
     """LoRA that starts as the r largest singular triplets of W, which keeps the rest (Meng et al., NeurIPS 2024).
 
     While it trains the chosen maps hold the rest of W; `undo` gives W back. It is saved as the LoRA of rank 2 r, with
-    plain names and the original W, that does the same: B A - B0 A0.
+    plain names and the original W, that does the same: B A - B0 A0. The rank is no more than a map has rows or columns.
 
     Attributes:
-        r: The rank; no more than a map has rows or columns.
         alpha: Scales the adapter; r in the paper, so that scaling is 1, and likewise where 0 is given.
-        dropout: On the adapter's input.
-        targets: As for LoRA.
     """
 
-    r: int = 16
     alpha: float = 0.0
-    dropout: float = 0.0
-    targets: str = "attention"
     name: ClassVar[str] = "pissa"
-    needs_layers: ClassVar[bool] = True
-    trains_norms: ClassVar[bool] = False
-    trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_rank(self.name, self.r, self.alpha or self.r, self.dropout)
@@ -134,7 +125,7 @@ class PiSSA:
         weights: list[Any] = [stack.base.get_submodule(name).weight for name in names]
         if not all(weight.is_floating_point() for weight in weights):
             raise ModelError("pissa takes weights apart, and these are quantised", "take lora, or leave --quantize out")
-        _, attached = attach(stack, _lora(self, names, init_lora_weights="pissa"), seed)
+        _, attached = attach(stack, _config(self, names, init_lora_weights="pissa"), seed)
         first = {name: value.detach().clone() for name, value in adapter_state(stack.base).items()}
 
         def save(folder: Path, model: ModelInfo) -> None:
@@ -146,7 +137,7 @@ class PiSSA:
                 for name in now
             }
             plain = LoRA(2 * self.r, 2 * (self.alpha or self.r), self.dropout)  # the scaling alpha / r stays
-            write_adapter(folder, _lora(plain, names), both, model)
+            write_adapter(folder, _config(plain, names), both, model)
 
         return replace(attached, save=save)
 
@@ -162,9 +153,7 @@ class PiSSA:
             raise ConfigError(f"pissa has rank {self.r}", f"give at most {least}, the rank of the least map")
 
 
-def _lora(
-    tuner: LoRA | DoRA | PiSSA, names: list[str], *, use_dora: bool = False, init_lora_weights: Any = True
-) -> Any:
+def _config(tuner: LowRank, names: list[str], *, use_dora: bool = False, init_lora_weights: Any = True) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(

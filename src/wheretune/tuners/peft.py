@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ def attach(stack: LayerStack, config: Any, seed: int) -> tuple[Any, Attached]:
     Args:
         stack: Whose base is adapted, in place: `stack.model` stays the user's own.
         config: Names every module in full.
-        seed: Of what PEFT draws.
+        seed: Seed for what PEFT draws.
 
     Returns:
         PEFT's tuner, and what can be done with it.
@@ -60,31 +60,43 @@ def attach(stack: LayerStack, config: Any, seed: int) -> tuple[Any, Attached]:
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](base, config, _ADAPTER)
     for parameter, flag in flags:
         parameter.requires_grad = flag
-    replaced = {  # by PiSSA; of all others nothing is kept
-        name: weight
-        for name, weight in weights.items()
-        if _data(base.get_submodule(f"{name}.base_layer")).data_ptr() != weight.data_ptr()
-    }
+    replaced = _replaced(base, weights)
     del weights
 
-    def give_back(merged: bool) -> None:
-        with quietly():
-            (tuner.merge_and_unload if merged else tuner.unload)()
-        vars(base).pop("peft_config", None)  # PEFT's newer versions take it off themselves
-        for name, weight in ({} if merged else replaced).items():
+    def unload() -> None:
+        _take_off(base, tuner.unload)
+        for name, weight in replaced.items():
             rest: Any = base.get_submodule(name).weight
             rest.data = weight.to(rest.device)  # the model may have been moved meanwhile
+
+    def merge() -> None:
+        _take_off(base, tuner.merge_and_unload)
 
     def save(folder: Path, model: ModelInfo) -> None:
         plain.fan_in_fan_out = config.fan_in_fan_out
         write_adapter(folder, plain, adapter_state(base), model)
 
     if set(tuner.targeted_module_names) != wanted:
-        give_back(merged=False)
+        unload()
         raise ModelError("PEFT adapted other modules than the plan names", "report this with the name of the model")
     own = {id(parameter) for parameter, _ in flags}
     parameters = [p for n, p in base.named_parameters() if id(p) not in own and p.requires_grad]
-    return tuner, Attached(parameters, lambda: give_back(False), lambda: give_back(True), save)
+    return tuner, Attached(parameters, unload, merge, save)
+
+
+def _replaced(base: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the weights that an adapted map no longer holds: PiSSA's; of all others nothing need be kept."""
+    return {
+        name: weight
+        for name, weight in weights.items()
+        if _data(base.get_submodule(f"{name}.base_layer")).data_ptr() != weight.data_ptr()
+    }
+
+
+def _take_off(base: nn.Module, unload: Callable[[], object]) -> None:
+    with quietly():
+        unload()
+    vars(base).pop("peft_config", None)  # PEFT's newer versions take it off themselves
 
 
 def _data(linear: nn.Module) -> Tensor:

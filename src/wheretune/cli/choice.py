@@ -1,0 +1,219 @@
+"""The options that choose on the axes: which layers, and how they are tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import typer
+
+from wheretune.cli.config import one_count, read_preset
+from wheretune.cli.groups import Group, option, refuse
+from wheretune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wheretune.records.base import Spec
+
+FREELY = 4096  # a number of layers that refuses no k
+
+
+@dataclass(frozen=True)
+class CountOptions(Group):
+    """How many layers are tuned."""
+
+    panel: ClassVar[str] = "Choice"
+    k: Annotated[int | None, option("--k", "Layers to tune.", default="a quarter of the layers")] = None
+    ratio: Annotated[
+        float | None,
+        option("--ratio", "In place of --k: the share of the layers to tune, rounded down.", default="none"),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ChoiceOptions(CountOptions):
+    """Which layers are tuned."""
+
+    preset: Annotated[
+        str | None,
+        option("--preset", "A paper's scorer, selector and number of layers: prism, cka-encoder, cka-decoder, salf or "
+               "olft; options given beside it have the last word.",
+               default="none", callback=read_preset, is_eager=True),
+    ] = None  # fmt: skip
+    select: Annotated[
+        str | None,
+        option("--select", "What chooses by the scores; see `wheretune selectors`. Options follow colons: highest:k=3.",
+               default="what the scorer's source uses", axis="selector"),
+    ] = None  # fmt: skip
+    near: Annotated[
+        float | None,
+        option("--near", "Take a higher layer, which costs less, for one whose score is better by no more than this "
+               "share of the profile's range.", default="exact scores decide"),
+    ] = None  # fmt: skip
+    budget: Annotated[
+        float, option("--budget", "For --select budget: the share of full fine-tuning that may be spent.")
+    ] = 0.5
+    budget_of: Annotated[
+        Literal["compute", "parameters"], option("--budget-of", "For --select budget: what is spent.")
+    ] = "compute"
+    layers: Annotated[
+        str,
+        option("--layers", "For --select explicit: the layers from 0, such as 1,4, or all.", default="none"),
+    ] = ""
+
+    @property
+    def asked(self) -> str | None:
+        """The selector as it was asked for; None for the one that the scorer's source uses."""
+        return self.select or ("explicit" if self.layers else None)
+
+    def checked(self, context: typer.Context, scorer: Spec, seed: int) -> ChoiceOptions:
+        """The same with one way of saying how many layers; what can be known to be wrong without the model is refused.
+
+        Raises:
+            ConfigError: A name or an option is unknown, or an option would have no effect.
+            PlanError: A number is out of range.
+        """
+        from wheretune import catalog
+
+        if self.layers and self.asked is not None and self.asked.split(":")[0] != "explicit":
+            raise ConfigError("--layers goes with --select explicit", "drop the one or add the other")
+        asked = None if self.asked is None else catalog.written("selector", self.asked)
+        if asked is None or asked.name != "budget":
+            refuse(context, ("budget", "budget_of"), "a selector other than budget")
+        if asked is not None and "k" not in catalog.filled("selector", asked, k=1).params:
+            refuse(context, ("k", "ratio"), f"--select {self.asked}")
+        if asked is not None and "k" in asked.params:
+            refuse(context, ("k", "ratio"), f"--select {self.asked}, which says it")
+        k, ratio = one_count(context, self.k, self.ratio)
+        settled = replace(self, k=k, ratio=ratio)
+        catalog.build("selector", replace(settled, ratio=None).selector(FREELY, scorer, seed))
+        return settled
+
+    def selector(self, layers: int, scorer: Spec, seed: int) -> Spec:
+        """The selector for a model of so many layers that are scored by `scorer`.
+
+        Raises:
+            ConfigError: A name is unknown, or a share of the layers is none.
+        """
+        from wheretune import catalog
+        from wheretune.records.base import Spec
+        from wheretune.selectors.base import layers_to_tune
+
+        card = catalog.find("scorer", scorer.name).card
+        named = tuple(range(layers)) if self.layers == "all" else numbers(self.layers, int, "--layers")
+        spec = catalog.filled(
+            "selector", catalog.written("selector", self.asked or card.selector),
+            k=layers_to_tune(self.k, self.ratio, layers), seed=seed, layers=named,
+            share=self.budget, of=self.budget_of, prefer=card.direction,
+        )  # fmt: skip
+        return spec if self.near is None else Spec("near", {"selector": spec, "tolerance": self.near})
+
+
+@dataclass(frozen=True)
+class TuningOptions(Group):
+    """How the chosen layers are tuned."""
+
+    panel: ClassVar[str] = "Choice"
+    tuner: Annotated[
+        str,
+        option("--tuner", "How layers are tuned; see `wheretune tuners`. Options follow colons: lora:r=8.",
+               axis="tuner"),
+    ] = "full"  # fmt: skip
+    tuner_option: Annotated[
+        list[str] | None,
+        option("--tuner-option", "An option of the tuner, such as r=16 or targets=all-linear; may be repeated.",
+               default="the papers'", metavar="NAME=VALUE"),
+    ] = None  # fmt: skip
+    head: Annotated[
+        str,
+        option("--head", "What sits on top: last-token (linear on the last layer) or concat (MLP on all layers).",
+               axis="head"),
+    ] = "last-token"  # fmt: skip
+    schedule: Annotated[
+        str, option("--schedule", "When the layers train; see `wheretune schedules`.", axis="schedule")
+    ] = "static"
+
+    def specs(self) -> dict[str, Spec]:
+        """By axis, what was chosen, with all its options.
+
+        Raises:
+            ConfigError: A name or an option is unknown, or a value cannot be used.
+        """
+        return {
+            "tuner": whole("tuner", self.tuner, self.tuner_option or ()),
+            "head": whole("head", self.head),
+            "schedule": whole("schedule", self.schedule),
+        }
+
+
+def whole(axis: str, text: str, options: Collection[str] = ()) -> Spec:
+    """What `text` names on an axis, with all its options, those that were not given included.
+
+    Raises:
+        ConfigError: A name or an option is unknown, or a value cannot be used.
+    """
+    from wheretune import catalog
+    from wheretune.records.base import Spec
+
+    return Spec.of(catalog.read(axis, text, options))
+
+
+def scorers_of(text: str) -> list[Spec]:
+    """The scorers that are named with commas between them.
+
+    Raises:
+        ConfigError: None is named, one is named twice or unknown, or an option cannot be used.
+    """
+    from wheretune import catalog
+
+    specs = [catalog.written("scorer", name.strip()) for name in text.split(",") if name.strip()]
+    for spec in specs:
+        catalog.build("scorer", spec)
+    if not specs or len({spec.name for spec in specs}) < len(specs):
+        raise ConfigError(f"--scorer is {text!r}", "name at least one scorer, and each once")
+    return specs
+
+
+def scorer_of(text: str) -> Spec:
+    """The one scorer that is named.
+
+    Raises:
+        ConfigError: Several are named, or the name or an option cannot be used.
+    """
+    specs = scorers_of(text)
+    if len(specs) > 1:
+        raise ConfigError(f"--scorer is {text!r}", "name one")
+    return specs[0]
+
+
+def needs_of(scorers: Collection[Spec]) -> set[str]:
+    """What some scorers need to be given."""
+    from wheretune import catalog
+
+    return {need for spec in scorers for need in catalog.find("scorer", spec.name).card.needs}
+
+
+def refuse_unread(context: typer.Context, needs: Collection[str]) -> None:
+    """Refuses options that no scorer with these needs reads.
+
+    Raises:
+        ConfigError: One was given.
+    """
+    if "states" not in needs:
+        unread = ("pooling", "last_state", "standardise", "until_settled")
+        refuse(context, unread, "a scorer that reads no states")
+    if "language-model" not in needs:
+        unread = ("verbalizer", "target_column", "before")
+        refuse(context, unread, "a scorer other than semantic-deviation")
+
+
+def numbers(text: str, kind: Any, flag: str) -> tuple[Any, ...]:
+    """Numbers with commas between them.
+
+    Raises:
+        ConfigError: One is no number.
+    """
+    try:
+        return tuple(kind(part) for part in str(text).split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(f"{flag} is {text!r}", "give numbers with commas between them") from error

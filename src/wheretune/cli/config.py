@@ -1,0 +1,123 @@
+"""Where options get their values from, beside the command line: a config file, a preset, a recipe.
+
+Each fills in defaults, so the command line has the last word; a config goes before a preset or a recipe.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from wheretune.errors import ConfigError
+
+COUNTS = {"k", "ratio"}
+EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+def read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Takes the options of a YAML or JSON file as defaults."""
+    if path is None or context.resilient_parsing:
+        return path
+    content = read_yaml(path, "--config")
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no options", "write one `option: value` per line")
+    known = {
+        option.removeprefix("--").replace("-", "_"): parameter
+        for parameter in context.command.params
+        for option in parameter.opts
+        if not option.startswith("-h") and parameter.name != "config"
+    }
+    defaults: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{path} has the unknown key {key!r}", f"the nearest known one is {close!r}")
+        if value is None:
+            continue
+        many = getattr(known[name], "multiple", False)
+        parts = [str(part) for part in value] if many and isinstance(value, list) else _as_text(value)
+        defaults[str(known[name].name)] = [parts] if many and isinstance(parts, str) else parts
+    _fill(context, defaults, last_word=True)
+    return path
+
+
+def read_yaml(path: Path, flag: str) -> Any:
+    """The content of a YAML (or JSON) file; `1e-3` is a number in it, as in JSON.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.1 takes 1e-3 for a word."""
+
+    Loader.yaml_implicit_resolvers = {key: [*value] for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror})", f"check the path given as {flag}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not YAML ({reason})", "write one `option: value` per line") from error
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={inner}" for key, inner in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def read_preset(context: typer.Context, name: str | None) -> str | None:
+    """Takes a paper's choices as defaults."""
+    if name is None or context.resilient_parsing:
+        return name
+    from wheretune import catalog
+    from wheretune.recipes.presets import presets
+
+    known = presets()
+    if name not in known:
+        raise ConfigError(f"there is no preset {name!r}", catalog.nearest(name, known), "preset")
+    _fill(context, known[name].options)
+    return name
+
+
+def read_recipe(context: typer.Context, name: str | None) -> str | None:
+    """Takes a paper's methods and hyperparameters as defaults."""
+    if name is None or context.resilient_parsing:
+        return name
+    from wheretune import catalog
+
+    _fill(context, catalog.find("recipe", name).defaults)
+    return name
+
+
+def _fill(context: typer.Context, values: Mapping[str, Any], *, last_word: bool = False) -> None:
+    """Takes values as defaults beside those that are there; k and ratio are two ways of saying one thing."""
+    there = context.default_map or {}
+    weak, strong = (there, values) if last_word else (values, there)
+    if COUNTS & set(strong):
+        weak = {name: value for name, value in weak.items() if name not in COUNTS}
+    context.default_map = {**weak, **strong}
+
+
+def one_count(context: typer.Context, k: int | None, ratio: float | None) -> tuple[int | None, float | None]:
+    """Layers to tune, as a number or as a share; the one that was typed puts aside the one from elsewhere.
+
+    Raises:
+        ConfigError: Both were typed.
+    """
+    if k is None or ratio is None:
+        return k, ratio
+    sources = {name: context.get_parameter_source(name) for name in COUNTS}
+    typed = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if len(typed) != 1:
+        raise ConfigError("--k and --ratio both say how many layers", "give the one or the other")
+    return (k, None) if "k" in typed else (None, ratio)

@@ -1,0 +1,312 @@
+"""The options that several commands share: one group per panel of the help, one field per option.
+
+A group makes the record that the library takes: a `ModelSpec`, a `DataSpec`, a `Reading`. What a record refuses, it
+refuses by the name of the field, and the command line spells its flag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from wheretune.cli.config import read_config
+from wheretune.cli.groups import Group, needed, option
+from wheretune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wheretune.records.base import Spec
+    from wheretune.records.data import DataSpec
+    from wheretune.records.model import ModelSpec
+    from wheretune.records.scores import Reading
+
+Seed = Annotated[int, option("--seed", "Seed for all random draws.")]
+AsJson = Annotated[
+    bool, option("--json", "Print JSON for a script, and nothing else, on standard output.", rich_help_panel="Output")
+]
+Config = Annotated[
+    Path | None,
+    option("--config", "YAML or JSON file with any of these options.", callback=read_config, is_eager=True),
+]
+Scorer = Annotated[
+    str,
+    option(
+        "--scorer",
+        "How much each layer matters; see `wheretune scorers`. Options follow colons: cka:estimator=debiased.",
+        axis="scorer",
+        rich_help_panel="Choice",
+    ),
+]
+
+
+def absolute(name: str) -> str:
+    """A local file or folder by its absolute path, so that it is found from elsewhere too; another name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BaseOptions(Group):
+    """Where the model of a plan, a run or a tuned model is now, and how it is held."""
+
+    panel: ClassVar[str] = "Model"
+    model: Annotated[
+        str | None,
+        option("--model", "Where the model is now: a local folder or hub name.", default="where it was", metavar="M"),
+    ] = None
+    revision: Annotated[
+        str | None, option("--revision", "Commit, branch or tag on the hub.", default="the newest", metavar="R")
+    ] = None
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"] | None,
+        option(
+            "--dtype",
+            "Precision of the weights; auto takes the checkpoint's own. Weights that train are held in fp32.",
+            default="auto",
+        ),
+    ] = None
+    device: Annotated[
+        str | None,
+        option("--device", "auto (a GPU if there is one), cpu, cuda, cuda:N or mps.", default="auto", metavar="D"),
+    ] = None
+    attention: Annotated[
+        Literal["eager", "sdpa", "flash_attention_2"] | None,
+        option("--attention", "How attention is computed.", default="Transformers' own choice"),
+    ] = None
+
+    def over(self, spec: ModelSpec) -> ModelSpec:
+        """The spec with what was given in place of its own; another name drops the revision, unless one was given."""
+        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "model"}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.model is not None:
+            given |= {"name": absolute(self.model), "revision": self.revision}
+        return replace(spec, **given)
+
+
+@dataclass(frozen=True)
+class ModelOptions(BaseOptions):
+    """Which model, and how it is opened."""
+
+    model: Annotated[str | None, option("--model", "Local folder or hub name.", metavar="M")] = None
+    layers_attribute: Annotated[
+        str | None,
+        option(
+            "--layers-attribute",
+            "Path of the list of layers in the headless model, where it is not found.",
+            default="found",
+            metavar="PATH",
+        ),
+    ] = None
+    quantize: Annotated[
+        Literal["4bit", "8bit"] | None,
+        option("--quantize", "Hold the base in 4 or 8 bits; needs CUDA and bitsandbytes.", default="none"),
+    ] = None
+
+    def spec(self, flag: str = "--model") -> ModelSpec:
+        """The model, seen to be there (a hub name is asked for briefly).
+
+        Raises:
+            ConfigError: None was named.
+            ModelError: There is no such folder, and no such model on the hub.
+        """
+        from wheretune.records.model import ModelSpec
+        from wheretune.support.hub import resolve
+
+        made = self.over(ModelSpec(needed(self.model, flag)))
+        resolve(made.name, made.revision)
+        return made
+
+
+# --- the data ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextOptions(Group):
+    """How the rows of a file become texts."""
+
+    panel: ClassVar[str] = "Data"
+    text_column: Annotated[str | None, option("--text-column", "Column with the text.", default="text")] = None
+    pair_column: Annotated[str | None, option("--pair-column", "Column with the second text of a pair.")] = None
+    max_samples: Annotated[
+        int | None, option("--max-samples", "Use so many rows, drawn at random, the same for all.", default="all")
+    ] = None
+    max_length: Annotated[
+        int | None,
+        option("--max-length", "Tokens that a text is cut to.", default="the model's limit, at most 512"),
+    ] = None
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The task's settings that were given."""
+        given = {"text_column": self.text_column, "pair_column": self.pair_column}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def task(self) -> Spec:
+        """The task with its settings."""
+        from wheretune.records.base import Spec
+
+        return Spec("auto", self.columns)
+
+    def spec(self, source: str, seed: int = 0, *, every_row: bool = False) -> DataSpec:
+        """One file or data set, read so.
+
+        Args:
+            source: The file or data set.
+            seed: Seed for the draw of rows.
+            every_row: Leave `max_samples` aside, which is about training data.
+
+        Raises:
+            ConfigError: A number is below 1.
+        """
+        from wheretune.records.data import DataSpec
+
+        return DataSpec(absolute(source), self.task(), None if every_row else self.max_samples, self.max_length, seed)
+
+
+@dataclass(frozen=True)
+class DataOptions(TextOptions):
+    """How the rows of a file become texts with labels."""
+
+    label_column: Annotated[str | None, option("--label-column", "Column with the label.", default="label")] = None
+    target_column: Annotated[
+        str | None,
+        option(
+            "--target-column", "For semantic-deviation: the column whose first token follows the text.", default="none"
+        ),
+    ] = None
+    verbalizer: Annotated[
+        str,
+        option(
+            "--verbalizer",
+            "For semantic-deviation: the word for each class, as class=word,class=word.",
+            default="the classes' names",
+        ),
+    ] = ""
+    task_name: Annotated[
+        str,
+        option(
+            "--task",
+            "See `wheretune tasks`; auto: regression if labels are numbers and some are not whole.",
+            axis="task",
+        ),
+    ] = "auto"
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The task's settings that were given."""
+        words = self._words()
+        if words is not None and self.target_column is not None:
+            raise ConfigError(
+                "--verbalizer and --target-column both say what follows a text", "give the one or the other"
+            )
+        given = {"label_column": self.label_column, "target_column": self.target_column, "verbalizer": words}
+        return super().columns | {name: value for name, value in given.items() if value is not None}
+
+    def task(self) -> Spec:
+        """The task with its settings, whether they stand in --task or in options of their own."""
+        from wheretune import catalog
+        from wheretune.records.base import Spec
+
+        asked = catalog.written("task", self.task_name)
+        return Spec(asked.name, {**asked.params, **self.columns})
+
+    def _words(self) -> dict[str, str] | None:
+        """The verbaliser: the word for each class."""
+        if not self.verbalizer:
+            return None
+        pairs = [part.split("=", 1) for part in self.verbalizer.split(",")]
+        if not all(len(pair) == 2 and pair[0].strip() and pair[1].strip() for pair in pairs):
+            raise ConfigError(f"--verbalizer is {self.verbalizer!r}", "write class=word,class=word")
+        return {name.strip(): word.strip() for name, word in pairs}
+
+
+FORMATS = ".jsonl, .jsonl.gz, .csv, .tsv, .parquet or a hub data set as name:config:split"
+
+
+@dataclass(frozen=True)
+class TrainOptions(DataOptions):
+    """The training data."""
+
+    train: Annotated[str | None, option("--train", f"Training data: {FORMATS}.", metavar="F")] = None
+
+    def spec_of_train(self, seed: int, flag: str = "--train") -> DataSpec:
+        """The training data.
+
+        Raises:
+            ConfigError: None was named, or a number is out of range.
+        """
+        return self.spec(needed(self.train, flag), seed)
+
+
+@dataclass(frozen=True)
+class JudgedOptions(TrainOptions):
+    """The training data, and what is judged after training."""
+
+    validation: Annotated[str | None, option("--validation", "Validation data.", metavar="F")] = None
+    test: Annotated[str | None, option("--test", "Test data.", metavar="F")] = None
+
+    def judged(self) -> dict[str, DataSpec]:
+        """By split, what is judged."""
+        given = {"validation": self.validation, "test": self.test}
+        return {name: self.spec(source, every_row=True) for name, source in given.items() if source is not None}
+
+
+@dataclass(frozen=True)
+class ReadingOptions(Group):
+    """How texts are read to be scored."""
+
+    panel: ClassVar[str] = "Reading"
+    pooling: Annotated[
+        Literal["token", "mean"],
+        option("--pooling", "Representative token ([CLS] or last), or the mean over tokens."),
+    ] = "token"
+    last_state: Annotated[
+        Literal["normed", "raw"],
+        option("--last-state", "The last state after the final norm (as Transformers gives it), or before."),
+    ] = "normed"
+    standardise: Annotated[
+        bool,
+        option(
+            "--standardise",
+            "Bring every dimension to mean 0 and deviation 1 first, so that a few rogue dimensions "
+            "do not decide every cosine. Reads the data twice.",
+        ),
+    ] = False
+    batch_size: Annotated[int, option("--batch-size", "Texts in a batch.")] = 32
+
+    def reading(self, seed: int, max_length: int | None = None) -> Reading:
+        """How texts are read.
+
+        Raises:
+            ConfigError: A number is out of range.
+        """
+        from wheretune.records.scores import Reading
+
+        return Reading(self.batch_size, self.pooling, self.last_state, self.standardise, seed, max_length)
+
+
+# --- the folder ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FolderOptions(Group):
+    """The folder that a command writes."""
+
+    panel: ClassVar[str] = "Output"
+    output: Annotated[Path | None, option("--output", "Folder of the run.", metavar="DIR")] = None
+    resume: Annotated[
+        bool, option("--resume", "Read a finished --output again; a stopped one goes on without being asked.")
+    ] = False
+    overwrite: Annotated[bool, option("--overwrite", "Replace what wheretune left in --output.")] = False
+
+    @property
+    def folder(self) -> Path:
+        """The folder.
+
+        Raises:
+            ConfigError: None was named.
+        """
+        folder: Path = needed(self.output, "--output")
+        return folder

@@ -1,0 +1,166 @@
+"""What is made of scores: the file, the table, the figures, and several scorers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from wheretune.cli.choice import scorer_of
+from wheretune.cli.groups import Group, option
+from wheretune.cli.printing import comma, note, show
+from wheretune.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from wheretune.planning import Agreement, AnySelector
+    from wheretune.records.scores import LayerScores
+
+
+@dataclass(frozen=True)
+class ReportOptions(Group):
+    """What is made of scores, beside the file."""
+
+    panel: ClassVar[str] = "Output"
+    figures: Annotated[
+        Path | None,
+        option("--figures", "Folder for the figures (profile.png and what else there is).", default="none"),
+    ] = None
+    before: Annotated[
+        Path | None,
+        option("--before", "Scores from before the model was tuned: deviations.png has both.", default="none"),
+    ] = None
+    compare: Annotated[
+        bool, option("--compare", "Several scorers side by side: how alike they rank, who would choose what.")
+    ] = False
+
+    def checked(self, scorers: int) -> ReportOptions:
+        """The same, seen to go with so many scorers.
+
+        Raises:
+            ConfigError: An option lacks another, or there is one scorer to compare.
+        """
+        if self.before is not None and self.figures is None:
+            raise ConfigError("--before is for deviations.png", "add --figures")
+        if self.compare and scorers < 2:
+            raise ConfigError("--compare needs several scorers", "name them with --scorer a,b,c")
+        return self
+
+    @property
+    def earlier(self) -> LayerScores | None:
+        """The scores from before.
+
+        Raises:
+            ConfigError: There is no such file, or it holds no semantic deviations.
+        """
+        from wheretune.records.scores import load_scores
+
+        return None if self.before is None else one_of(load_scores(self.before), "semantic-deviation")
+
+
+def file_to_write(path: Path) -> Path:
+    """A place for a file, seen to be no folder before the work is done.
+
+    Raises:
+        OutputError: It is a folder.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", "give a file as --output")
+    return path
+
+
+def one_of(every: list[LayerScores], name: str | None) -> LayerScores:
+    """The scores of the scorer that was named, or the only ones there are.
+
+    Raises:
+        ConfigError: The scorer is unknown, the file has no scores by it, or there are several and none was named.
+    """
+    there = [str(scores.scorer) for scores in every]
+    found = every
+    if name is not None:
+        asked = scorer_of(name)
+        found = [
+            scores
+            for scores in every
+            if scores.scorer.name == asked.name and asked.params.items() <= scores.scorer.params.items()
+        ]
+    if not found:
+        raise ConfigError(f"the file has no scores by {name!r}", f"it has {', '.join(there)}")
+    if len(found) > 1:
+        raise ConfigError("the file has several scores", f"name one with --scorer: {', '.join(there)}")
+    return found[0]
+
+
+def report_on(
+    every: list[LayerScores],
+    selectors: Sequence[AnySelector],
+    output: Path,
+    report: ReportOptions,
+    before: LayerScores | None,
+    json_: bool,
+) -> None:
+    """Says what would be chosen, writes the scores and figures, and shows them."""
+    from wheretune.planning import agreement, choose
+    from wheretune.records.base import to_json
+    from wheretune.records.scores import save_scores
+
+    save_scores(every, output)  # they stand, whatever is then made of them
+    every = [replace(one, choice=choose(one, selector)) for one, selector in zip(every, selectors, strict=True)]
+    save_scores(every, output)
+    side_by_side = agreement(every, selectors) if report.compare else None
+    if report.figures is not None:
+        _draw(every, report.figures, before, side_by_side)
+    if json_:
+        written = [to_json(scores) for scores in every]
+        content: dict[str, Any] = written[0] if len(every) == 1 else {"scores": written}
+        show(None, json_, content | ({"agreement": to_json(side_by_side)} if side_by_side is not None else {}))
+    else:
+        for scores in every:
+            show(scores.profile(scores.choice.layers if scores.choice is not None else ()))
+            for said in (scores.settlement, scores.deviations, scores.choice):
+                if said is not None:
+                    show(str(said))
+        if side_by_side is not None:
+            _show_agreement(side_by_side)
+    note(f"scores in {output}; next: wheretune plan {output}")
+
+
+def _draw(every: list[LayerScores], figures: Path, before: LayerScores | None, found: Agreement | None) -> None:
+    from wheretune.show.figures import agreement_figure, save_figure
+    from wheretune.support.words import short_name
+
+    for scores in every:
+        prefix = "" if len(every) == 1 else f"{scores.scorer.name}-"
+        save_figure(scores.plot(scores.choice.layers if scores.choice else ()), figures / f"{prefix}profile.png")
+        if scores.similarity is not None:
+            save_figure(scores.plot_similarity(), figures / f"{prefix}similarity.png")
+        if scores.deviations is not None:
+            save_figure(scores.plot_deviations(before), figures / f"{prefix}deviations.png")
+    if found is not None:
+        chosen = [choice.layers for choice in found.choices]
+        title = f"{short_name(every[0].model.name)}: {len(every)} scorers, n = {every[0].n_samples}"
+        figure = agreement_figure(found.names, found.correlations, chosen, len(every[0].layers), title)
+        save_figure(figure, figures / "scorers.png")
+
+
+def _show_agreement(found: Agreement) -> None:
+    from wheretune.show.tables import table
+
+    numbers = [str(number) for number in range(1, len(found.names) + 1)]
+    rows = [
+        (f"{number} {name}", *("–" if value is None else f"{value:.2f}" for value in row))
+        for number, name, row in zip(numbers, found.names, found.correlations, strict=True)
+    ]
+    title = "how alike they rank the layers (Spearman; scores that are tuned from the lowest are turned round)"
+    show(table(title, ("scorer", *numbers), rows, left=("scorer",)))
+    chosen = [
+        (
+            name,
+            str(choice.selector),
+            comma(choice.layers),
+            "–" if choice.confidence is None else f"{choice.confidence.selection:.0%}",
+        )
+        for name, choice in zip(found.names, found.choices, strict=True)
+    ]
+    columns = ("scorer", "selector", "layers", "how sure")
+    show(table("who would choose what", columns, chosen, left=("scorer", "selector", "layers")))

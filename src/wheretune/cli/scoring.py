@@ -1,0 +1,258 @@
+"""`score` and `merge-scores`: how much every layer matters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import typer
+
+from wheretune.cli.choice import ChoiceOptions, needs_of, refuse_unread, scorers_of
+from wheretune.cli.groups import Group, needed, option, refuse
+from wheretune.cli.options import AsJson, Config, ModelOptions, ReadingOptions, Seed, TrainOptions
+from wheretune.cli.printing import show
+from wheretune.cli.reporting import ReportOptions, file_to_write, report_on
+from wheretune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wheretune.planning import AnySelector
+    from wheretune.records.base import Spec
+    from wheretune.records.model import ModelSpec
+    from wheretune.scoring.one_pass import Settle
+
+
+@dataclass(frozen=True)
+class SettleOptions(Group):
+    """When a scoring pass may stop before it has read all data."""
+
+    panel: ClassVar[str] = "Choice"
+    until_settled: Annotated[
+        bool, option("--until-settled", "Read the data in random order and stop when --select is settled.")
+    ] = False
+    confidence: Annotated[float, option("--confidence", "With --until-settled: how sure to be.")] = 0.95
+    tolerance: Annotated[
+        float, option("--tolerance", "With --until-settled: a layer worse by no more than this is as good.")
+    ] = 0.0
+    bound: Annotated[
+        Literal["asymptotic", "betting"],
+        option(
+            "--bound",
+            "With --until-settled: right in the limit of many texts, or rigorous for any number, which "
+            "takes many more.",
+        ),
+    ] = "asymptotic"
+
+    def settle(self, selector: AnySelector) -> Settle:
+        """What ends the pass.
+
+        Raises:
+            ConfigError: Whether this selector's choice is settled cannot be said, or a number is out of range.
+        """
+        from wheretune.scoring.confidence import Settler
+        from wheretune.selectors.base import AdaptiveSelector
+
+        if isinstance(selector, AdaptiveSelector):
+            raise ConfigError(
+                f"whether {selector.name} is settled cannot be told: it looks at more than pairs of layers",
+                "select highest, lowest, block-highest, block-lowest, middle-best or suffix, without --near",
+            )
+        return Settler(selector, self.confidence, self.tolerance, self.bound).watch
+
+
+def score(
+    context: typer.Context,
+    model: ModelOptions,
+    data: TrainOptions,
+    reading: ReadingOptions,
+    choice: ChoiceOptions,
+    settling: SettleOptions,
+    report: ReportOptions,
+    scorer: Annotated[
+        str,
+        option(
+            "--scorer",
+            "One or more with commas, all in one pass; see `wheretune scorers`. Options follow colons: "
+            "cka:estimator=debiased.",
+            axis="scorer",
+            rich_help_panel="Choice",
+        ),
+    ] = "cosine-centrality",
+    shard: Annotated[
+        str | None,
+        option(
+            "--shard",
+            "Read part I of N only, as I/N; `wheretune merge-scores` joins the parts.",
+            default="all",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        option(
+            "--output",
+            "Where the scores go.",
+            default="scores.json, or shard-I-of-N.safetensors",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    json_: AsJson = False,
+    seed: Seed = 0,
+    config: Config = None,
+) -> None:
+    """Score every layer in one forward pass, without training.
+
+    It says what would be chosen and how sure that is. Scorers that need gradients add one backward pass, and
+    layer-probe trains; `wheretune scorers` says what each needs.
+
+    For example:
+
+    wheretune score --model bert-base-cased --train train.jsonl --output scores.json
+
+    wheretune score --model ./my-model --train pairs.csv --text-column a --pair-column b --figures figures
+
+    wheretune score --model gpt2 --train t.jsonl --scorer semantic-deviation --verbalizer neg=bad,pos=good
+
+    wheretune score --model M --train t.jsonl --scorer cosine-centrality,cka,gradient-norm --compare
+
+    wheretune score --model M --train t.jsonl --shard 1/4 --dtype bf16 --device cuda:0
+    """
+    from wheretune.session import Session
+
+    specs = scorers_of(scorer)
+    needs = needs_of(specs)
+    refuse_unread(context, needs)
+    choice = choice.checked(context, specs[0], seed)
+    if not settling.until_settled:
+        refuse(context, ("confidence", "tolerance", "bound"), "a full pass (add --until-settled)")
+    elif len(specs) != 1:
+        raise ConfigError("--until-settled goes with one scorer", "name one with --scorer")
+    earlier = report.checked(len(specs)).earlier
+    how = reading.reading(seed)
+    texts, spec = data.spec_of_train(seed), model.spec()
+    part = None if shard is None else _part(context, shard, needs)
+    default = "scores.json" if part is None else f"shard-{part[0]}-of-{part[1]}.safetensors"
+    target = file_to_write(output or Path(default))
+    session = Session(shared=False)
+    session.texts(texts, needs)  # data is refused before the model is opened
+    selectors = _selectors(choice, spec, specs, seed)
+    settle = settling.settle(selectors[0]) if settling.until_settled else None
+    if part is None:
+        from wheretune.pipeline import score as score_layers
+
+        folder = target.parent / f"{target.stem}-probe"
+        every = score_layers(spec, texts, specs, how, folder=folder, session=session, settle=settle)
+        if not json_:
+            _show_candidates(folder, specs)
+        report_on(every, selectors, target, report, earlier, json_)
+        return
+    from wheretune import catalog
+    from wheretune.pipeline import pass_over
+    from wheretune.scoring.shards import save_shard
+
+    made = [catalog.build("scorer", one) for one in specs]
+    state = pass_over(spec, texts, made, how, session=session, settle=settle, shard=part)
+    save_shard(state, target)
+    said = {"output": str(target), "shard": list(part), "n_samples": state.n_samples}
+    show(f"shard {part[0]} of {part[1]}: {state.n_samples} texts in {target}", json_, said)
+
+
+def _part(context: typer.Context, text: str, needs: set[str]) -> tuple[int, int]:
+    """Which part of how many, and that a pass over a part is all that was asked for."""
+    later = ("figures", "before", "compare", "select", "k", "ratio", "near", "budget", "budget_of", "layers")
+    refuse(context, later, "a shard (merge-scores takes it)")
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
+        raise ConfigError(f"--shard is {text!r}", "give I/N with I from 1 to N, such as 1/4")
+    if "training" in needs:
+        raise ConfigError("a scorer that trains cannot be spread over shards", "leave it out")
+    return int(parts[0]), int(parts[1])
+
+
+def _selectors(choice: ChoiceOptions, model: ModelSpec, scorers: Sequence[Spec], seed: int) -> list[AnySelector]:
+    """What chooses by each scorer's scores, seen to fit the model, whose weights are not opened for that."""
+    from wheretune.model.opening import outline
+
+    _, info = outline(model)
+    check_preset(choice.preset, info.causal)
+    return [selector_for(choice, len(info), one, seed) for one in scorers]
+
+
+def selector_for(choice: ChoiceOptions, layers: int, scorer: Spec, seed: int) -> AnySelector:
+    """The selector that was asked for, seen to be able to choose among so many layers.
+
+    Raises:
+        PlanError: It is not.
+    """
+    from wheretune import catalog, planning
+
+    made: AnySelector = catalog.build("selector", choice.selector(layers, scorer, seed))
+    planning.check(made, layers)
+    return made
+
+
+def check_preset(preset: str | None, causal: bool) -> None:
+    """Refuses a preset that is meant for another kind of model.
+
+    Raises:
+        ConfigError: It is.
+    """
+    from wheretune.recipes.presets import check_kind, presets
+
+    if preset is not None:
+        check_kind(preset, presets()[preset].causal, causal, "preset")
+
+
+def _show_candidates(folder: Path, scorers: Sequence[Spec]) -> None:
+    """What each candidate layer of a layer probe took."""
+    from wheretune import catalog, trials
+    from wheretune.show.tables import table
+    from wheretune.support.words import count, seconds
+
+    for spec in scorers:
+        scorer = catalog.build("scorer", spec)
+        if not trials.trains(scorer):
+            continue
+        rows = [
+            (str(c.layer), f"{c.metric} {c.value:.4f}", str(c.n), count(c.trainable_parameters), seconds(c.seconds))
+            for c in trials.candidates(folder, scorer)
+        ]
+        columns = ("layer", "tuned alone", "n", "trainable", "time")
+        show(table(f"{spec.name} (in {folder})", columns, rows, left=("tuned alone",)))
+
+
+def merge_scores(
+    context: typer.Context,
+    choice: ChoiceOptions,
+    report: ReportOptions,
+    shards: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SHARD...", help="All shards that `score --shard` wrote.", show_default=False),
+    ] = None,
+    output: Annotated[Path, option("--output", "Where the scores go.", rich_help_panel="Output")] = Path("scores.json"),
+    json_: AsJson = False,
+    seed: Seed = 0,
+    config: Config = None,
+) -> None:
+    """Join the shards of a scoring pass that was spread over machines.
+
+    The scores are those that one pass over the whole data would have given.
+
+    For example:
+
+    wheretune merge-scores shard-1-of-2.safetensors shard-2-of-2.safetensors --output scores.json
+    """
+    paths = needed(shards or None, "a shard")
+    target = file_to_write(output)
+    from wheretune.scoring.shards import merge_scores as merge
+
+    every = merge(paths)
+    scorers = [scores.scorer for scores in every]
+    refuse_unread(context, needs_of(scorers) | {"states"})
+    choice = choice.checked(context, scorers[0], seed)
+    earlier = report.checked(len(every)).earlier
+    for scores in every:
+        check_preset(choice.preset, scores.model.causal)
+    selectors = [selector_for(choice, len(scores.layers), scores.scorer, seed) for scores in every]
+    report_on(every, selectors, target, report, earlier, json_)

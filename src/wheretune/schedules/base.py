@@ -1,0 +1,74 @@
+"""What a schedule is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+Unit = Literal["layer", "tensor"]
+OptimizerState = Literal["keep", "drop", "drop-all"]
+Signal = Literal["change"]
+State = Mapping[str, np.ndarray]  # plain arrays by name, so that every checkpoint can hold them
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """Which units train at which step: a frozen object of settings, and pure functions of them and a state.
+
+    A unit is a layer or a named tensor, as `unit` says. Units are numbered: layers as in the model, tensors by their
+    place among those that may train. What may train and stands in no unit (with layers: the head and the embeddings)
+    trains at every step.
+
+    Attributes:
+        name: In the catalog.
+        moves: Whether `active` is ever another set; if not, nothing is done while the model trains.
+        unit: What is frozen and thawed.
+        observes: The signals that `observe` reads. `change`: the mean over a unit's elements of
+            |(w_new - w_old) / w_old|, elements with w_old = 0 left out, of every unit that trained in the step; a unit
+            whose elements were all 0 has none.
+    """
+
+    name: ClassVar[str]
+    moves: ClassVar[bool]
+    unit: ClassVar[Unit]
+    observes: ClassVar[tuple[Signal, ...]]
+
+    @property
+    def optimizer_state(self) -> OptimizerState:
+        """What becomes of the optimizer's state when the active set changes.
+
+        `keep`: moments and step counts stay, as they were when a unit froze. `drop`: units that freeze lose theirs.
+        `drop-all`: everything that trains loses its own, as if a new training began.
+        """
+
+    def init(
+        self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int
+    ) -> State:
+        """The state before the first step.
+
+        Args:
+            layers: L, how many layers the model has.
+            chosen: Those of the plan.
+            tensors: Shapes of all tensors that may train, by name, in the model's order.
+            steps: How many optimizer steps there will be.
+            seed: Seed for all random draws.
+
+        Raises:
+            ConfigError: There are too few steps or layers.
+        """
+
+    def observe(self, state: State, signals: Mapping[Signal, Mapping[int, float]]) -> State:
+        """The state after a step.
+
+        Args:
+            state: The state before it; left as it is.
+            signals: By signal and unit.
+        """
+
+    def active(self, state: State, step: int) -> frozenset[int]:
+        """The units that train at a step, numbered from 0; the others of the plan are frozen."""
+
+    def lowest(self, state: State, step: int) -> int:
+        """The lowest layer that a gradient reaches at a step, as far as units go; L where it reaches none."""

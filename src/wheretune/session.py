@@ -1,0 +1,68 @@
+"""What a process has opened: models and data, each once, however many runs use them.
+
+It opens no torch before it opens a model, so data can be refused before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from wheretune.errors import DataError
+from wheretune.support.log import log
+from wheretune.tasks.base import load_data
+
+if TYPE_CHECKING:
+    from wheretune.data.texts import TextData
+    from wheretune.model.opening import Opened
+    from wheretune.records.data import DataInfo, DataSpec
+    from wheretune.records.model import ModelSpec
+    from wheretune.tasks.base import LabelUse
+
+TAKEN_FROM = {"required": ("required",), "optional": ("optional", "required"), "ignored": ("ignored",)}
+
+
+class Session:
+    """What is open already.
+
+    Args:
+        shared: Several runs use the models, so each gives back the weights that it trained.
+    """
+
+    def __init__(self, *, shared: bool = True) -> None:
+        self.shared = shared
+        self._models: dict[tuple[ModelSpec, bool], Opened] = {}
+        self._data: dict[str, TextData] = {}
+
+    def model(self, spec: ModelSpec, *, language: bool = False) -> Opened:
+        """A model with its tokenizer; one that was opened as a language model also serves without its output matrix."""
+        opened = self._models.get((spec, True)) or self._models.get((spec, language))
+        if opened is None:
+            from wheretune.model.opening import open_model
+
+            opened = self._models[spec, language] = open_model(spec, language=language)
+        return opened
+
+    def data(self, spec: DataSpec, *, like: DataInfo | None = None, labels: LabelUse = "required") -> TextData:
+        """Checked data."""
+        for use in TAKEN_FROM[labels]:
+            if (found := self._data.get(_key(spec, like, use))) is not None:
+                return found
+        found = self._data[_key(spec, like, labels)] = load_data(spec, like=like, labels=labels)
+        return found
+
+    def texts(self, spec: DataSpec, needs: Iterable[str]) -> TextData:
+        """Data to be scored by scorers with these needs; labels that make no task are left aside if none needs them."""
+        if "labels" in needs and "target_column" not in spec.task.params:
+            return self.data(spec)
+        try:
+            return self.data(spec, labels="optional")
+        except DataError as error:
+            texts = self.data(spec, labels="ignored")  # says what is wrong if it is not the labels
+            log.warning("the labels are left aside: %s", error.problem)
+            self._data[_key(spec, None, "optional")] = texts
+            return texts
+
+
+def _key(spec: DataSpec, like: DataInfo | None, labels: str) -> str:
+    return repr((spec, like and like.hash, labels))
