@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wheretune.errors import ConfigError
 from wheretune.model.inputs import model_device, unlabelled
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 CLOSE = 1e-4  # how far packed features may be from padded ones in fp32, of their length
 
 
-@runtime_checkable
 class WithHead(Protocol):
     """What savings need of a model with a head on top.
 

@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from wheretune.data.batches import spread
 from wheretune.model.freezing import lowest_trained
 from wheretune.records.runs import CacheSettings, check_cache
 from wheretune.savings.one_token import one_token
-from wheretune.savings.packing import WithHead, packing
+from wheretune.savings.packing import packing
 from wheretune.savings.prefix_cache.job import CacheJob
 from wheretune.savings.prefix_cache.layout import Layout
 from wheretune.savings.prefix_cache.making import cached
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
     from wheretune.records.data import Collate
     from wheretune.records.runs import TrainSettings
+    from wheretune.savings.packing import WithHead
     from wheretune.savings.prefix_cache.deciding import CacheReport
 
 
@@ -73,8 +74,7 @@ def saving(
         ConfigError: The settings ask for packed texts, and the model would read across them.
         ModelError: They do, and it takes no positions.
     """
-    model: Any = stack.model
-    assert isinstance(model, WithHead)
+    model = cast("WithHead", stack.model)  # no isinstance: Python 3.12 looks past what nn.Module registers
     cache = cache or CacheSettings()
     check_cache(settings, cache)
     if settings.frozen_dropout:
