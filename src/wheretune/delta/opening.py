@@ -111,7 +111,7 @@ def read_delta(folder: str | Path) -> SavedDelta:
             "give the folder of a finished wheretune tune",
         ) from error
     if written not in FORMATS:
-        raise DeltaError(f"{folder} has the format {written}", f"use the wheretune that wrote it (we read 1 and 2)")
+        raise DeltaError(f"{folder} has the format {written}", "use the wheretune that wrote it (we read 1 and 2)")
     path = folder / TENSORS
     if not path.is_file() or sha256(folder) != known:
         raise DeltaError(f"{path} is missing or was changed after it was saved", "tune again, or restore the file")
