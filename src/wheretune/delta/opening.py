@@ -94,43 +94,7 @@ def read_delta(folder: str | Path) -> SavedDelta:
         DeltaError: The folder holds no finished delta, or its tensors are not those the manifest names.
     """
     folder = Path(folder)
-<<<<<<< HEAD
-    try:
-        content: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        written, known = content["format"], content.get("sha256")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DeltaError(
-            f"{folder} holds no finished delta (no readable {MANIFEST})",
-            "give the folder of a finished wheretune tune",
-        ) from error
-    if written not in FORMATS:
-        raise DeltaError(f"{folder} has the format {written}", "use the wheretune that wrote it (we read 1 and 2)")
-    path = folder / TENSORS
-    if not path.is_file() or sha256(folder) != known:
-        raise DeltaError(f"{path} is missing or was changed after it was saved", "tune again, or restore the file")
-    if written == 2:
-        from_json(Manifest, content, str(folder / MANIFEST))
-    else:
-        older.manifest(content, [], str(folder / MANIFEST))
-    return SavedDelta(folder, content, load_file(path))
-
-
-def local_folder(folder: str | Path) -> Path:
-    """The folder itself, or what the hub has under that name.
-
-    Raises:
-        ModelError: Neither is there.
-    """
-    path = Path(folder)
-    if path.exists() or str(folder).count("/") != 1 or str(folder).startswith((".", "/", "~")):
-        return path
-    from huggingface_hub import snapshot_download
-
-    commit = resolve(str(folder)).get("revision")  # says in a few seconds whether the hub has it
-    return Path(snapshot_download(str(folder), revision=commit, allow_patterns=list(PARTS)))
-=======
     return SavedDelta(folder, read_manifest(folder), load_file(folder / TENSORS))
->>>>>>> cli
 
 
 # --- on its base model ---------------------------------------------------------------------------
