@@ -83,7 +83,7 @@ def _options(group: Any) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
 
     def rank(one: Any) -> int:
-        return next(i for i, kind in enumerate(group.__mro__) if one.name in kind.__dict__.get("__annotations__", {}))
+        return next(i for i, kind in enumerate(group.__mro__) if one.name in inspect.get_annotations(kind))
 
     for one in sorted(fields(group), key=rank):
         kind, info = get_args(hints[one.name])

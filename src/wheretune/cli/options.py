@@ -81,6 +81,18 @@ def absolute(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
+def there(model: ModelSpec) -> ModelSpec:
+    """The model, seen to be there (a hub name is asked for briefly).
+
+    Raises:
+        ModelError: There is no such folder, and no such model on the hub.
+    """
+    from wheretune.support.hub import resolve
+
+    resolve(model.name, model.revision)
+    return model
+
+
 # --- the model -----------------------------------------------------------------------------------
 
 
@@ -139,11 +151,8 @@ class ModelOptions(BaseOptions):
             ModelError: There is no such folder, and no such model on the hub.
         """
         from wheretune.records.model import ModelSpec
-        from wheretune.support.hub import resolve
 
-        made = self.over(ModelSpec(needed(self.model, flag)))
-        resolve(made.name, made.revision)
-        return made
+        return there(self.over(ModelSpec(needed(self.model, flag))))
 
 
 # --- the data ------------------------------------------------------------------------------------

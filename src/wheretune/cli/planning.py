@@ -121,7 +121,6 @@ def _from_model(
     seed: int,
 ) -> tuple[LayerScores | None, Plan]:
     """Scores, where the selector reads scores, and the plan that follows."""
-    from wheretune.records.runs import RunSpec
     from wheretune.session import Session
 
     how = reading.reading(seed)
@@ -129,10 +128,17 @@ def _from_model(
     session = Session(shared=False)
     session.texts(train, needs_of([scorer]))  # data is refused before the model is opened
     selector = selector_that_fits(choice, spec, scorer, seed)
-    from wheretune.pipeline import score_and_plan
+    from wheretune import catalog, pipeline, planning, trials
 
-    run = RunSpec(spec, train, scorer=scorer, reading=how, selector=selector, **axes)
-    return score_and_plan(run, session, probes=probes)
+    made = {axis: catalog.build(axis, one) for axis, one in axes.items()}
+    chooses = made["tuner"].needs_layers
+    if not chooses or not catalog.find("selector", selector.name).needs_scores:
+        info = session.texts(train, ()).info
+        chosen = catalog.build("selector", selector) if chooses else None
+        return None, planning.plan(session.model(spec).info, chosen, **made, data=info)
+    asked = trials.tuned_as(scorer, axes["tuner"])
+    scores = pipeline.score(spec, train, [asked], how, folder=probes, session=session)[0]
+    return scores, planning.plan(scores, catalog.build("selector", selector), **made)
 
 
 # --- what it costs -------------------------------------------------------------------------------

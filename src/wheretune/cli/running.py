@@ -24,13 +24,13 @@ from wheretune.cli.options import (
     Seed,
     absolute,
     metric_names,
+    there,
 )
 from wheretune.cli.printing import show
 from wheretune.cli.reporting import selector_that_fits
 from wheretune.cli.training import KeptCacheOptions, SavingOptions, TrainingOptions
 
 if TYPE_CHECKING:
-    from wheretune.records.model import ModelSpec
     from wheretune.records.runs import CacheSettings, RunResult, RunSpec
     from wheretune.session import Session
 
@@ -178,18 +178,6 @@ def _tune(
             spec, folder, session=session, cache=cache, show=(lambda _: None) if json_ else _profile_and_plan()
         )
     show(None if json_ else _summary(result, folder), json_, to_json(result))
-
-
-def there(model: ModelSpec) -> ModelSpec:
-    """The model, seen to be there (a hub name is asked for briefly).
-
-    Raises:
-        ModelError: There is no such folder, and no such model on the hub.
-    """
-    from wheretune.support.hub import resolve
-
-    resolve(model.name, model.revision)
-    return model
 
 
 def read_all(session: Session, spec: RunSpec) -> None:

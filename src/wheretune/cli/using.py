@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wheretune.cli.groups import needed, option
-from wheretune.cli.options import AsJson, BaseOptions, Config, DataFile, Metrics, metric_names
+from wheretune.cli.options import AsJson, BaseOptions, Config, DataFile, Metrics, metric_names, there
 from wheretune.cli.printing import note, show, write_out
 from wheretune.cli.reporting import file_to_write
 from wheretune.errors import OutputError
@@ -147,10 +147,10 @@ def merge(
 
 def _opened(folder: Path, base: BaseOptions) -> Finetuned:
     """The tuned model, once its folder is seen to hold one."""
-    from wheretune.delta.manifest import local_folder, read_manifest
+    from wheretune.delta.folder import base_spec, local_folder, read_manifest
 
     here = local_folder(folder)
-    spec = base.over(read_manifest(here).plan.model.spec)
+    spec = there(base.over(base_spec(read_manifest(here), here)))
     from wheretune.delta.opening import open_finetuned
 
     return open_finetuned(here, spec)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 
 from wheretune import catalog
 from wheretune.data.tokens import encode
-from wheretune.delta.saving import ADAPTER, MANIFEST, PARTS, TENSORS, sha256
+from wheretune.delta.folder import ADAPTER, MANIFEST, TENSORS, base_spec, local_folder, read_manifest
 from wheretune.errors import DeltaError
 from wheretune.heads.headed import HeadedModel
 from wheretune.judging import predict
@@ -25,9 +24,7 @@ from wheretune.model.opening import open_model
 from wheretune.model.placement import hold_masters
 from wheretune.records import older
 from wheretune.records.base import from_json, to_json
-from wheretune.records.model import ModelSpec
 from wheretune.records.runs import Manifest
-from wheretune.support.hub import resolve
 from wheretune.tasks.base import load_data, task_of
 from wheretune.tuners.peft import attach_saved
 
@@ -38,12 +35,9 @@ if TYPE_CHECKING:
     from wheretune.metrics.base import Predictions
     from wheretune.model.stack import LayerStack
     from wheretune.records.data import DataInfo
-    from wheretune.records.model import ModelInfo
+    from wheretune.records.model import ModelInfo, ModelSpec
     from wheretune.tasks.base import LabelUse
     from wheretune.tuners.base import Attached
-
-FORMATS = (1, 2)  # 1 is that of wheretune 0.1.0
-
 
 # --- what lies in a folder -----------------------------------------------------------------------
 
@@ -66,9 +60,7 @@ class SavedDelta:
     @property
     def model(self) -> ModelSpec:
         """How its base model was opened."""
-        model = self.content["plan"]["model"]
-        spec = older.model_spec(model) if self.content["format"] == 1 else model["spec"]
-        return from_json(ModelSpec, spec, str(self.folder / MANIFEST))
+        return base_spec(self.content, self.folder)
 
     def manifest(self, info: ModelInfo) -> Manifest:
         """Its manifest.
@@ -102,39 +94,7 @@ def read_delta(folder: str | Path) -> SavedDelta:
         DeltaError: The folder holds no finished delta, or its tensors are not those the manifest names.
     """
     folder = Path(folder)
-    try:
-        content: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        written, known = content["format"], content.get("sha256")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DeltaError(
-            f"{folder} holds no finished delta (no readable {MANIFEST})",
-            "give the folder of a finished wheretune tune",
-        ) from error
-    if written not in FORMATS:
-        raise DeltaError(f"{folder} has the format {written}", f"use the wheretune that wrote it (we read 1 and 2)")
-    path = folder / TENSORS
-    if not path.is_file() or sha256(folder) != known:
-        raise DeltaError(f"{path} is missing or was changed after it was saved", "tune again, or restore the file")
-    if written == 2:
-        from_json(Manifest, content, str(folder / MANIFEST))
-    else:
-        older.manifest(content, [], str(folder / MANIFEST))
-    return SavedDelta(folder, content, load_file(path))
-
-
-def local_folder(folder: str | Path) -> Path:
-    """The folder itself, or what the hub has under that name.
-
-    Raises:
-        ModelError: Neither is there.
-    """
-    path = Path(folder)
-    if path.exists() or str(folder).count("/") != 1 or str(folder).startswith((".", "/", "~")):
-        return path
-    from huggingface_hub import snapshot_download
-
-    commit = resolve(str(folder)).get("revision")  # says in a few seconds whether the hub has it
-    return Path(snapshot_download(str(folder), revision=commit, allow_patterns=list(PARTS)))
+    return SavedDelta(folder, read_manifest(folder), load_file(folder / TENSORS))
 
 
 # --- on its base model ---------------------------------------------------------------------------
@@ -189,12 +149,12 @@ class Finetuned:
         return load_data(replace(self.data.spec, source=source, max_samples=None), like=self.data, labels=labels)
 
 
-def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
+def open_finetuned(folder: str | Path, model: str | ModelSpec | None = None) -> Finetuned:
     """Opens the folder that `wheretune tune` wrote.
 
     Args:
         folder: The folder, or the name under which `push_to_hub` uploaded it.
-        model: Where the base model is now, if it is not where it was; its weights must be the same.
+        model: Where the base model is now, or how it is opened, if not as it was; its weights must be the same.
 
     Raises:
         ConfigError: The manifest is damaged.
@@ -207,7 +167,8 @@ def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
             f"{folder} was saved from a model of your own, whose class {MANIFEST} does not know",
             "make that model and call wheretune.load_delta(model, folder)",
         )
-    opened = open_model(saved.model if model is None else replace(saved.model, name=model, revision=None))
+    spec = replace(saved.model, name=model, revision=None) if isinstance(model, str) else model or saved.model
+    opened = open_model(spec)
     manifest = saved.manifest(opened.info)
     assert manifest.data is not None and manifest.max_length is not None
     task = task_of(manifest.data)

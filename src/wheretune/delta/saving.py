@@ -6,7 +6,6 @@ A folder is complete when its manifest is there; it is written last and holds th
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from wheretune.delta.card import model_card
+from wheretune.delta.folder import ADAPTER, CARD, MANIFEST, TENSORS, sha256
 from wheretune.errors import OutputError, TrainingError
 from wheretune.records.base import save
 from wheretune.records.runs import Manifest
@@ -23,9 +23,6 @@ from wheretune.support.files import write, write_text
 if TYPE_CHECKING:
     from wheretune.applying import Tuned
     from wheretune.records.data import DataInfo
-
-TENSORS, ADAPTER, CARD, MANIFEST = "delta.safetensors", "adapter", "README.md", "wheretune.json"
-PARTS = (TENSORS, f"{ADAPTER}/*", CARD, MANIFEST)
 
 
 def save_delta(
@@ -70,11 +67,3 @@ def remove_delta(folder: Path) -> None:
     (folder / CARD).unlink(missing_ok=True)
     if (folder / ADAPTER).is_dir():
         shutil.rmtree(folder / ADAPTER)
-
-
-def sha256(folder: Path) -> str:
-    """SHA-256 of the delta's tensors and, where there is one, of the adapter's files."""
-    found = hashlib.sha256((folder / TENSORS).read_bytes())
-    for path in sorted((folder / ADAPTER).glob("*")):
-        found.update(path.read_bytes())
-    return found.hexdigest()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wheretune.delta.opening import read_delta
-from wheretune.delta.saving import PARTS
+from wheretune.delta.folder import PARTS, read_manifest
 
 
 def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) -> str:
@@ -24,7 +23,7 @@ def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) ->
     """
     from huggingface_hub import HfApi
 
-    read_delta(folder)
+    read_manifest(Path(folder))
     hub = HfApi()
     hub.create_repo(repository, private=private, exist_ok=True)
     return str(hub.upload_folder(repo_id=repository, folder_path=str(folder), allow_patterns=list(PARTS)))
