@@ -13,8 +13,8 @@ from wheretune import planning
 from wheretune.delta.merging import merge
 from wheretune.delta.opening import open_finetuned, read_delta
 from wheretune.errors import ConfigError, DeltaError
-from wheretune.heads.last_token import LastToken
 from wheretune.heads.headed import headed
+from wheretune.heads.last_token import LastToken
 from wheretune.model.opening import open_model
 from wheretune.records.model import ModelSpec
 from wheretune.records.runs import Manifest

@@ -1,4 +1,4 @@
-"""What lies in the folder of a saved delta; it is looked at without torch, so that a wrong one is refused quickly."""
+"""What lies in the folder of a saved delta; it is looked at without torch, so a wrong folder is refused quickly."""
 
 from __future__ import annotations
 
