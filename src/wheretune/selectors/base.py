@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Values = Float[np.ndarray, " layer"]
 Given = TypeVar("Given")
-Counting = TypeVar("Counting", bound="TakesK")
+Taking = TypeVar("Taking", bound="TakesK")
 
 
 @runtime_checkable
@@ -62,7 +62,7 @@ class AdaptiveSelector(Protocol):
 class ResolvableSelector(Protocol):
     """A selector some of whose settings mean numbers of layers only once the model is known."""
 
-    def resolved(self: Given, layers: int) -> Given:
+    def resolved(self, layers: int) -> Any:
         """The same selector with numbers for a model of so many layers."""
 
 
@@ -85,7 +85,7 @@ class TakesK:
         if self.k is not None and self.ratio is not None:
             raise PlanError("k and ratio both say how many layers", "give the one or the other", "k")
 
-    def resolved(self: Counting, layers: int) -> Counting:
+    def resolved(self: Taking, layers: int) -> Taking:
         """The same selector with its k for a model of so many layers."""
         return replace(self, k=self.count(layers), ratio=None)
 
@@ -125,7 +125,8 @@ def check_k(k: int, layers: int) -> None:
 
 def resolved(selector: Given, layers: int) -> Given:
     """A selector with its numbers for a model of so many layers, as plans and messages show it."""
-    return selector.resolved(layers) if isinstance(selector, ResolvableSelector) else selector
+    made: Given = selector.resolved(layers) if isinstance(selector, ResolvableSelector) else selector
+    return made
 
 
 def check_selector(selector: Selector | AdaptiveSelector, layers: int) -> None:
