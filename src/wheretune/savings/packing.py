@@ -28,6 +28,7 @@ class WithHead(Protocol):
     """What savings need of a model with a head on top.
 
     Attributes:
+        base_model: The headless transformer; not `base`, which Python 3.12 does not see among a module's own.
         packed: Whether in training mode the texts of a batch run one after the other.
         all_layers: Whether the head reads the representative token of every layer.
     """
@@ -36,11 +37,11 @@ class WithHead(Protocol):
     all_layers: bool
 
     @property
-    def base_model(self) -> nn.Module:
-        """The headless transformer."""
+    def base_model(self) -> nn.Module: ...
 
     def features(self, inputs: Batch, pack: bool = False) -> Tensor:
         """What the head reads, (text, feature), of texts that run padded or, with `pack`, one after the other."""
+        ...
 
 
 @contextmanager
