@@ -38,7 +38,7 @@ from transformers import AutoModel
 
 from helpers.models import tiny_model
 from helpers.texts import jsonl, rows_of
-from wheretune.cli import main
+from wheretune.cli.app import main
 from wheretune.demo import model_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"

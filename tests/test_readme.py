@@ -43,7 +43,7 @@ def test_what_it_links_to_is_there_and_nothing_is_left_open():
 def test_every_option_of_the_shell_snippets_exists():
     import typer.main
 
-    from wheretune.cli import app
+    from wheretune.cli.app import app
 
     commands = typer.main.get_command(app).commands
     shown = (README + SCORERS).replace("\\\n", " ")

@@ -1,5 +1,5 @@
 """`python -m wheretune`: the command line."""
 
-from wheretune.cli import main
+from wheretune.cli.app import main
 
 main()

@@ -35,7 +35,7 @@ from wheretune.scoring.one_pass import finish, gather
 from wheretune.session import Session
 from wheretune.support.files import claim, sweep
 from wheretune.support.provenance import peak_memory, provenance, versions
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.loop import train
 
@@ -235,7 +235,11 @@ def _data(spec: RunSpec, session: Session) -> dict[str, TextData]:
 
 def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[object], object]) -> Plan:
     """The plan that was given, that a stopped run made, or that is made now."""
-    scores, plan = (None, spec.plan) if spec.plan is not None else choose(spec, folder, session)
+    if spec.plan is not None:  # of a model that may lie elsewhere now
+        where = session.model(spec.model).info.spec
+        scores, plan = None, replace(spec.plan, model=replace(spec.plan.model, spec=where))
+    else:
+        scores, plan = choose(spec, folder, session)
     if (folder / PLAN).is_file():
         plan = load(Plan, folder / PLAN)
     save(plan, folder / PLAN)
@@ -291,7 +295,15 @@ def inspect(model: ModelSpec) -> dict[str, Any]:
     }
 
 
-def cost(plan: Plan, data: DataSpec, model: ModelSpec | None = None, *, epochs: int, batch_size: int) -> Cost:
+def cost(
+    plan: Plan,
+    data: DataSpec,
+    model: ModelSpec | None = None,
+    *,
+    epochs: int,
+    batch_size: int,
+    session: Session | None = None,
+) -> Cost:
     """What a plan costs on some texts, from the model's shapes and the texts' tokens; opens no weights.
 
     Args:
@@ -300,6 +312,7 @@ def cost(plan: Plan, data: DataSpec, model: ModelSpec | None = None, *, epochs: 
         model: Where the plan's model is now, if not where it was.
         epochs: Passes over the texts.
         batch_size: Texts in a batch.
+        session: What is open already.
 
     Raises:
         ConfigError: There is no epoch or nothing in a batch.
@@ -307,7 +320,7 @@ def cost(plan: Plan, data: DataSpec, model: ModelSpec | None = None, *, epochs: 
         ModelError: The model or its tokenizer cannot be opened.
         PlanError: The plan was made for a model of other layers.
     """
-    texts = load_data(data, labels="ignored")
+    texts = (session or Session()).data(data, labels="ignored")
     stack, info = outline(model or plan.model.spec)
     check_one_sequence(stack.base)
     check_layers(info, plan)

@@ -53,7 +53,7 @@ class Session:
 
     def texts(self, spec: DataSpec, needs: Iterable[str]) -> TextData:
         """Data to be scored by scorers with these needs; labels that make no task are left aside if none needs them."""
-        if "labels" in needs and "target_column" not in spec.task.params:
+        if "labels" in needs and spec.task.params.get("target_column") is None:
             return self.data(spec)
         try:
             return self.data(spec, labels="optional")

@@ -1,14 +1,13 @@
 """Trains and judges the candidates that a scorer names: the layer probe tunes one layer after another (OLFT).
 
-A scorer that needs training works in a folder of its own (`folder_of`), which holds `probe.json` (what is probed) and
-one `layer-I.json` per finished candidate. One that was stopped goes on from its last finished epoch, and finished ones
-are read back. All candidates share one opened model, whose weights are given back after each.
+A scorer that needs training works in a folder of its own, named after its settings. It holds `probe.json` (what is
+probed) and one `layer-I.json` per finished candidate. One that was stopped goes on from its last finished epoch, and
+finished ones are read back. All candidates share one opened model, whose weights are given back after each.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tempfile
 import time
@@ -28,7 +27,7 @@ from wheretune.heads.headed import headed
 from wheretune.judging import judge
 from wheretune.model.inputs import max_tokens
 from wheretune.planning import plan
-from wheretune.records.base import Spec, to_json
+from wheretune.records.base import Spec, from_json, read_json, to_json
 from wheretune.savings.together import saving
 from wheretune.scorers.base import Candidate, TrainingScorer
 from wheretune.scoring.one_pass import layer_scores
@@ -62,16 +61,19 @@ def tuned_as(scorer: Spec, tuner: Spec) -> Spec:
     return Spec(scorer.name, {**scorer.params, "tuner": tuner})
 
 
-def folder_of(folder: Path, scorer: TrainingScorer) -> Path:
+def candidates(folder: Path, scorer: TrainingScorer) -> list[Candidate]:
+    """What a scorer that worked in `folder` has found so far, in the order of the layers.
+
+    Raises:
+        ConfigError: A candidate's file is damaged.
+    """
+    found = [from_json(Candidate, read_json(path), str(path)) for path in _own(folder, scorer).glob("layer-*.json")]
+    return sorted(found, key=lambda candidate: candidate.layer)
+
+
+def _own(folder: Path, scorer: TrainingScorer) -> Path:
     """Where in `folder` a scorer with these settings works, so that it takes no other's candidates for its own."""
     return folder / digest(to_json(Spec.of(scorer)))[:8]
-
-
-def candidates(folder: Path) -> list[Candidate]:
-    """What a scorer that worked in `folder` has found so far, in the order of the layers."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("layer-*.json")]
-    made = [Candidate(**{**one, "right": tuple(one["right"])}) for one in found]
-    return sorted(made, key=lambda candidate: candidate.layer)
 
 
 def score(
@@ -92,13 +94,13 @@ def score(
         OutputError: The folder was begun for something else.
     """
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as place:
-        trial = _Trial.of(scorer, opened, data, reading, folder_of(Path(place), scorer))
-        tried = candidates(trial.folder)
+        trial = _Trial.of(scorer, opened, data, reading, _own(Path(place), scorer))
+        tried = candidates(Path(place), scorer)
         while remaining := scorer.to_try(len(opened.info), tried):
             layer = remaining[0]
             write_json(trial.folder / f"layer-{layer}.json", dataclasses.asdict(trial.tune(layer)))
             shutil.rmtree(trial.folder / f"layer-{layer}", ignore_errors=True)
-            tried = candidates(trial.folder)
+            tried = candidates(Path(place), scorer)
     return layer_scores(
         Spec.of(scorer),
         scorer.finish(len(opened.info), tried),

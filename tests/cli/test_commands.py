@@ -689,7 +689,7 @@ def test_options_that_would_have_no_effect_are_refused(run, files, scored, tmp_p
 def test_every_option_can_stand_in_the_config_file(run, files, scored, tmp_path):
     import typer.main
 
-    from wheretune.cli import app
+    from wheretune.cli.app import app
 
     config = tmp_path / "c.yaml"
     for name, command in typer.main.get_command(app).commands.items():

@@ -13,7 +13,10 @@ from wheretune.data.batches import collator
 from wheretune.data.tokens import encode
 from wheretune.heads.headed import HeadedModel
 from wheretune.heads.headed import headed as headed_by_data
+from wheretune.model.freezing import lowest_trained
 from wheretune.records.runs import CacheSettings
+from wheretune.savings.prefix_cache.job import CacheJob
+from wheretune.savings.prefix_cache.layout import Layout
 from wheretune.savings.prefix_cache.making import cached
 from wheretune.scorers.controls import Depth
 
@@ -87,10 +90,15 @@ def headed(family, head, layers, tuner=None):
     return model, wt.apply(model, plan, seed=1)
 
 
-def caching(tuned, rows, collate, tmp_path, where="memory", epochs=3, **settings):
-    how = CacheSettings(where, **settings)
-    every = tuned.model.all_layers if isinstance(tuned.model, HeadedModel) else False
-    return cached(tuned.stack, tuned.plan.model.hash, rows, collate, epochs, how, tmp_path, every)
+def job_of(tuned, rows, collate, dtype="fp32"):
+    stack, every = tuned.stack, getattr(tuned.model, "all_layers", False)
+    layout = Layout(lowest_trained(stack), len(stack), stack.hidden_size, all_layers=every)
+    return CacheJob(stack, layout, rows, collate, dtype)
+
+
+def caching(tuned, rows, collate, tmp_path, where="memory", epochs=3, dtype="fp32", machine=None, **settings):
+    how, job = CacheSettings(where, **settings), job_of(tuned, rows, collate, dtype)
+    return cached(job, tuned.plan.model.hash, epochs, how, tmp_path, machine)
 
 
 def ran(model):

@@ -1,8 +1,8 @@
 """What is frozen stays out of the training, and a cached prefix gives what a computed one gives."""
 
 import errno
+import io
 import json
-import tempfile
 import warnings
 
 import pytest
@@ -11,11 +11,11 @@ import transformers
 from torch import nn
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-import conftest
 import wheretune as wt
+from helpers import models
 from helpers.families import FAMILIES, TUNERS, planned
 from helpers.models import SIZES, tiny_model, tiny_tokenizer
-from helpers.savings import HEADS, assert_same, caching, given, headed, outcome, ran, texts, without_dropout
+from helpers.savings import HEADS, assert_same, caching, given, headed, job_of, outcome, ran, texts, without_dropout
 from helpers.texts import classes_of, sentences
 from wheretune.data.batches import collator, token_batches
 from wheretune.data.samplers import TokenBatches
@@ -25,9 +25,10 @@ from wheretune.heads.headed import HeadedModel
 from wheretune.model.finding import find_layers
 from wheretune.model.freezing import lowest_trained
 from wheretune.records.runs import CacheSettings, TrainSettings
-from wheretune.savings.prefix_cache import deciding, making
+from wheretune.savings.prefix_cache.deciding import pays
+from wheretune.savings.prefix_cache.machine import Machine, create
 from wheretune.savings.prefix_cache.making import cached
-from wheretune.savings.together import lean
+from wheretune.savings.together import saving
 from wheretune.scorers.controls import Depth
 from wheretune.training.loop import train
 
@@ -110,7 +111,7 @@ def trained(family, layers, folder, where, head="last-token", tokens=None, all_t
     how = TrainSettings(
         epochs=2, learning_rate=5e-5, batch_size=8, seed=5, tokens_per_batch=tokens, all_tokens=all_tokens
     )
-    with lean(tuned, rows, collate, how, folder, CacheSettings(where, **settings)) as saved:
+    with saving(tuned.stack, "0" * 64, rows, collate, how, folder, CacheSettings(where, **settings)) as saved:
         train(tuned.model, rows, collate, how, folder)
     assert saved.cache.where == where
     tuned.check()
@@ -130,7 +131,7 @@ def trained(family, layers, folder, where, head="last-token", tokens=None, all_t
 )
 def test_cached_and_uncached_runs_end_with_the_same_weights(family, head, where, tmp_path, monkeypatch):
     electra = transformers.ElectraConfig(vocab_size=90, embedding_size=16, max_position_embeddings=64, **SIZES)
-    monkeypatch.setitem(conftest.FAMILIES, "electra", lambda v: electra)
+    monkeypatch.setitem(models.FAMILIES, "electra", lambda v: electra)
     plain = trained(family, (2, 3), tmp_path / "off", "off", head, all_tokens=True)
     fast = trained(family, (2, 3), tmp_path / where, where, head)
     for name, value in plain.items():
@@ -230,7 +231,7 @@ def test_a_cache_of_something_else_is_never_used(tmp_path):
         lambda: caching(other_layer, rows, collate, tmp_path / "run", "disk", **keep),
         lambda: caching(head_only, rows, collate, tmp_path / "run", "disk", **keep),
         lambda: caching(concat, rows, collate, tmp_path / "run", "disk", **keep),
-        lambda: cached(tuned.stack, "0" * 64, rows, collate, 2, CacheSettings("disk", **keep), tmp_path / "run"),
+        lambda: cached(job_of(tuned, rows, collate), "0" * 64, 2, CacheSettings("disk", **keep), tmp_path / "run"),
     )):  # fmt: skip
         with how() as report:
             assert report.where == "disk" and "found" not in report.reason
@@ -257,18 +258,22 @@ def test_runs_that_share_a_folder_do_not_take_each_others_cache_away(tmp_path):
         assert len(list((tmp_path / "shared").rglob("states.bin"))) == int(keep)
 
 
-def test_a_full_disk_leaves_a_run_without_a_cache(tmp_path, monkeypatch, caplog):
-    rows, collate = texts()
+def test_a_full_disk_leaves_a_run_without_a_cache(tmp_path, caplog):
+    rows, collate = texts(200)
     model, tuned = headed("bert", "last-token", (2,))
 
-    def full(draft, computed, *_):
-        draft.mkdir()
-        (draft / "states.bin").write_bytes(next(iter(computed)).numpy().tobytes())
-        raise OSError(errno.ENOSPC, "No space left on device")
+    class Full(io.FileIO):
+        """A file on a disk that has room for one batch."""
 
-    monkeypatch.setattr(making, "_write", full)
+        def write(self, content):
+            if self.tell() > 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(content)
+
+    assert len(job_of(tuned, rows, collate).batches()) > 1
     seen = ran(model)
-    with caching(tuned, rows, collate, tmp_path, "disk") as report:
+    machine = Machine(create=lambda path: Full(path, "w"))
+    with caching(tuned, rows, collate, tmp_path, "disk", machine=machine) as report:
         seen.clear()
         model(**given(rows, collate)[0])
         assert report.where == "off" and "No space left" in report.reason and "No space left" in caplog.text
@@ -287,53 +292,56 @@ def test_a_stopped_run_leaves_its_cache_for_the_next_sitting(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_auto_decides_and_why(tmp_path, monkeypatch):
+def machine(memory=2**40, disk=2**40, fast=True):
+    """A machine on which computing a batch takes 1 second, and writing and reading it next to nothing or 9 each."""
+    io = 0.01 if fast else 9.0
+    times = iter([0.0, 0.0, 1.0, 1.0, 1.0 + io, 1.0 + io, 1.0 + 2 * io])
+    return Machine(lambda: memory, lambda _: disk, lambda: next(times, 20.0), create)
+
+
+def test_what_auto_decides_and_why(tmp_path):
     rows, collate = texts(40)
     _, tuned = headed("bert", "last-token", (2,))
 
-    def decided(epochs=3, **settings):
-        with caching(tuned, rows, collate, tmp_path, "auto", epochs=epochs, **settings) as report:
+    def decided(epochs=3, on=None, **settings):
+        with caching(
+            tuned, rows, collate, tmp_path, "auto", epochs=epochs, machine=on or machine(), **settings
+        ) as report:
             return report.where, report.reason
 
-    fast = [True]
-    monkeypatch.setattr(deciding, "pays", lambda *_: fast[0])
     assert decided()[0] == "memory" and "free" in decided()[1] and " to read, 3 epochs" in decided()[1]
     assert decided(epochs=1) == ("off", "every text is read once only")
     assert decided(folder=tmp_path / "there")[0] == "disk"
     _, lowest = headed("bert", "last-token", (0, 2))
     with caching(lowest, rows, collate, tmp_path, "disk") as report:
         assert report.where == "off" and "nothing frozen lies below" in report.reason
-    fast[0] = False
-    assert decided()[0] == "off" and "would not pay in memory" in decided()[1]
-    fast[0] = True
-    monkeypatch.setattr(deciding, "_free_memory", lambda: 1000)
-    assert decided()[0] == "disk"
-    with pytest.raises(KeyboardInterrupt), caching(tuned, rows, collate, tmp_path, "auto"):
+    assert decided(on=machine(fast=False))[0] == "off"
+    assert "would not pay in memory" in decided(on=machine(fast=False))[1]
+    assert decided(on=machine(memory=1000))[0] == "disk"
+    with (
+        pytest.raises(KeyboardInterrupt),
+        caching(tuned, rows, collate, tmp_path, "auto", machine=machine(memory=1000)),
+    ):
         raise KeyboardInterrupt
-    fast[0] = False
-    assert decided()[0] == "disk", "a run that goes on does what it did before it was stopped"
-    assert decided()[0] == "off" and list(tmp_path.glob("prefix-*")) == []
-    monkeypatch.setattr(deciding, "free_disk", lambda _: 1000)
-    where, reason = decided()
+    slow = machine(memory=1000, fast=False)
+    assert decided(on=slow)[0] == "disk", "a run that goes on does what it did before it was stopped"
+    assert decided(on=machine(memory=1000, fast=False))[0] == "off" and list(tmp_path.glob("prefix-*")) == []
+    where, reason = decided(on=machine(memory=1000, disk=1000))
     assert where == "off" and "more than the 500 bytes it may take on disk" in reason
     where, reason = decided(limit=100)
     assert where == "off" and "more than the 100 bytes" in reason
     with caching(tuned, rows, collate, tmp_path, "memory", limit=100) as report:
         assert report.where == "off"
-    monkeypatch.undo()
-    monkeypatch.setattr(deciding, "_free_memory", lambda: 0)
-    monkeypatch.setattr(
-        tempfile.TemporaryDirectory, "__init__", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "read-only"))
-    )
-    where, reason = decided()
+    (tmp_path / "a-file").write_text("no folder")
+    where, reason = decided(folder=tmp_path / "a-file" / "there")
     assert where == "off" and "nothing can be written" in reason
 
 
 def test_when_a_cache_pays():
-    assert deciding.pays(computing=1.0, writing=0.1, reading=0.1, epochs=2)
-    assert not deciding.pays(computing=1.0, writing=0.9, reading=0.1, epochs=2)
-    assert deciding.pays(computing=1.0, writing=0.9, reading=0.1, epochs=3)
-    assert not deciding.pays(computing=1.0, writing=0.0, reading=1.0, epochs=100)
+    assert pays(computing=1.0, writing=0.1, reading=0.1, epochs=2)
+    assert not pays(computing=1.0, writing=0.9, reading=0.1, epochs=2)
+    assert pays(computing=1.0, writing=0.9, reading=0.1, epochs=3)
+    assert not pays(computing=1.0, writing=0.0, reading=1.0, epochs=100)
 
 
 @pytest.mark.parametrize("settings", [dict(limit=-1), dict(where="off", keep=True), dict(where="disk", keep=True)])
@@ -417,9 +425,9 @@ def test_frozen_layers_drop_out_where_stock_behaviour_is_asked_for(tmp_path):
     )
     settings = TrainSettings(frozen_dropout=True)
     encoded = encode(data, tokenizer, 64)
-    with lean(tuned, encoded, collator(tokenizer), settings, tmp_path) as saved:
+    with saving(tuned.stack, "0" * 64, encoded, collator(tokenizer), settings, tmp_path) as saved:
         assert saved.cache.where == "off"
-    inside = lean(tuned, encoded, collator(tokenizer), settings, tmp_path, CacheSettings("memory"))
+    inside = saving(tuned.stack, "0" * 64, encoded, collator(tokenizer), settings, tmp_path, CacheSettings("memory"))
     with pytest.raises(ConfigError, match="another one in every epoch"), inside:
         pass
 

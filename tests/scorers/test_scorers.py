@@ -17,11 +17,12 @@ from reference import scorers as twin
 from wheretune import catalog
 from wheretune.data.batches import collator, length_batches
 from wheretune.data.tokens import encode
-from wheretune.errors import ConfigError, DataError, ModelError, ScoreError
+from wheretune.errors import DataError, ModelError, ScoreError
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import tensor_hashes
 from wheretune.model.output_matrix import semantic_bases
 from wheretune.model.states import States
+from wheretune.records.scores import Reading
 from wheretune.scorers import cka as cka_room
 from wheretune.scorers import sketch
 from wheretune.scorers.base import GradientScorer, StackScorer, StreamScorer
@@ -32,9 +33,10 @@ from wheretune.tasks.verbalizing import next_tokens
 
 SIDES = pytest.mark.parametrize("side", ["left", "right"])
 SIZES = pytest.mark.parametrize("batch_size", [1, 5, 64])
-EVERY = [*(made() for name, made in catalog.every("scorer").items() if name != "layer-probe"), wt.CKA("debiased")]
+EVERY = [made() for made in catalog.every("scorer").values() if "training" not in made.card.needs]
+EVERY += [wt.CKA("debiased")]
 EVERY += [wt.Fisher("batch"), wt.SemanticDeviation("ce"), wt.SemanticDeviation("rank")]
-ALL = [scorer for scorer in EVERY if scorer.card.reads != "meanings"]  # those that any model can be scored by
+ALL = [scorer for scorer in EVERY if "language-model" not in scorer.card.needs]  # those that any model can be scored by
 every_scorer = pytest.mark.parametrize("scorer", EVERY, ids=str)
 STREAMING = [scorer for scorer in ALL if isinstance(scorer, StreamScorer)]
 MERGING = [scorer for scorer in EVERY if not isinstance(scorer, StackScorer)]
@@ -102,7 +104,7 @@ def compare(found, values, stds, matrix, atol=1e-5):
 def test_all_scorers_in_one_pass_equal_their_twins(family, side, batch_size, n):
     model, tokenizer = tiny_model(family, side)
     texts, labels = sentences(n), classes_of(n)
-    cheap = [scorer for scorer in ALL if scorer.card.reads != "gradients"]
+    cheap = [scorer for scorer in ALL if "gradients" not in scorer.card.needs]
     scorers = ALL if (n, batch_size) == (23, 5) else cheap  # gradients take the longest, here and in the twin
     found = score_all(model, tokenizer, wt.from_texts(texts, labels), scorers, batch_size=batch_size)
     every = [twin.hidden_states(model, tokenizer, (text,), 64) for text in texts]
@@ -149,7 +151,7 @@ def test_semantic_deviation_equals_its_twin(family, dtype, tied):
     found = score_all(model, tokenizer, wt.from_texts(texts, labels), scorers, batch_size=4)
     with torch.no_grad():  # in a half precision, states depend on padding: take those that were scored
         rows = encode(wt.from_texts(texts), tokenizer, 64)
-        parts = stream_states(find_layers(model), length_batches(rows, 4), collator(tokenizer))
+        parts = stream_states(find_layers(model), length_batches(rows, 4), collator(tokenizer), Reading())
         every = {i: h for part in parts for i, h in zip(part.sample_ids, part.tokens.double().numpy(), strict=True)}
     every = [every[i][:, None] for i in range(21)]
     words = {word: tokenizer.convert_tokens_to_ids(word) for word in ("bad", "good")}
@@ -194,10 +196,10 @@ def batches_of(scorer, n, family="gpt2"):
         return stack, list(stream_gradients(stack, data, batches, collator(tokenizer), scorer.per_sample))
     reductions = {scorer.name: scorer.reduction} if scorer.reduction is not None else {}
     meanings = {}
-    if scorer.card.reads == "meanings":
+    if "language-model" in scorer.card.needs:
         tokens, meanings["targets"] = next_tokens(data, tokenizer)
         meanings["bases"] = semantic_bases(stack, tokens)
-    return stack, list(stream_states(stack, batches, collator(tokenizer), reductions=reductions, **meanings))
+    return stack, list(stream_states(stack, batches, collator(tokenizer), Reading(), reductions=reductions, **meanings))
 
 
 def fill(scorer, stack, batches):
@@ -253,8 +255,7 @@ def test_is_written_and_read_back_and_makes_itself_again(scorer, tmp_path):
     wt.save(scores, tmp_path / "scores.json")
     again = wt.load(wt.LayerScores, tmp_path / "scores.json")
     assert again == scores and again.digest == scores.digest
-    own = {k: v for k, v in scores.scorer.params.items() if k not in ("pooling", "last_state")}
-    assert catalog.build("scorer", wt.Spec(scores.scorer.name, own)) == scorer
+    assert catalog.build("scorer", again.scorer) == scorer
 
 
 @every_merging
@@ -389,7 +390,7 @@ def test_standardised_dimensions_have_mean_0_and_deviation_1():
         h = (h - h.mean(0)) / h.std(0)
     every = [states[:, None] for states in h]
     compare(found, *twin.centrality(every, False, twin.cosine), atol=1e-4)
-    assert found.scorer.params["standardised"] is True
+    assert found.reading.standardise and found.scorer.params == {}
     plain = score_all(model, tokenizer, wt.from_texts(texts), [wt.CosineCentrality()])[0]
     assert np.abs(plain.values - found.values).max() > 0.1
 
@@ -487,37 +488,9 @@ def test_cka_needs_enough_samples(estimator, n):
         cka_of(noise(n, 8), estimator)
 
 
-# --- the catalog ----------------------------------------------------------------------------------
-
-
-def test_scorers_are_named_with_their_options():
-    assert catalog.read("scorer", "cka:estimator=debiased") == wt.CKA("debiased")
-    assert catalog.read("scorer", "random:seed=7") == wt.RandomScores(7)
-    for wrong in ("cka:debiased", "cka:estimater=debiased", "ckaa"):
-        with pytest.raises(ConfigError):
-            catalog.read("scorer", wrong)
+def test_an_estimator_that_is_not_known_is_refused():
     model, tokenizer = tiny_model("bert")
     wrong = wt.CKA()
     object.__setattr__(wrong, "estimator", "unbiased")
     with pytest.raises(ScoreError, match="'unbiased'"):
         wt.score(model, tokenizer, wt.from_texts(sentences(5)), wrong)
-
-
-def test_another_package_s_scorer_is_found_and_cannot_replace_ours(monkeypatch):
-    class Point:
-        def __init__(self, name, thing):
-            self.name, self.value, self.thing = name, "theirs", thing
-
-        def load(self):
-            if isinstance(self.thing, Exception):
-                raise self.thing
-            return self.thing
-
-    points = [Point("theirs", wt.Depth), Point("cka", wt.Depth), Point("broken", ImportError("no"))]
-    monkeypatch.setattr(catalog, "entry_points", lambda group: points if group == "wheretune.scorers" else [])
-    catalog._offered.cache_clear()
-    try:
-        assert catalog.names("scorer") == (*catalog.ROWS["scorer"], "theirs")
-        assert catalog.find("scorer", "theirs") is wt.Depth and catalog.find("scorer", "cka") is wt.CKA
-    finally:
-        catalog._offered.cache_clear()

@@ -9,7 +9,7 @@ import torch
 
 import wheretune as wt
 from helpers.models import tiny_model
-from helpers.scoring import score_all
+from helpers.scoring import score_all, with_profile
 from helpers.texts import sentences
 from reference import scorers as twin
 from wheretune.errors import ConfigError
@@ -72,7 +72,7 @@ def test_a_flat_and_a_doubtful_profile_are_called_so():
     model, tokenizer = tiny_model("bert")
     scores = wt.score(model, tokenizer, wt.from_texts(sentences(30)), wt.CosineCentrality())
     flat = [[1e-2, 0, 0, 0], [0, 1e-2, 0, 0], [0, 0, 1e-2, 0], [0, 0, 0, 1e-2]]
-    level = [LayerScore(i, 0.5 + i * 1e-6, 0.1, "x", 1) for i in range(4)]
+    level = [LayerScore(i, 0.5 + i * 1e-6, 0.1) for i in range(4)]
     found = how_sure(replace(scores, layers=tuple(level), covariance=tuple(map(tuple, flat))), wt.Highest(1))
     assert found.flat and found.selection < 0.5
     assert "in doubt: layers 0" in str(found) and "flat" in str(found)
@@ -151,9 +151,9 @@ def test_the_pass_stops_when_settled_and_says_what_the_whole_would():
 
 
 def test_bad_settings():
-    with pytest.raises(ConfigError, match="--confidence is 1"):
+    with pytest.raises(ConfigError, match="the confidence is 1"):
         Settler(wt.Highest(1), confidence=1.0)
-    with pytest.raises(ConfigError, match="--tolerance is -1"):
+    with pytest.raises(ConfigError, match="the tolerance is -1"):
         Settler(wt.Highest(1), tolerance=-1.0)
     model, tokenizer = tiny_model("bert")
     with pytest.raises(ConfigError, match="means over samples"):
@@ -226,9 +226,8 @@ def test_auto_decides_again_for_every_resample():
     model, tokenizer = tiny_model("bert")
     scores = wt.score(model, tokenizer, wt.from_texts(sentences(101)), wt.CosineCentrality())
     values = [0.90, 0.80, 0.95, 0.85, 0.92, 0.88, 0.70, 0.60, 0.83]  # a late divergence of 49.5 %, and it takes 50
-    layers = tuple(LayerScore(i, v, 0.01, "x", 1) for i, v in enumerate(values))
     covariance = tuple(tuple(0.01 * (i == j) for j in range(9)) for i in range(9))
-    found = wt.choose(replace(scores, layers=layers, covariance=covariance), wt.Auto(2))
+    found = wt.choose(with_profile(scores, values, [0.01] * 9, covariance=covariance), wt.Auto(2))
     assert "several peaks" in found.reason and 0.4 < found.confidence.selection < 0.9
 
 

@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from helpers.models import tiny_model
+from helpers.scoring import with_profile
 from helpers.texts import sentences
 from wheretune import (
     Auto,
@@ -25,6 +26,7 @@ from wheretune import (
     MiddleBest,
     Near,
     Random,
+    Spec,
     Suffix,
     Top,
     choose,
@@ -33,9 +35,9 @@ from wheretune import (
     score,
 )
 from wheretune.cost.flops import compute_share
+from wheretune.cost.training import Training
 from wheretune.errors import PlanError
 from wheretune.records.model import LayerParts
-from wheretune.records.scores import LayerScore
 from wheretune.selectors.blocks import blocks
 from wheretune.selectors.budget import Affordable
 from wheretune.selectors.near import NEAR
@@ -133,15 +135,6 @@ def measured():
     return score(model, tokenizer, from_texts(sentences(5)), CosineCentrality())
 
 
-def profile(measured, values, stds=None):
-    """Scores with another profile."""
-    stds = stds if stds is not None else [0.001] * len(values)
-    layers = [
-        LayerScore(i, float(v), float(s), f"layer.{i}", 100) for i, (v, s) in enumerate(zip(values, stds, strict=True))
-    ]
-    return replace(measured, layers=tuple(layers), covariance=None)
-
-
 LATE = [0.9, 0.91, 0.92, 0.93, 0.92, 0.91, 0.9, 0.9, 0.9, 0.6, 0.5, 0.4]
 MIDDLE = [0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 0.85, 0.8, 0.75, 0.7, 0.68, 0.66]
 PEAKS = [0.5, 0.8, 0.5, 0.52, 0.6, 0.85, 0.6, 0.55, 0.6, 0.82, 0.6, 0.5]
@@ -161,10 +154,12 @@ RISING = [0.1 * i for i in range(12)]
     ],
 )
 def test_auto_goes_by_the_shape(measured, values, stds, inner, said):
-    choice = choose(profile(measured, values, stds), Auto(3))
+    choice = choose(with_profile(measured, values, stds), Auto(3))
     assert said in choice.reason and f"-> {inner.name}" in choice.reason
     assert choice.layers == Near(inner, NEAR).select(np.array(values))
-    assert choice.selector.name == "auto" and plan(profile(measured, values, stds), Auto(3)).reason == choice.reason
+    assert (
+        choice.selector.name == "auto" and plan(with_profile(measured, values, stds), Auto(3)).reason == choice.reason
+    )
 
 
 def test_near_equal_scores_go_to_the_higher_layer(measured):
@@ -175,13 +170,15 @@ def test_near_equal_scores_go_to_the_higher_layer(measured):
     assert Near(BlockHighest(2), 0.01).select(values) == (1, 3)
     assert Near(Suffix(), 0.01).select(values) == (3, 4, 5)
     assert Near(Lowest(1), 0.2).select(values) == (5,)
-    choice = choose(profile(measured, values), Near(Highest(2), 0.01))
-    assert "layer 3 (0.8990) for layer 0 (0.9000)" in choice.reason and choice.selector.params == {"k": 2, "near": 0.01}
-    assert choose(profile(measured, values), Near(Highest(1), 0.0)).reason is None
+    choice = choose(with_profile(measured, values), Near(Highest(2), 0.01))
+    assert "layer 3 (0.8990) for layer 0 (0.9000)" in choice.reason and choice.selector == Spec.of(
+        Near(Highest(2), 0.01)
+    )
+    assert choose(with_profile(measured, values), Near(Highest(1), 0.0)).reason is None
     sliding = np.array([1.0, 0.992, 0.984, 0.976, 0.968, 0.0])  # each near the one before, not near the best
     assert Near(Highest(1), 0.01).select(sliding) == (1,)
     for selector, tolerance in ((Top(1), 0.1), (Highest(1), 1.0), (Highest(1), -0.1), (Auto(1), 0.1)):
-        with pytest.raises(PlanError, match="--near"):
+        with pytest.raises(PlanError, match="near"):
             Near(selector, tolerance)
 
 
@@ -192,10 +189,10 @@ def test_budget_finds_the_best_affordable_total(values, share, high):
     worth = values - values.min() if high else values.max() - values
     count = len(values)
     parts = [PARTS] * count  # of one size, but the last layer, of which one token is read, costs less
-    reached, trained = ([compute_share(parts, (i,), w, tokens=20.0) for i in range(count)] for w in (0.0, 1.0))
+    reached, trained = ([compute_share(parts, Training((i,), share=w), 20.0) for i in range(count)] for w in (0.0, 1.0))
     selector = Affordable(share, tuple(reached), tuple(b - a for a, b in zip(reached, trained, strict=True)), high)
     sets = [c for k in range(1, count + 1) for c in combinations(range(count), k)]
-    prices = {c: compute_share(parts, c, tokens=20.0) for c in sets}
+    prices = {c: compute_share(parts, Training(c), 20.0) for c in sets}
     assume(min(abs(price - share) for price in prices.values()) > 1e-9)
     affordable = [c for c in sets if prices[c] <= share]
     if not affordable:
@@ -208,19 +205,22 @@ def test_budget_finds_the_best_affordable_total(values, share, high):
 
 
 def test_budget_says_what_it_spends_and_prefers_what_costs_less(measured):
-    scores = profile(measured, [0.1, 0.9, 0.2, 0.9, 0.3, 0.1])
+    scores = with_profile(measured, [0.1, 0.9, 0.2, 0.9, 0.3, 0.1])
     everything = choose(scores, Budget(1.0))
     assert everything.layers == (1, 2, 3, 4)  # the worst layers add nothing
     # These layers are one map each, 18 passes for full fine-tuning. With layer 0 cached: 5 forward and 1 / 3 to make
     # the cache, 5 down, 4 of weights.
     assert "79.6% of full fine-tuning's compute over 3 epochs spent, of 100.0% allowed" in everything.reason
     assert plan(scores, Budget(1.0)).cost.expected_speed_up == pytest.approx(18 / (5 + 1 / 3 + 5 + 4))
-    one = choose(profile(measured, [0.9, 0.1, 0.1, 0.1, 0.1, 0.899]), Budget(0.5))
+    one = choose(with_profile(measured, [0.9, 0.1, 0.1, 0.1, 0.1, 0.899]), Budget(0.5))
     assert one.layers == (5,)  # layer 0 is as good, and would cost (6 + 6 + 1) / 18
     sizes = choose(scores, Budget(250 / measured.model.parameters, "parameters"))
     assert sizes.layers == (1, 3) and "parameters spent" in sizes.reason
     # of 9 passes, layers 4 and 5 cost 2 + 4 / 3 + 2 + 2; layer 2 alone would cost 4 + 2 / 3 + 4 + 1
     assert choose(scores, Budget(0.5, prefer="lowest")).layers == (4, 5)
+    cka = replace(scores, scorer=Spec("cka"))  # which declares that low scores are the good ones
+    assert choose(cka, Budget(0.5)).layers == choose(scores, Budget(0.5, prefer="lowest")).layers
+    assert choose(cka, Budget(0.5, prefer="highest")).layers == choose(scores, Budget(0.5)).layers
     for wrong in (Budget(0), Budget(1.1)):
-        with pytest.raises(PlanError, match="--budget"):
+        with pytest.raises(PlanError, match="the budget is"):
             choose(scores, wrong)

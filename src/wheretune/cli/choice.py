@@ -15,8 +15,6 @@ from wheretune.errors import ConfigError
 if TYPE_CHECKING:
     from wheretune.records.base import Spec
 
-FREELY = 4096  # a number of layers that refuses no k
-
 
 @dataclass(frozen=True)
 class CountOptions(Group):
@@ -82,30 +80,40 @@ class ChoiceOptions(CountOptions):
             refuse(context, ("budget", "budget_of"), "a selector other than budget")
         if asked is not None and "k" not in catalog.filled("selector", asked, k=1).params:
             refuse(context, ("k", "ratio"), f"--select {self.asked}")
-        if asked is not None and "k" in asked.params:
+        if asked is not None and {"k", "ratio"} & set(asked.params):
             refuse(context, ("k", "ratio"), f"--select {self.asked}, which says it")
         k, ratio = one_count(context, self.k, self.ratio)
         settled = replace(self, k=k, ratio=ratio)
-        catalog.build("selector", replace(settled, ratio=None).selector(FREELY, scorer, seed))
+        catalog.build("selector", settled.selector(scorer, seed))
         return settled
 
-    def selector(self, layers: int, scorer: Spec, seed: int) -> Spec:
-        """The selector for a model of so many layers that are scored by `scorer`.
+    def selector(self, scorer: Spec, seed: int, layers: int = 0) -> Spec:
+        """The selector for layers that are scored by `scorer`.
+
+        Args:
+            scorer: Brings the selector of its source, where none was asked for.
+            seed: Seed for a random choice.
+            layers: How many the model has, which `--layers all` needs.
 
         Raises:
-            ConfigError: A name is unknown, or a share of the layers is none.
+            ConfigError: A name or an option is unknown.
         """
         from wheretune import catalog
         from wheretune.records.base import Spec
-        from wheretune.selectors.base import layers_to_tune
 
         card = catalog.find("scorer", scorer.name).card
         named = tuple(range(layers)) if self.layers == "all" else numbers(self.layers, int, "--layers")
         spec = catalog.filled(
-            "selector", catalog.written("selector", self.asked or card.selector),
-            k=layers_to_tune(self.k, self.ratio, layers), seed=seed, layers=named,
-            share=self.budget, of=self.budget_of, prefer=card.direction,
-        )  # fmt: skip
+            "selector",
+            catalog.written("selector", self.asked or card.selector),
+            k=self.k,
+            ratio=self.ratio,
+            seed=seed,
+            layers=named,
+            share=self.budget,
+            of=self.budget_of,
+            prefer=card.direction,
+        )
         return spec if self.near is None else Spec("near", {"selector": spec, "tolerance": self.near})
 
 

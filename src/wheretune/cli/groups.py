@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import wraps
@@ -71,15 +72,20 @@ def expanded(command: Callable[..., Any]) -> Callable[..., Any]:
         plain = {name: given[name] for name in hints if name in given and name not in groups}
         return command(**plain, **made)
 
+    run.__doc__ = re.sub(r"(?<=\S)\n *(?=\S)", " ", str(command.__doc__))  # the help breaks its lines itself
     run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: one.annotation for name, one in options.items()}
     return run
 
 
 def _options(group: Any) -> Iterator[inspect.Parameter]:
-    """One parameter per field, with the group's panel."""
+    """One parameter per field, with the group's panel; what a group adds to another stands before it."""
     hints = get_type_hints(group, include_extras=True)
-    for one in fields(group):
+
+    def rank(one: Any) -> int:
+        return next(i for i, kind in enumerate(group.__mro__) if one.name in inspect.get_annotations(kind))
+
+    for one in sorted(fields(group), key=rank):
         kind, info = get_args(hints[one.name])
         info = copy.copy(info)
         info.rich_help_panel = group.panel
@@ -137,5 +143,7 @@ FIELDS = {  # settings that the command line calls by another name
     "keep": "keep_cache",
     "selector": "select",
     "source": "train",
+    "task": "task_name",
+    "metrics": "metric",
     "plan": "plan_file",
 }

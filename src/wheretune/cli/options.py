@@ -38,10 +38,59 @@ Scorer = Annotated[
     ),
 ]
 
+DataFile = Annotated[
+    str | None, option("--data", "Data, as for --train of `wheretune tune`.", metavar="F", rich_help_panel="Data")
+]
+Revision = Annotated[
+    str | None, option("--revision", "Commit, branch or tag on the hub.", default="the newest", metavar="R")
+]
+LayersAttribute = Annotated[
+    str | None,
+    option(
+        "--layers-attribute",
+        "Path of the list of layers in the headless model, where it is not found.",
+        default="found",
+        metavar="PATH",
+    ),
+]
+Metrics = Annotated[
+    list[str] | None,
+    option(
+        "--metric",
+        "A metric beside those of the task; see `wheretune metrics`. May be repeated.",
+        default="those of the task",
+        axis="metric",
+        rich_help_panel="Output",
+    ),
+]
+
+
+def metric_names(given: list[str] | None) -> tuple[str, ...]:
+    """The metrics that were asked for.
+
+    Raises:
+        ConfigError: One is unknown.
+    """
+    from wheretune import catalog
+
+    return tuple(catalog.written("metric", name).name for name in given or ())
+
 
 def absolute(name: str) -> str:
     """A local file or folder by its absolute path, so that it is found from elsewhere too; another name as it is."""
     return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def there(model: ModelSpec) -> ModelSpec:
+    """The model, seen to be there (a hub name is asked for briefly).
+
+    Raises:
+        ModelError: There is no such folder, and no such model on the hub.
+    """
+    from wheretune.support.hub import resolve
+
+    resolve(model.name, model.revision)
+    return model
 
 
 # --- the model -----------------------------------------------------------------------------------
@@ -56,9 +105,7 @@ class BaseOptions(Group):
         str | None,
         option("--model", "Where the model is now: a local folder or hub name.", default="where it was", metavar="M"),
     ] = None
-    revision: Annotated[
-        str | None, option("--revision", "Commit, branch or tag on the hub.", default="the newest", metavar="R")
-    ] = None
+    revision: Revision = None
     dtype: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"] | None,
         option(
@@ -90,15 +137,7 @@ class ModelOptions(BaseOptions):
     """Which model, and how it is opened."""
 
     model: Annotated[str | None, option("--model", "Local folder or hub name.", metavar="M")] = None
-    layers_attribute: Annotated[
-        str | None,
-        option(
-            "--layers-attribute",
-            "Path of the list of layers in the headless model, where it is not found.",
-            default="found",
-            metavar="PATH",
-        ),
-    ] = None
+    layers_attribute: LayersAttribute = None
     quantize: Annotated[
         Literal["4bit", "8bit"] | None,
         option("--quantize", "Hold the base in 4 or 8 bits; needs CUDA and bitsandbytes.", default="none"),
@@ -112,11 +151,8 @@ class ModelOptions(BaseOptions):
             ModelError: There is no such folder, and no such model on the hub.
         """
         from wheretune.records.model import ModelSpec
-        from wheretune.support.hub import resolve
 
-        made = self.over(ModelSpec(needed(self.model, flag)))
-        resolve(made.name, made.revision)
-        return made
+        return there(self.over(ModelSpec(needed(self.model, flag))))
 
 
 # --- the data ------------------------------------------------------------------------------------
@@ -244,6 +280,7 @@ class TrainOptions(DataOptions):
 class JudgedOptions(TrainOptions):
     """The training data, and what is judged after training."""
 
+    train: Annotated[str | None, option("--train", f"Training data: {FORMATS}.", metavar="F")] = None
     validation: Annotated[str | None, option("--validation", "Validation data.", metavar="F")] = None
     test: Annotated[str | None, option("--test", "Test data.", metavar="F")] = None
 

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wheretune.cli.choice import ChoiceOptions, TuningOptions, refuse_unread, scorer_of
-from wheretune.cli.groups import option, refuse
+from wheretune.cli.choice import ChoiceOptions, TuningOptions, needs_of, refuse_unread, scorer_of
+from wheretune.cli.groups import needed, option, refuse
 from wheretune.cli.options import (
     AsJson,
+    BaseOptions,
     Config,
+    DataFile,
+    LayersAttribute,
     ModelOptions,
     ReadingOptions,
+    Revision,
     Seed,
+    TextOptions,
     TrainOptions,
 )
-from wheretune.cli.printing import note, show
-from wheretune.cli.reporting import check_preset, file_to_write, one_of, selector_for
+from wheretune.cli.printing import note, show, write_out
+from wheretune.cli.reporting import check_preset, file_to_write, one_of, selector_for, selector_that_fits
 
 if TYPE_CHECKING:
     from wheretune.records.base import Spec
     from wheretune.records.plan import Plan
+    from wheretune.records.scores import LayerScores
 
 TO_SCORE = tuple(one.name for group in (ModelOptions, TrainOptions, ReadingOptions) for one in fields(group))
+OF_TEXTS = tuple(one.name for one in fields(TextOptions))
 
 
 def plan(
@@ -77,19 +84,18 @@ def plan(
     else:
         asked = scorer_of(scorer or "cosine-centrality")
         refuse_unread(context, needs_of([asked]))
-        made = _from_model(context, model, data, reading, choice, axes, asked, target, json_, seed)
+        choice = choice.checked(context, asked, seed)
+        probes = target.parent / f"{target.stem}-probe"
+        scores, made = _from_model(model, data, reading, choice, axes, asked, probes, seed)
+        if scores is not None and not json_:
+            show(scores)
     save(made, target)
     show(made, json_, to_json(made))
     note(f"plan in {target}; next: wheretune tune --plan {target} --train F --output DIR")
 
 
 def _from_scores(
-    context: typer.Context,
-    path: Path,
-    scorer: str | None,
-    choice: ChoiceOptions,
-    axes: dict[str, Spec],
-    seed: int,
+    context: typer.Context, path: Path, scorer: str | None, choice: ChoiceOptions, axes: dict[str, Spec], seed: int
 ) -> Plan:
     """The plan that follows from saved scores; no model is opened."""
     from wheretune import catalog, planning
@@ -102,3 +108,182 @@ def _from_scores(
     chooses = made["tuner"].needs_layers
     selector = selector_for(choice, len(scores.layers), scores.scorer, seed) if chooses else None
     return planning.plan(scores, selector, **made)
+
+
+def _from_model(
+    model: ModelOptions,
+    data: TrainOptions,
+    reading: ReadingOptions,
+    choice: ChoiceOptions,
+    axes: dict[str, Spec],
+    scorer: Spec,
+    probes: Path,
+    seed: int,
+) -> tuple[LayerScores | None, Plan]:
+    """Scores, where the selector reads scores, and the plan that follows."""
+    from wheretune.session import Session
+
+    how = reading.reading(seed)
+    train, spec = data.spec_of_train(seed, "a scores file or --model and --train"), model.spec()
+    session = Session(shared=False)
+    session.texts(train, needs_of([scorer]))  # data is refused before the model is opened
+    selector = selector_that_fits(choice, spec, scorer, seed)
+    from wheretune import catalog, pipeline, planning, trials
+
+    made = {axis: catalog.build(axis, one) for axis, one in axes.items()}
+    chooses = made["tuner"].needs_layers
+    if not chooses or not catalog.find("selector", selector.name).needs_scores:
+        info = session.texts(train, ()).info
+        chosen = catalog.build("selector", selector) if chooses else None
+        return None, planning.plan(session.model(spec).info, chosen, **made, data=info)
+    asked = trials.tuned_as(scorer, axes["tuner"])
+    scores = pipeline.score(spec, train, [asked], how, folder=probes, session=session)[0]
+    return scores, planning.plan(scores, catalog.build("selector", selector), **made)
+
+
+# --- what it costs -------------------------------------------------------------------------------
+
+
+def cost(
+    context: typer.Context,
+    model: BaseOptions,
+    texts: TextOptions,
+    plan_file: Annotated[
+        Path | None, option("--plan", "What `wheretune plan` wrote.", default=False, rich_help_panel="Choice")
+    ] = None,
+    data: DataFile = None,
+    epochs: Annotated[int, option("--epochs", "Passes over the data.", rich_help_panel="Training")] = 3,
+    batch_size: Annotated[int, option("--batch-size", "Texts in a batch.", rich_help_panel="Training")] = 16,
+    measure: Annotated[
+        bool,
+        option(
+            "--measure",
+            "Load the model and time a few steps of the plan and of full fine-tuning.",
+            rich_help_panel="Training",
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        option("--output", "Where the numbers go, as JSON.", default="none", rich_help_panel="Output"),
+    ] = None,
+    json_: AsJson = False,
+    seed: Seed = 0,
+    config: Config = None,
+) -> None:
+    """Say what a plan costs beside full fine-tuning, in FLOPs and memory, and what each saving brings.
+
+    It loads no weights and trains nothing, unless --measure asks this machine. Without --data it takes the length and
+    number of the texts that the plan was made for.
+
+    For example:
+
+    wheretune cost --plan plan.json --epochs 5
+
+    wheretune cost --plan plan.json --data train.jsonl
+
+    wheretune cost --model bert-base-cased --plan plan.json --data train.jsonl --batch-size 32 --measure
+    """
+    from wheretune.records.base import save, to_json
+    from wheretune.records.plan import load_plan
+    from wheretune.records.runs import TrainSettings
+
+    given = load_plan(needed(plan_file, "--plan"))
+    target = None if output is None else file_to_write(output)
+    settings = TrainSettings(epochs, batch_size=batch_size, seed=seed)
+    if data is None:
+        unread = (*OF_TEXTS, *(one.name for one in fields(BaseOptions)), "measure")
+        refuse(context, unread, "the texts that the plan was made for (add --data)")
+        from wheretune import planning
+
+        found = planning.cost(given, epochs=epochs, batch_size=batch_size)
+    else:
+        spec, where = texts.spec(data, seed), model.over(given.model.spec)
+        from wheretune.session import Session
+
+        session = Session(shared=False)
+        session.data(spec, labels="ignored")  # data is refused before the model is looked at
+        from wheretune import pipeline
+
+        found = pipeline.cost(given, spec, where, epochs=epochs, batch_size=batch_size, session=session)
+        if measure:
+            from wheretune.training.timing import time_steps
+
+            found = replace(found, measured=time_steps(given, spec, where, settings=settings))
+    if target is not None:
+        save(found, target)
+    show(found, json_, to_json(found))
+    if target is not None:
+        note(f"the cost is in {target}")
+
+
+# --- in other words ------------------------------------------------------------------------------
+
+
+def export(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="What `wheretune plan` wrote.", show_default=False)],
+    to: Annotated[
+        str,
+        option(
+            "--to",
+            "Which tool: peft, trl, axolotl, llama-factory, or what another package adds.",
+            axis="export",
+            rich_help_panel="Output",
+        ),
+    ] = "peft",
+    output: Annotated[
+        Path | None, option("--output", "Where it goes.", default="standard output", rich_help_panel="Output")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Write a plan as a piece of another tool's config.
+
+    So layers are chosen with wheretune and trained with that tool.
+
+    For example:
+
+    wheretune export plan.json --to axolotl --output unfrozen.yaml
+    """
+    from wheretune.exports.base import export as export_to
+    from wheretune.records.plan import load_plan
+    from wheretune.support.files import write_text
+
+    text = export_to(load_plan(plan_file), to)
+    if output is None:
+        write_out(text)
+    else:
+        write_text(file_to_write(output), text)
+        note(f"the plan for {to} is in {output}")
+
+
+def inspect(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Local folder or hub name.")] = None,
+    revision: Revision = None,
+    layers_attribute: LayersAttribute = None,
+    json_: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Show the layers of a model, and how many parameters each tuner would train in each. Loads no weights.
+
+    For example:
+
+    wheretune inspect bert-base-cased
+    """
+    spec = ModelOptions(model, revision=revision, layers_attribute=layers_attribute).spec("MODEL")
+    from wheretune import pipeline
+    from wheretune.show.tables import table
+    from wheretune.support.words import count
+
+    found = pipeline.inspect(spec)
+    tuners = list(found["layers"][0]["tuners"])
+    rows = [
+        (
+            str(one["index"]),
+            one["path"],
+            count(one["parameters"]),
+            *("–" if n is None else count(n) for n in one["tuners"].values()),
+        )
+        for one in found["layers"]
+    ]
+    kind = "decoder" if found["causal"] else "encoder"
+    title = f"{found['model']}: {kind}, width {found['hidden_size']}, {count(found['parameters'])} parameters"
+    show(table(title, ("layer", "path", "parameters", *tuners), rows, left=("path",)), json_, found)

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from wheretune.cli.choice import scorer_of
+from wheretune.cli.choice import ChoiceOptions, scorer_of
 from wheretune.cli.groups import Group, option
 from wheretune.cli.printing import comma, note, show
 from wheretune.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from wheretune.planning import Agreement, AnySelector
+    from wheretune.records.base import Spec
+    from wheretune.records.model import ModelSpec
     from wheretune.records.scores import LayerScores
 
 
@@ -56,6 +58,46 @@ class ReportOptions(Group):
         from wheretune.records.scores import load_scores
 
         return None if self.before is None else one_of(load_scores(self.before), "semantic-deviation")
+
+
+def selector_for(choice: ChoiceOptions, layers: int, scorer: Spec, seed: int) -> AnySelector:
+    """The selector that was asked for, seen to be able to choose among so many layers.
+
+    Raises:
+        PlanError: It is not.
+    """
+    from wheretune import catalog, planning
+
+    made: AnySelector = catalog.build("selector", choice.selector(scorer, seed, layers))
+    planning.check(made, layers)
+    return made
+
+
+def selector_that_fits(choice: ChoiceOptions, model: ModelSpec, scorer: Spec, seed: int) -> Spec:
+    """The selector that was asked for, seen to fit a model, whose weights are not opened for that.
+
+    Raises:
+        ConfigError: The preset is meant for another kind of model.
+        PlanError: The selector cannot choose among so many layers.
+    """
+    from wheretune.model.opening import outline
+
+    _, info = outline(model)
+    check_preset(choice.preset, info.causal)
+    selector_for(choice, len(info), scorer, seed)
+    return choice.selector(scorer, seed, len(info))
+
+
+def check_preset(preset: str | None, causal: bool) -> None:
+    """Refuses a preset that is meant for another kind of model.
+
+    Raises:
+        ConfigError: It is.
+    """
+    from wheretune.recipes.presets import check_kind, presets
+
+    if preset is not None:
+        check_kind(presets()[preset].recipe, causal, "preset")
 
 
 def file_to_write(path: Path) -> Path:

@@ -13,13 +13,19 @@ from wheretune.cli.choice import ChoiceOptions, needs_of, refuse_unread, scorers
 from wheretune.cli.groups import Group, needed, option, refuse
 from wheretune.cli.options import AsJson, Config, ModelOptions, ReadingOptions, Seed, TrainOptions
 from wheretune.cli.printing import show
-from wheretune.cli.reporting import ReportOptions, file_to_write, report_on
+from wheretune.cli.reporting import (
+    ReportOptions,
+    check_preset,
+    file_to_write,
+    report_on,
+    selector_for,
+    selector_that_fits,
+)
 from wheretune.errors import ConfigError
 
 if TYPE_CHECKING:
     from wheretune.planning import AnySelector
     from wheretune.records.base import Spec
-    from wheretune.records.model import ModelSpec
     from wheretune.scoring.one_pass import Settle
 
 
@@ -118,6 +124,7 @@ def score(
 
     wheretune score --model M --train t.jsonl --shard 1/4 --dtype bf16 --device cuda:0
     """
+    from wheretune import catalog
     from wheretune.session import Session
 
     specs = scorers_of(scorer)
@@ -136,7 +143,7 @@ def score(
     target = file_to_write(output or Path(default))
     session = Session(shared=False)
     session.texts(texts, needs)  # data is refused before the model is opened
-    selectors = _selectors(choice, spec, specs, seed)
+    selectors = [catalog.build("selector", selector_that_fits(choice, spec, one, seed)) for one in specs]
     settle = settling.settle(selectors[0]) if settling.until_settled else None
     if part is None:
         from wheretune.pipeline import score as score_layers
@@ -147,7 +154,6 @@ def score(
             _show_candidates(folder, specs)
         report_on(every, selectors, target, report, earlier, json_)
         return
-    from wheretune import catalog
     from wheretune.pipeline import pass_over
     from wheretune.scoring.shards import save_shard
 
@@ -170,40 +176,6 @@ def _part(context: typer.Context, text: str, needs: set[str]) -> tuple[int, int]
     return int(parts[0]), int(parts[1])
 
 
-def _selectors(choice: ChoiceOptions, model: ModelSpec, scorers: Sequence[Spec], seed: int) -> list[AnySelector]:
-    """What chooses by each scorer's scores, seen to fit the model, whose weights are not opened for that."""
-    from wheretune.model.opening import outline
-
-    _, info = outline(model)
-    check_preset(choice.preset, info.causal)
-    return [selector_for(choice, len(info), one, seed) for one in scorers]
-
-
-def selector_for(choice: ChoiceOptions, layers: int, scorer: Spec, seed: int) -> AnySelector:
-    """The selector that was asked for, seen to be able to choose among so many layers.
-
-    Raises:
-        PlanError: It is not.
-    """
-    from wheretune import catalog, planning
-
-    made: AnySelector = catalog.build("selector", choice.selector(layers, scorer, seed))
-    planning.check(made, layers)
-    return made
-
-
-def check_preset(preset: str | None, causal: bool) -> None:
-    """Refuses a preset that is meant for another kind of model.
-
-    Raises:
-        ConfigError: It is.
-    """
-    from wheretune.recipes.presets import check_kind, presets
-
-    if preset is not None:
-        check_kind(preset, presets()[preset].causal, causal, "preset")
-
-
 def _show_candidates(folder: Path, scorers: Sequence[Spec]) -> None:
     """What each candidate layer of a layer probe took."""
     from wheretune import catalog, trials
@@ -216,7 +188,7 @@ def _show_candidates(folder: Path, scorers: Sequence[Spec]) -> None:
             continue
         rows = [
             (str(c.layer), f"{c.metric} {c.value:.4f}", str(c.n), count(c.trainable_parameters), seconds(c.seconds))
-            for c in trials.candidates(folder, scorer)
+            for c in trials.candidates(trials.folder_of(folder, scorer))
         ]
         columns = ("layer", "tuned alone", "n", "trainable", "time")
         show(table(f"{spec.name} (in {folder})", columns, rows, left=("tuned alone",)))

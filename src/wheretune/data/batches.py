@@ -37,12 +37,12 @@ def stream_batches(
         batch_size: Texts in a batch.
         chunk: Batches in a chunk.
         shard: Which of how many shards to read, counted from 1. The batches are those of one pass over everything, and
-            the shards' numbers of batches differ by at most one. Chunks are dealt out whole as far as they go round, so
-            that a shard tokenises no other shard's; the batches of the chunks that are left are dealt out in turn.
+            the shards' numbers of batches differ by at most one. Full chunks are dealt out whole as far as they go
+            round, so that a shard tokenises no other shard's; the batches of the chunks left are dealt out in turn.
     """
     number, shards = shard
     starts = range(0, len(data), chunk * batch_size)
-    whole = len(starts) - len(starts) % shards
+    whole = len(data) // (chunk * batch_size) // shards * shards  # chunks, all of them full
     full = turn = 0
     for place, start in enumerate(starts):
         if place < whole and place % shards != number - 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import nn
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
 
     from wheretune.delta.opening import Finetuned
 
+SINGLE, HALF = 1e-4, 5e-2  # of the highest logit: by how much rounding in fp32 and in bf16 may change it
+
 
 def merge(tuned: Finetuned, output: Path) -> bool:
     """Writes a plain Transformers checkpoint with the delta merged in.
 
     Where the family's own sequence classifier can compute the head, and is seen to give the same logits, the
     checkpoint is that classifier. Otherwise it is the base model, with the head beside it in `head.safetensors`.
+
+    The weights are written in the precision that the base model was opened in; what was trained of a half-precision
+    one in fp32 is rounded to it.
 
     Returns:
         Whether the checkpoint is a sequence classifier.
@@ -35,19 +41,17 @@ def merge(tuned: Finetuned, output: Path) -> bool:
     """
     sweep(output.parent, output.name)
     if output.exists():
-        raise OutputError(f"{output} already exists", "choose another --output")
+        raise OutputError(f"{output} already exists", "choose another folder", "output")
     model = tuned.model.cpu()
+    tuned.let_masters_go()
+    half = any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in model.base.parameters())
+    room = HALF if half else SINGLE
     before = tuned.probe()
     tuned.attached.merge()
-    assert tuned.manifest.data is not None
-    linear, problem_type = model.head[-1], task_of(tuned.manifest.data).problem_type
-    plain = None
-    if not model.all_layers and isinstance(linear, nn.Linear) and problem_type is not None:
-        classes = tuned.manifest.data.classes
-        plain = plain_classifier(model.base, linear, classes, problem_type, tuned.tokenizer.pad_token_id)
-    if not _agree(before, tuned.probe()):
+    if not _agree(before, tuned.probe(), room):
         raise MergeError("the merged model gives other logits than the tuned one", "report this with the model's name")
-    if plain is not None and not _agree(before, tuned.probe(plain)):
+    plain = _plain(tuned)
+    if plain is not None and not _agree(before, tuned.probe(plain), room):
         plain = None
 
     def fill(draft: Path) -> None:
@@ -62,5 +66,14 @@ def merge(tuned: Finetuned, output: Path) -> bool:
     return plain is not None
 
 
-def _agree(ours: Float[Tensor, "text output"], theirs: Float[Tensor, "text output"]) -> bool:
-    return bool((ours - theirs).abs().max() <= 1e-4 * (1 + ours.abs().max()))
+def _plain(tuned: Finetuned) -> nn.Module | None:
+    """The family's own sequence classifier with the merged weights and the head, where it can compute the head."""
+    model, problem_type = tuned.model, task_of(tuned.data).problem_type
+    linear = model.head[-1]
+    if model.all_layers or not isinstance(linear, nn.Linear) or problem_type is None:
+        return None
+    return plain_classifier(model.base, linear, tuned.data.classes, problem_type, tuned.tokenizer.pad_token_id)
+
+
+def _agree(ours: Float[Tensor, "text output"], theirs: Float[Tensor, "text output"], room: float) -> bool:
+    return bool((ours - theirs).abs().max() <= room * (1 + ours.abs().max()))

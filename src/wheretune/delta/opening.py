@@ -1,7 +1,8 @@
-"""Opens what `run` wrote: a tuned model that predicts, and that merges into a plain Transformers checkpoint."""
+"""Opens what was tuned: a saved delta on its base model, which then predicts, or in a user's own model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,47 +10,126 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file
 
 from wheretune import catalog
 from wheretune.data.tokens import encode
-from wheretune.delta.saving import MANIFEST, PARTS, put_delta, read_delta
+from wheretune.delta.folder import ADAPTER, MANIFEST, TENSORS, base_spec, local_folder, read_manifest
 from wheretune.errors import DeltaError
 from wheretune.heads.headed import HeadedModel
 from wheretune.judging import predict
 from wheretune.model.finding import find_layers
-from wheretune.model.opening import load_model, load_tokenizer
-from wheretune.support.hub import resolve
+from wheretune.model.identity import describe
+from wheretune.model.opening import open_model
+from wheretune.model.placement import hold_masters
+from wheretune.records import older
+from wheretune.records.base import from_json, to_json
+from wheretune.records.runs import Manifest
 from wheretune.tasks.base import load_data, task_of
+from wheretune.tuners.peft import attach_saved
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wheretune.data.texts import TextData
     from wheretune.metrics.base import Predictions
-    from wheretune.records.runs import Manifest
+    from wheretune.model.stack import LayerStack
+    from wheretune.records.data import DataInfo
+    from wheretune.records.model import ModelInfo, ModelSpec
     from wheretune.tasks.base import LabelUse
     from wheretune.tuners.base import Attached
+
+# --- what lies in a folder -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class SavedDelta:
+    """A delta as it lies in a folder, seen to be whole.
+
+    Attributes:
+        folder: Where it lies.
+        content: Its manifest as JSON. Format 1 names the chosen layers alone, so that it becomes a `Manifest` only with
+            the base model at hand.
+        tensors: What lies in its file of tensors, by name.
+    """
+
+    folder: Path
+    content: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def model(self) -> ModelSpec:
+        """How its base model was opened."""
+        return base_spec(self.content, self.folder)
+
+    def manifest(self, info: ModelInfo) -> Manifest:
+        """Its manifest.
+
+        Args:
+            info: The model it is to be put into.
+
+        Raises:
+            ConfigError: It is damaged.
+            DeltaError: The model's weights are others than those the delta was made from.
+        """
+        made_from = self.content["plan"]["model"]["hash"]
+        if info.hash != made_from:
+            at = f" at revision {self.model.revision}" if self.model.revision else ""
+            raise DeltaError(
+                f"the base model's weights ({info.hash[:12]}) are not those that {self.folder} was made from "
+                f"({made_from[:12]})",
+                f"use {self.model.name}{at} unchanged",
+            )
+        origin = str(self.folder / MANIFEST)
+        if self.content["format"] == 1:
+            return from_json(Manifest, older.manifest(self.content, to_json(info)["layers"], origin), origin)
+        return from_json(Manifest, self.content, origin)
+
+
+def read_delta(folder: str | Path) -> SavedDelta:
+    """Reads a saved delta.
+
+    Raises:
+        ConfigError: The manifest is damaged.
+        DeltaError: The folder holds no finished delta, or its tensors are not those the manifest names.
+    """
+    folder = Path(folder)
+    return SavedDelta(folder, read_manifest(folder), load_file(folder / TENSORS))
+
+
+# --- on its base model ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Finetuned:
-    """A tuned model that has been opened again: base, delta and tokenizer."""
+    """A tuned model that has been opened again.
+
+    Attributes:
+        model: The base model with the delta and the head.
+        tokenizer: The base model's.
+        manifest: What the delta is of.
+        data: The training data's task, classes and columns.
+        max_length: Tokens that texts are cut to.
+        attached: What the tuner put into the model.
+        let_masters_go: Rounds what was trained of a half-precision base model, and is held in fp32, to its precision.
+    """
 
     model: HeadedModel
     tokenizer: Any
     manifest: Manifest
+    data: DataInfo
+    max_length: int
     attached: Attached
+    let_masters_go: Callable[[], None]
 
     def logits(self, data: TextData, batch_size: int = 32) -> Float[np.ndarray, "row output"]:
         """The logits of every row."""
-        assert self.manifest.max_length is not None
-        rows = encode(data, self.tokenizer, self.manifest.max_length)
+        rows = encode(data, self.tokenizer, self.max_length)
         return predict(self.model, rows, task_of(data.info).collator(self.tokenizer), batch_size)
 
     def predictions(self, data: TextData, batch_size: int = 32) -> Predictions:
         """What is predicted of every row; labels need not be there."""
-        assert self.manifest.data is not None
-        return task_of(self.manifest.data).predict(self.logits(data, batch_size), self.manifest.data.classes)
+        return task_of(self.data).predict(self.logits(data, batch_size), self.data.classes)
 
     def probe(self, model: nn.Module | None = None) -> Float[Tensor, "text output"]:
         """The logits of this model (or of another that should be the same) for a text alone and one padded."""
@@ -57,59 +137,50 @@ class Finetuned:
             "Both must give the same answer.",
             "Also where a shorter text is padded to the length of a longer.",
         ]
-        batch = dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
+        used = model or self.model
+        device = next(used.parameters()).device
+        batch = dict(self.tokenizer(texts, padding=True, return_tensors="pt").to(device))
         with torch.no_grad():
-            logits: Tensor = (model or self.model).eval()(**batch).logits
-        return logits
+            logits: Tensor = used.eval()(**batch).logits
+        return logits.float()
 
     def read(self, source: str, labels: LabelUse) -> TextData:
         """Data with the columns, task and classes of the training data."""
-        assert self.manifest.data is not None
-        spec = replace(self.manifest.data.spec, source=source, max_samples=None)
-        return load_data(spec, like=self.manifest.data, labels=labels)
+        return load_data(replace(self.data.spec, source=source, max_samples=None), like=self.data, labels=labels)
 
 
-def open_finetuned(folder: str | Path, model: str | None = None) -> Finetuned:
+def open_finetuned(folder: str | Path, model: str | ModelSpec | None = None) -> Finetuned:
     """Opens the folder that `wheretune tune` wrote.
 
     Args:
         folder: The folder, or the name under which `push_to_hub` uploaded it.
-        model: Where the base model is now, if it is not where it was; its weights must be the same.
+        model: Where the base model is now, or how it is opened, if not as it was; its weights must be the same.
 
     Raises:
+        ConfigError: The manifest is damaged.
         DeltaError: The folder holds no finished run, or the base weights are others.
+        ModelError: The base model cannot be opened.
     """
-    here = local_folder(folder)
-    manifest, tensors = read_delta(here)
-    if manifest.data is None or manifest.max_length is None:
+    saved = read_delta(local_folder(folder))
+    if saved.content["data"] is None or saved.content["max_length"] is None:
         raise DeltaError(
             f"{folder} was saved from a model of your own, whose class {MANIFEST} does not know",
             "make that model and call wheretune.load_delta(model, folder)",
         )
-    name = model or manifest.plan.model.name
-    revision = None if model else manifest.plan.model.revision
-    base = load_model(name, revision, manifest.plan.model.quantize)
+    spec = replace(saved.model, name=model, revision=None) if isinstance(model, str) else model or saved.model
+    opened = open_model(spec)
+    manifest = saved.manifest(opened.info)
+    assert manifest.data is not None and manifest.max_length is not None
     task = task_of(manifest.data)
-    stack = find_layers(base, manifest.plan.model.layers_attribute)
     head = catalog.build("head", manifest.plan.head)
-    headed = HeadedModel(stack, head, task.outputs(manifest.data.classes), task, seed=0)
-    attached = put_delta(headed, manifest, tensors, here, catalog.build("tuner", manifest.plan.tuner))
-    return Finetuned(headed.eval(), load_tokenizer(name, revision), manifest, attached)
+    headed = HeadedModel(opened.stack, head, task.outputs(manifest.data.classes), task, seed=0)
+    attached = _attach(opened.stack, manifest, saved)
+    let_go = hold_masters(opened.stack, attached.parameters)
+    _fill(headed, attached, saved)
+    return Finetuned(headed.eval(), opened.tokenizer, manifest, manifest.data, manifest.max_length, attached, let_go)
 
 
-def local_folder(folder: str | Path) -> Path:
-    """The folder itself, or what the hub has under that name.
-
-    Raises:
-        ModelError: Neither is there.
-    """
-    path = Path(folder)
-    if path.exists() or str(folder).count("/") != 1 or str(folder).startswith((".", "/", "~")):
-        return path
-    from huggingface_hub import snapshot_download
-
-    commit = resolve(str(folder)).get("revision")  # says in a few seconds whether the hub has it
-    return Path(snapshot_download(str(folder), revision=commit, allow_patterns=list(PARTS)))
+# --- in a user's own model -----------------------------------------------------------------------
 
 
 def load_delta(model: nn.Module, folder: str | Path) -> Manifest:
@@ -120,9 +191,39 @@ def load_delta(model: nn.Module, folder: str | Path) -> Manifest:
         folder: From `save_delta`, or the name under which `push_to_hub` uploaded it.
 
     Raises:
+        ConfigError: The manifest is damaged.
         DeltaError: The base weights are others than those the delta was made from, or a tensor does not fit.
     """
-    here = local_folder(folder)
-    manifest, tensors = read_delta(here)
-    put_delta(model, manifest, tensors, here, catalog.build("tuner", manifest.plan.tuner))
+    saved = read_delta(local_folder(folder))
+    stack = find_layers(model, saved.model.layers_attribute)
+    manifest = saved.manifest(describe(stack))
+    _fill(model, _attach(stack, manifest, saved), saved)
     return manifest
+
+
+def _attach(stack: LayerStack, manifest: Manifest, saved: SavedDelta) -> Attached:
+    """Puts what the tuner adds into the base model; a PEFT checkpoint comes with its weights."""
+    adapter = saved.folder / ADAPTER
+    if adapter.is_dir():
+        return attach_saved(stack, adapter)
+    attached: Attached = catalog.build("tuner", manifest.plan.tuner).attach(stack, manifest.plan.layers, seed=0)
+    return attached
+
+
+def _fill(model: nn.Module, attached: Attached, saved: SavedDelta) -> None:
+    """Gives the parameters of a model the values that a delta has for them.
+
+    Raises:
+        DeltaError: A tensor does not fit; what the tuner added is taken off again.
+    """
+    own = dict(model.named_parameters())
+    for name, value in saved.tensors.items():
+        if name not in own or own[name].shape != value.shape:
+            attached.detach()
+            raise DeltaError(
+                f"the model has no parameter {name} of shape {tuple(value.shape)}",
+                "make the model as it was made for training (same class, same number of labels)",
+            )
+    with torch.no_grad():
+        for name, value in saved.tensors.items():
+            own[name].copy_(value)

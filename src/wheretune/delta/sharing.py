@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wheretune.delta.saving import PARTS, read_delta
+from wheretune.delta.folder import PARTS, read_manifest
 
 
 def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) -> str:
@@ -13,7 +13,7 @@ def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) ->
     Args:
         folder: From `save_delta` or `wheretune tune`; only what belongs to the delta is uploaded.
         repository: `owner/name`; made if it is not there.
-        private: Whether a repository that is made can be seen by its owner alone.
+        private: If the repository is made, only its owner can see it.
 
     Returns:
         The address of the upload.
@@ -23,7 +23,7 @@ def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) ->
     """
     from huggingface_hub import HfApi
 
-    read_delta(folder)
+    read_manifest(Path(folder))
     hub = HfApi()
     hub.create_repo(repository, private=private, exist_ok=True)
     return str(hub.upload_folder(repo_id=repository, folder_path=str(folder), allow_patterns=list(PARTS)))

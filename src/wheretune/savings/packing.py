@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from wheretune.errors import ConfigError
 from wheretune.model.inputs import model_device, unlabelled
@@ -23,18 +23,21 @@ if TYPE_CHECKING:
 CLOSE = 1e-4  # how far packed features may be from padded ones in fp32, of their length
 
 
+@runtime_checkable
 class WithHead(Protocol):
     """What savings need of a model with a head on top.
 
     Attributes:
-        base: The headless transformer.
+        base_model: The headless transformer; not `base`, which Python 3.12 does not see among a module's own.
         packed: Whether in training mode the texts of a batch run one after the other.
         all_layers: Whether the head reads the representative token of every layer.
     """
 
-    base: nn.Module
     packed: bool
     all_layers: bool
+
+    @property
+    def base_model(self) -> nn.Module: ...
 
     def features(self, inputs: Batch, pack: bool = False) -> Tensor:
         """What the head reads, (text, feature), of texts that run padded or, with `pack`, one after the other."""
@@ -53,13 +56,13 @@ def packing(model: WithHead, batch: Batch) -> Iterator[None]:
         ConfigError: The texts are not kept apart.
         ModelError: The base model takes no positions.
     """
-    inputs = unlabelled(batch, model_device(model.base))
-    both = BothWays(model.base, lambda: model.features(inputs), CLOSE)
+    inputs = unlabelled(batch, model_device(model.base_model))
+    both = BothWays(model.base_model, lambda: model.features(inputs), CLOSE)
     if not both.agree(lambda: model.features(inputs, pack=True)):
-        config: Any = model.base.config
+        config: Any = model.base_model.config
         attention = getattr(config, "_attn_implementation", None) or "its own"
         raise ConfigError(
-            f"{type(model.base).__name__} with {attention} attention reads across packed texts",
+            f"{type(model.base_model).__name__} with {attention} attention reads across packed texts",
             "do not pack them; most decoders keep them apart, and so does flash attention",
             "packed",
         )

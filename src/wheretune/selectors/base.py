@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
 
 from wheretune import catalog
 from wheretune.errors import ConfigError, PlanError
@@ -15,13 +14,16 @@ from wheretune.errors import ConfigError, PlanError
 if TYPE_CHECKING:
     from typing import Literal
 
+    from jaxtyping import Float
+
     from wheretune.records.base import Spec
     from wheretune.records.scores import LayerScores
 
     Direction = Literal["highest", "lowest"]
+    Values = Float[np.ndarray, " layer"]
 
-Values = Float[np.ndarray, " layer"]
 Given = TypeVar("Given")
+Taking = TypeVar("Taking", bound="TakesK")
 
 
 @runtime_checkable
@@ -61,7 +63,7 @@ class AdaptiveSelector(Protocol):
 class ResolvableSelector(Protocol):
     """A selector some of whose settings mean numbers of layers only once the model is known."""
 
-    def resolved(self, layers: int) -> Self:
+    def resolved(self, layers: int) -> Any:
         """The same selector with numbers for a model of so many layers."""
 
 
@@ -84,7 +86,7 @@ class TakesK:
         if self.k is not None and self.ratio is not None:
             raise PlanError("k and ratio both say how many layers", "give the one or the other", "k")
 
-    def resolved(self, layers: int) -> Self:
+    def resolved(self: Taking, layers: int) -> Taking:
         """The same selector with its k for a model of so many layers."""
         return replace(self, k=self.count(layers), ratio=None)
 
@@ -124,7 +126,8 @@ def check_k(k: int, layers: int) -> None:
 
 def resolved(selector: Given, layers: int) -> Given:
     """A selector with its numbers for a model of so many layers, as plans and messages show it."""
-    return selector.resolved(layers) if isinstance(selector, ResolvableSelector) else selector
+    made: Given = selector.resolved(layers) if isinstance(selector, ResolvableSelector) else selector
+    return made
 
 
 def check_selector(selector: Selector | AdaptiveSelector, layers: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Explicit:
             what = "layers are named, and every layer is asked for" if self.every else "no layer is named"
             raise PlanError(what, "name at least one layer, or ask for all", "layers")
 
-    def resolved(self, layers: int) -> Self:
+    def resolved(self, layers: int) -> Explicit:
         """The same choice by name."""
         return replace(self, layers=self._of(layers), every=False)
 

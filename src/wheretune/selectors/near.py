@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Near:
                 f"near does not go with {self.selector.name}, which compares no pairs of layers", "drop one", "near"
             )
 
-    def resolved(self, layers: int) -> Self:
+    def resolved(self, layers: int) -> Near:
         """The same with the inner selector's numbers."""
         return replace(self, selector=resolved(self.selector, layers))
 

@@ -2,7 +2,7 @@
 
 A folder holds `compare.json` (what is compared), `scores.json`, `runs/METHOD/lr-RATE/seed-SEED/` with one `result.json`
 per finished run (its predictions beside it) or `failed.txt`, and at the end `results.csv` and `table.md`. Started
-again, it runs what is missing.
+again, it runs what is missing. Torch is opened once names, settings and data are seen to be right.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog, pipeline, planning, trials
-from wheretune.model.finding import check_one_sequence
-from wheretune.model.inputs import max_tokens
-from wheretune.model.opening import outline
+from wheretune import catalog, planning
+from wheretune.errors import WheretuneError
 from wheretune.records.base import Spec, to_json
 from wheretune.records.runs import CacheSettings, RunSpec, check_cache
 from wheretune.records.scores import Reading, load_scores, save_scores
@@ -28,9 +26,12 @@ from wheretune.support.files import claim, write_text
 
 if TYPE_CHECKING:
     from wheretune.recipes.base import Method
+    from wheretune.records.data import DataInfo
+    from wheretune.records.model import ModelInfo
     from wheretune.records.runs import RunResult
     from wheretune.records.scores import LayerScores
     from wheretune.support.executors.base import Executor
+    from wheretune.tuners.base import Tuner
 
 COMPARISON, SCORES, PROBES, RUNS, FAILURE = "compare.json", "scores.json", "probe", "runs", "failed.txt"
 OWNED = (COMPARISON, SCORES, PROBES, RUNS, TABLE, RESULTS)
@@ -60,9 +61,11 @@ def compare(
         OutputError: The folder holds another comparison.
     """
     session = session or Session()
-    what = checked(what, cache)
+    check_names(what, cache)
+    data = _data(what, session)
+    what = settled(what)
     scorers = {method.name: _scorer(what, method) for method in what.methods if methods.needs_scores(method)}
-    claim(folder / COMPARISON, _claimed(what, list(scorers.values()), session))
+    claim(folder / COMPARISON, _claimed(what, data, list(scorers.values()), session))
     scores = _scores(what, scorers, folder, session)
     executor: Executor = catalog.build("executor", what.executor)
     work = Work(what, scores, folder, cache, session)
@@ -77,66 +80,100 @@ def compare(
     return compared
 
 
-def checked(what: Comparison, cache: CacheSettings | None = None) -> Comparison:
-    """The comparison with `k` settled, once everything is seen to be right that can be without weights and data.
+def check_names(what: Comparison, cache: CacheSettings | None = None) -> None:
+    """Refuses what is known to be wrong without the model and the data.
 
     Raises:
-        WheretuneError: A name is unknown, a setting cannot be used, or the model is not of a kind that can be tuned.
+        WheretuneError: A name is unknown, or a setting cannot be used.
     """
     if cache is not None:
         check_cache(what.settings, cache)
+    catalog.build("scorer", what.scorer)
     catalog.build("head", what.head)
     catalog.build("executor", what.executor)
     for name in what.metrics:
         catalog.find("metric", name)
     for method in what.methods:
         methods.check(method)
+
+
+def _data(what: Comparison, session: Session) -> dict[str, DataInfo]:
+    """By split, what every run reads."""
+    train = session.data(what.train).info
+    held = {"validation": what.validation, "test": what.test}
+    read = {name: session.data(spec, like=train).info for name, spec in held.items() if spec is not None}
+    return {"train": train, **read}
+
+
+def settled(what: Comparison) -> Comparison:
+    """The comparison with `k` settled for its model, whose weights are not opened.
+
+    Raises:
+        ModelError: The model is not of a kind that can be tuned.
+        PlanError: A method cannot choose among so many layers.
+        WheretuneError: A method's tuner has nothing to attach to in any layer.
+    """
+    from wheretune.model.finding import check_one_sequence
+    from wheretune.model.opening import outline
+
     stack, info = outline(what.model)
     check_one_sequence(stack.base)
     what = replace(what, k=resolve_k(what.k, what.ratio, len(info)), ratio=None)
     for method in what.methods:
-        _scorer(what, method)
-        selector = _selector(what, method, len(info), what.seeds[0])
+        selector = _selector(what, method, what.seeds[0])
         if selector is not None:
             planning.check(selector, len(info))
+            _check_tuner(catalog.build("tuner", method.tuner), info)
     return what
 
 
-def _claimed(what: Comparison, scorers: list[Spec], session: Session) -> dict[str, Any]:
+def _check_tuner(tuner: Tuner, info: ModelInfo) -> None:
+    """Refuses a tuner that has nothing to attach to in any layer."""
+    for layer in range(len(info)):
+        try:
+            tuner.count(info, (layer,))
+            return
+        except WheretuneError:
+            if layer == len(info) - 1:
+                raise
+
+
+def _claimed(what: Comparison, data: dict[str, DataInfo], scorers: list[Spec], session: Session) -> dict[str, Any]:
     """What a folder is for: model and data known by their content, and all that a run depends on."""
+    from wheretune.model.inputs import max_tokens
+
     language = any("language-model" in catalog.build("scorer", scorer).card.needs for scorer in scorers)
     opened = session.model(what.model, language=language)
     max_tokens(opened.stack.base, opened.tokenizer, what.train.max_length)
-    train = session.data(what.train).info
-    data = {"train": train.hash, "test": session.data(what.test, like=train).info.hash}
-    if what.validation is not None:
-        data["validation"] = session.data(what.validation, like=train).info.hash
     content = to_json(replace(what, model=replace(what.model, name="", revision=None)))
     kept = {key: value for key, value in content.items() if key not in (*GROWING, *IDLE)}
-    return kept | {"model_hash": opened.info.hash, "data": data}
+    return kept | {"model_hash": opened.info.hash, "data": {name: info.hash for name, info in data.items()}}
 
 
 def _scorer(what: Comparison, method: Method) -> Spec:
     """What scores the layers for a method, with all its parameters."""
-    scorer = trials.tuned_as(method.scorer or what.scorer, method.tuner)
-    return Spec.of(catalog.build("scorer", scorer))
+    from wheretune.trials import tuned_as
+
+    return Spec.of(catalog.build("scorer", tuned_as(method.scorer or what.scorer, method.tuner)))
 
 
-def _selector(what: Comparison, method: Method, layers: int, seed: int) -> Any:
+def _selector(what: Comparison, method: Method, seed: int) -> Any:
     """The selector of one run; None where no layer is tuned."""
-    assert what.k is not None  # as `checked` made sure
-    spec = methods.selector_of(method, k=what.k, layers=layers, seed=seed)
+    assert what.k is not None  # as `settled` made sure
+    spec = methods.selector_of(method, k=what.k, seed=seed)
     return None if spec is None else catalog.build("selector", spec)
 
 
 def _scores(what: Comparison, scorers: dict[str, Spec], folder: Path, session: Session) -> dict[str, LayerScores]:
     """By name of a method, its scores; those that are not in the folder yet share one pass."""
+    from wheretune.pipeline import score
+
     there = load_scores(folder / SCORES) if (folder / SCORES).is_file() else []
     known = {scores.scorer: scores for scores in there}
     missing = [scorer for scorer in dict.fromkeys(scorers.values()) if scorer not in known]
     if missing:
         reading = Reading(batch_size=2 * what.settings.batch_size, seed=what.train.seed)
-        made = pipeline.score(what.model, what.train, missing, reading, folder=folder / PROBES, session=session)
+        made = score(what.model, what.train, missing, reading, folder=folder / PROBES, session=session)
         known |= zip(missing, made, strict=True)
         save_scores(list(known.values()), folder / SCORES)
     return {name: known[scorer] for name, scorer in scorers.items()}
@@ -173,12 +210,14 @@ class Work:
         return result
 
     def _run(self, job: Job, where: Path) -> RunResult:
+        from wheretune.pipeline import tune
+
         what, session = self.what, self.session
         method = next(method for method in what.methods if method.name == job.method)
         info = session.model(what.model).info
         plan = planning.plan(
             self.scores.get(method.name, info),
-            _selector(what, method, len(info), job.seed),
+            _selector(what, method, job.seed),
             tuner=catalog.build("tuner", method.tuner),
             head=catalog.build("head", method.head or what.head),
             schedule=catalog.build("schedule", method.schedule),
@@ -193,7 +232,7 @@ class Work:
             settings=replace(what.settings, learning_rate=job.learning_rate, seed=job.seed),
             plan=plan,
         )
-        return pipeline.tune(spec, where, session=session, cache=self.cache, description=str(job))
+        return tune(spec, where, session=session, cache=self.cache, description=str(job))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "session": Session()}  # a model is opened where it is used

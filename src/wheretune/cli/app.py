@@ -1,0 +1,153 @@
+"""The commands, and the way in: every error of the user's in one line.
+
+Exit codes: 0 done, 1 a run of a comparison failed, 2 something the user can mend, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from wheretune import __version__
+from wheretune.cli import comparing, lists, planning, running, scoring, using
+from wheretune.cli.groups import expanded, flag_of
+from wheretune.cli.printing import note
+from wheretune.errors import WheretuneError
+
+USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
+STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
+COMMANDS = {
+    "Score": (scoring.score, scoring.merge_scores),
+    "Plan": (planning.plan, planning.cost, planning.export, planning.inspect),
+    "Tune": (running.tune, running.run, comparing.compare, comparing.demo),
+    "Use": (using.evaluate, using.predict, using.merge),
+}
+
+app = typer.Typer(
+    name="wheretune",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),  # --learning_rate is --learning-rate
+    },
+    help="Where to fine-tune a language model: score every layer in one forward pass, choose, tune exactly those.",
+)
+
+
+class Command(TyperCommand):
+    """A command that spells the flags of the settings that errors are about."""
+
+    def make_context(self, *given: Any, **options: Any) -> Any:
+        with spelling_flags(self):
+            return super().make_context(*given, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with spelling_flags(self):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def spelling_flags(command: Any) -> Iterator[None]:
+    """Lets an error that is about a setting name the option of `command` for it."""
+    try:
+        yield
+    except WheretuneError as error:
+        flag = flag_of(command, error.field)
+        if flag is None or error.field is None or flag in error.problem:
+            raise
+        raise type(error)(spelled(error.problem, error.field, flag), error.remedy) from error
+
+
+def spelled(problem: str, field: str, flag: str) -> str:
+    """A problem with the flag in place of the setting's name, or before it."""
+    name = rf"(the )?({re.escape(field.replace('_', ' '))}|{re.escape(field)}) (?=is\b)"
+    found = re.match(name, problem)
+    return f"{flag} {problem[found.end() :]}" if found else f"{flag}: {problem}"
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"wheretune {__version__}\n")
+        raise typer.Exit
+
+
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(command.__name__.replace("_", "-"), cls=Command, rich_help_panel=panel)(expanded(command))
+for axis in lists.AXES:
+    app.command(f"{axis}s", cls=Command, rich_help_panel="List")(expanded(lists.listing(axis)))
+
+
+class _Notes(logging.Handler):
+    """Prints what the rooms have to say, each sentence once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._said:
+            self._said.add(message)
+            note(message)
+
+
+def _quiet() -> None:
+    """Keeps other libraries' chatter off the screen; errors still come through."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|huggingface_hub)(\..*)?")
+    logging.getLogger("wheretune").handlers = [_Notes()]
+    logging.getLogger("wheretune").propagate = False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: every error of the user's in one line, with code 2."""
+    _quiet()
+    try:
+        given = list(arguments) if arguments is not None else None
+        code = app(args=given, prog_name="wheretune", standalone_mode=False)
+    except WheretuneError as error:
+        _fail(str(error))
+    except USAGE_ERROR as error:
+        if error.format_message():
+            _fail(f"{_usage(error)}; see --help")
+        code = 2  # nothing was asked for, and the help has been printed
+    except KeyboardInterrupt:
+        code = STOPPED
+    if code == STOPPED:
+        note("stopped; started again, what trains goes on from the last finished epoch", style="bold")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any) -> str:
+    """What click says; of an unknown option, which one is nearest."""
+    wrong, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if wrong is None or context is None or not error.message.startswith("No such option"):
+        return str(error.format_message()).replace("Value error, ", "").removesuffix(".")
+    import difflib
+
+    known = [option for parameter in context.command.params for option in parameter.opts if option.startswith("--")]
+    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.0)
+    return f"there is no option {wrong}" + (f"; the nearest is {near[0]}" if near else "")
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(2)
