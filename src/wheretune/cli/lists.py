@@ -46,7 +46,13 @@ def described(axis: str, made: Any) -> dict[str, Any]:
     said: dict[str, Any] = {"does": first}
     if axis == "scorer":
         card = made.card
-        said = {"does": first, "formula": card.formula, "source": card.source, "needs": card.needs_in_words, "cost": card.cost}
+        said = {
+            "does": first,
+            "formula": card.formula,
+            "source": card.source,
+            "needs": card.needs_in_words,
+            "cost": card.cost,
+        }
         said |= {"selector": card.selector, "direction": getattr(card, "direction", "highest")}
     elif axis == "selector":
         said = {"chooses": first, "needs_scores": made.needs_scores}
