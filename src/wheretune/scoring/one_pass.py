@@ -13,7 +13,6 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
 
 from wheretune.data.batches import collator
 from wheretune.errors import ConfigError, ScoreError
@@ -36,6 +35,7 @@ from wheretune.tasks.base import task_of
 from wheretune.tasks.verbalizing import next_tokens
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
     from wheretune.data.texts import TextData
