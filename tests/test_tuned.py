@@ -12,10 +12,9 @@ import wheretune as wt
 from helpers.models import FAMILIES, tiny_model, tiny_tokenizer
 from helpers.texts import sentences
 from wheretune.errors import DeltaError, EngagementError, PlanError
-from wheretune.heads.headed import HeadedModel
+from wheretune.heads.headed import headed
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import tensor_hashes
-from wheretune.model.opening import load_model, load_tokenizer
 
 
 def own_model(family="bert", seed=0):
@@ -117,12 +116,14 @@ def test_full_fine_tuning_trains_everything_and_head_only_the_head():
     assert {name.rsplit(".", 1)[0] for name in names} == {"classifier", "bert.pooler.dense"}
 
 
-def test_the_plan_counts_what_trains(tiny_folder):
-    model, tokenizer = load_model(tiny_folder("bert")), load_tokenizer(tiny_folder("bert"))
+def test_the_plan_counts_what_trains():
+    data = wt.from_texts(sentences(12), [i % 2 for i in range(12)])
     for selector, head in ((wt.BlockHighest(2), wt.LastToken()), (wt.Lowest(3), wt.Concat())):
+        model, tokenizer = tiny_model("bert")
+        model.pooler = None  # no head of ours reads it
         plan = planned(model, tokenizer, selector, head=head)
-        headed = HeadedModel(model, head, 2, "classification", 0)
-        assert wt.apply(headed, plan).trainable_parameters == plan.cost.trainable_parameters
+        trained = wt.apply(headed(find_layers(model), head, data, 0), plan).trainable_parameters
+        assert trained == plan.cost.trainable_parameters
 
 
 def test_the_output_matrix_stays_frozen_where_it_is_tied():
@@ -146,7 +147,7 @@ def test_a_plan_for_another_model_is_refused():
 
 def test_a_plan_that_names_nothing_is_refused():
     model, tokenizer = own_model()
-    plan = replace(planned(model, tokenizer, wt.Top(1)), layers=())
+    plan = replace(planned(model, tokenizer, wt.Top(1)), layers=(), chosen=())
     with pytest.raises(PlanError, match="names no layer"):
         wt.apply(model, plan)
     with pytest.raises(PlanError):

@@ -1,4 +1,4 @@
-"""What wheretune 0.1.0 wrote: scores are read, tuned models open and predict as they did, the rest is refused by name."""
+"""What wheretune 0.1.0 wrote: scores and tuned models open and give what they gave, the rest is refused by name."""
 
 import json
 import shutil
@@ -22,8 +22,12 @@ RUNS = [(kind, tuner) for kind in ("bert", "gpt2") for tuner in ("full", "lora")
 
 @pytest.mark.parametrize(
     ("name", "selector", "layers"),
-    [("cosine-centrality", wt.BlockHighest(2), (0, 1)), ("cka", wt.Lowest(1), (1,)), ("semantic-deviation", wt.Suffix(), (1,))],
-)  # fmt: skip
+    [
+        ("cosine-centrality", wt.BlockHighest(2), (0, 1)),
+        ("cka", wt.Lowest(1), (1,)),
+        ("semantic-deviation", wt.Suffix(), (1,)),
+    ],
+)
 def test_scores_are_read_and_planned(name, selector, layers, tmp_path):
     (scores,) = load_scores(OLD / f"{name}.json")
     content = json.loads((OLD / f"{name}.json").read_text())

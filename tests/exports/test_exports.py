@@ -3,7 +3,8 @@
 import json
 import re
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,15 +15,17 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import wheretune as wt
+from helpers import made_up
 from helpers.commands import one_line
 from helpers.models import FAMILIES, tiny_model, tiny_tokenizer
 from helpers.texts import sentences
-from wheretune import catalog
+from wheretune import catalog, planning
 from wheretune.delta.card import model_card
 from wheretune.errors import ConfigError
 from wheretune.exports.base import export
 from wheretune.exports.peft import peft_config
 from wheretune.model.finding import find_layers
+from wheretune.records.base import Spec
 
 # what a config needs beside its layers, or needs to be as small as these models
 NEEDS = {
@@ -87,13 +90,13 @@ def test_the_plan_s_own_tuner_as_a_peft_config(tuner):
         export(planned(tuner=wt.Adapter()), "peft")
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
-@pytest.mark.parametrize("tuner", [wt.WholeLayers(), wt.Bias()])
+@pytest.mark.parametrize(  # Llama has no biases
+    ("family", "tuner"),
+    [*((family, wt.WholeLayers()) for family in ("llama", "gpt2", "qwen2")), ("gpt2", wt.Bias()), ("qwen2", wt.Bias())],
+)
 def test_axolotl_unfreezes_the_plan_s_layers(family, tuner):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(FAMILIES[family](len(tiny_tokenizer(family))))
-    if isinstance(tuner, wt.Bias) and family == "llama":
-        return
     patterns = yaml.safe_load(export(planned(family, tuner), "axolotl"))["unfrozen_parameters"]
     # axolotl/utils/freeze.py: every dot is escaped (newer versions: unless a plus follows), then re.match
     for escape in (lambda p: p.replace(".", "\\."), lambda p: re.sub(r"\.(?!\+)", "\\.", p), lambda p: p):
@@ -137,6 +140,37 @@ def test_what_a_tool_cannot_say_is_an_error():
     everything = planned(tuner=wt.WholeLayers(embeddings=True), layers=(0, 1, 2, 3))
     with pytest.raises(ConfigError, match="needs no export"):
         export(everything, "axolotl")
+
+
+def test_plans_made_without_scores_and_what_no_config_can_say():
+    model = made_up.model_info()
+    for tool in catalog.names("export"):
+        assert export(planning.plan(model, wt.Top(2), tuner=wt.LoRA(r=2)), tool)
+        with pytest.raises(ConfigError, match="names no layers"):
+            export(planning.plan(model, None, tuner=wt.HeadOnly()), tool)
+    half = planning.plan(model, wt.Top(2), tuner=wt.LoRA(r=2, alpha=1.5))
+    for tool in ("trl", "axolotl", "llama-factory"):
+        with pytest.raises(ConfigError, match=r"takes whole numbers for alpha, and the plan has 1\.5"):
+            export(half, tool)
+    assert json.loads(export(half, "peft"))["lora_alpha"] == 1.5
+    bare = replace(half, tuner=Spec("ia3"), model=made_up.model_info(parts=made_up.bert_parts(mlp_output=None)))
+    with pytest.raises(ConfigError, match="layer 2 has no key, value and MLP output maps"):
+        export(bare, "peft")
+
+
+def test_a_schedule_that_moves_is_no_other_tool_s(monkeypatch):
+    moving = replace(planning.plan(made_up.model_info(), wt.Top(2)), schedule=Spec("moving"))
+    monkeypatch.setitem(catalog.ROWS, "schedule", {**catalog.ROWS["schedule"], "moving": f"{__name__}:Moving"})
+    with pytest.raises(ConfigError, match="no tool can carry out the schedule moving"):
+        export(moving, "axolotl")
+
+
+@dataclass(frozen=True)
+class Moving:
+    """A schedule that freezes layers."""
+
+    name: ClassVar[str] = "moving"
+    moves: ClassVar[bool] = True
 
 
 def test_export_and_inspect_on_the_command_line(run, tiny_folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Scores and plans edited at random are read or refused by name; what is read can be planned, shown, priced, exported."""
+"""Scores and plans edited at random are read or refused by name; what is read is planned, shown, priced, exported."""
 
 import copy
 import json
@@ -33,7 +33,8 @@ from wheretune.tuners.prefix import Prefix
 
 OLD = Path(__file__).parents[1] / "fixtures" / "first_house"
 JUNK = (
-    None, True, 0, -1, 3, 10**6, 10**30, 10**400, 0.5, -0.5, 1e300, 5e-324, "", "0.5", "$x$", "[red]\\", [], [[]], {}, [1, "a"],
+    None, True, 0, -1, 3, 10**6, 10**30, 10**400, 0.5, -0.5, 1e300, 5e-324, "", "0.5", "$x$", "[red]\\",
+    [], [[]], {}, [1, "a"],
     {"name": "x", "params": {}}, {"name": [], "params": 3}, [0.1, None], "NaN", "Infinity", "1e999", float("nan"),
 )  # fmt: skip
 TOOLS = ("peft", "trl", "axolotl", "llama-factory")

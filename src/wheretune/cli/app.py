@@ -140,7 +140,7 @@ def _usage(error: Any) -> str:
     """What click says; of an unknown option, which one is nearest."""
     wrong, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if wrong is None or context is None or not error.message.startswith("No such option"):
-        return str(error.format_message())
+        return str(error.format_message()).replace("Value error, ", "").removesuffix(".")
     import difflib
 
     known = [option for parameter in context.command.params for option in parameter.opts if option.startswith("--")]

@@ -20,6 +20,8 @@ AXES = {
     "schedule": "the schedules: when the chosen layers train",
 }
 
+COLUMNS = {"scorer": ("formula", "source", "needs", "cost", "selector")}  # what fits; `--json` has all
+
 
 def listing(axis: str) -> Callable[..., None]:
     """The command that lists an axis."""
@@ -29,7 +31,7 @@ def listing(axis: str) -> Callable[..., None]:
         from wheretune.show.tables import table
 
         every = {name: described(axis, made) for name, made in catalog.every(axis).items()}
-        columns = tuple(dict.fromkeys(column for what in every.values() for column in what))
+        columns = COLUMNS.get(axis) or tuple(dict.fromkeys(column for what in every.values() for column in what))
         rows = [(name, *(_cell(what.get(column)) for column in columns)) for name, what in every.items()]
         words = tuple(column.replace("_", " ") for column in columns)
         show(table(f"{axis}s", (axis, *words), rows, left=(axis, *words)), json_, every)
@@ -44,7 +46,13 @@ def described(axis: str, made: Any) -> dict[str, Any]:
     said: dict[str, Any] = {"does": first}
     if axis == "scorer":
         card = made.card
-        said = {"formula": card.formula, "source": card.source, "needs": card.needs_in_words, "cost": card.cost}
+        said = {
+            "does": first,
+            "formula": card.formula,
+            "source": card.source,
+            "needs": card.needs_in_words,
+            "cost": card.cost,
+        }
         said |= {"selector": card.selector, "direction": getattr(card, "direction", "highest")}
     elif axis == "selector":
         said = {"chooses": first, "needs_scores": made.needs_scores}

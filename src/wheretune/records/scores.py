@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from wheretune.errors import ConfigError
 from wheretune.records import older
@@ -18,6 +17,7 @@ from wheretune.records.model import ModelInfo
 from wheretune.support.files import digest, write_json
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from matplotlib.figure import Figure
 
 Pooling = Literal["token", "mean"]

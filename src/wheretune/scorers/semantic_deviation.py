@@ -20,14 +20,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from jaxtyping import Float, Int
-
 from wheretune.errors import ConfigError
 from wheretune.records.scores import Deviations
 from wheretune.scorers.base import Card
 from wheretune.scorers.sums import MeanSums
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from wheretune.model.stack import LayerStack

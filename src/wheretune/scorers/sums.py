@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
-
 from wheretune.errors import ScoreError
 from wheretune.scorers.base import Finished
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 LEAST_BATCHES = 8  # to say how batches vary

@@ -13,7 +13,6 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
 
 from wheretune.data.batches import CHUNK, collator
 from wheretune.data.texts import shuffled
@@ -38,6 +37,8 @@ from wheretune.tasks.base import task_of
 from wheretune.tasks.verbalizing import next_tokens
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from wheretune.data.texts import TextData
     from wheretune.model.states import States
     from wheretune.records.data import DataInfo
