@@ -23,7 +23,7 @@ AXES = {
 COLUMNS = {"scorer": ("formula", "source", "needs", "cost", "selector")}  # what fits; `--json` has all
 
 
-def listing(axis: str) -> Callable[..., None]:
+def _listing(axis: str) -> Callable[..., None]:
     """The command that lists an axis."""
 
     def command(json_: AsJson = False) -> None:
@@ -40,19 +40,16 @@ def listing(axis: str) -> Callable[..., None]:
     return command
 
 
+scorers, selectors, tuners, heads, tasks, metrics, schedules = map(_listing, AXES)
+
+
 def described(axis: str, made: Any) -> dict[str, Any]:
     """What is said of one thing on an axis, and its options with their defaults."""
     first = str(inspect.getdoc(made)).splitlines()[0]
     said: dict[str, Any] = {"does": first}
     if axis == "scorer":
         card = made.card
-        said = {
-            "does": first,
-            "formula": card.formula,
-            "source": card.source,
-            "needs": card.needs_in_words,
-            "cost": card.cost,
-        }
+        said |= {"formula": card.formula, "source": card.source, "needs": card.needs_in_words, "cost": card.cost}
         said |= {"selector": card.selector, "direction": getattr(card, "direction", "highest")}
     elif axis == "selector":
         said = {"chooses": first, "needs_scores": made.needs_scores}

@@ -94,9 +94,9 @@ def check_preset(preset: str | None, causal: bool) -> None:
     Raises:
         ConfigError: It is.
     """
-    from wheretune.recipes.presets import check_kind, presets
-
     if preset is not None:
+        from wheretune.recipes.presets import check_kind, presets
+
         check_kind(presets()[preset].recipe, causal, "preset")
 
 
