@@ -64,7 +64,8 @@ MADE_UP = {
     "catalog.py": 'ROWS = {"a": "wheretune.scorers.a:A", "b": "wheretune.scorers.a:B", "c": "wheretune.scorers.c:C"}',
     "tasks/base.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from wheretune.tuners.base import T",
     "scorers/a.py": "import wheretune.tasks.base\nimport wheretune.scorers.b\nclass A: ...",
-    "scorers/b.py": "from torch import nn\ndef f():\n    from wheretune.scorers import a\n    from wheretune.tuners import base",
+    "scorers/b.py": "from torch import nn\ndef f():\n    from wheretune.scorers import a\n"
+    "    from wheretune.tuners import base",
     "tuners/base.py": f"""
 def many({", ".join(f"a{i}" for i in range(11))}): return [a0 for _ in a1 if a2 and a3 or (a4 if a5 else a6)]
 class Kind:

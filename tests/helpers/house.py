@@ -55,14 +55,14 @@ class File:
 
     @property
     def room(self) -> str:
-        return (self.name.split(".") + [""])[1]
+        return [*self.name.split("."), ""][1]
 
     def runs(self, other: "File") -> bool:
         """Whether it opens `other`, at once or later."""
         return bool(self.imports[other.name] & {"now", "late"}) and not self.promises(other)
 
     def promises(self, other: "File") -> bool:
-        """Whether it keeps a promise of the README, `scores.plot()` or `plan.to_peft()`: records reach up late, here alone."""
+        """Whether it keeps a promise such as `scores.plot()`: records reach up late, in this one file alone."""
         late = self.imports[other.name] == {"late"}
         return self.name == "wheretune.records.base" and other.room in ("show", "exports") and late
 
@@ -159,7 +159,7 @@ class House:
         return sorted(wrong)
 
     def public_names(self) -> list[str]:
-        """Nobody inside opens `wheretune` itself, a room's `__init__` opens nothing, and imports are written in full."""
+        """Nobody inside opens `wheretune` itself, a room's `__init__` opens nothing, imports are written in full."""
         wrong = [f"{file.name} -> {other.name}" for file, other in self._ours() if not other.room or file.package]
         wrong += [f"{f.name} -> {one}" for f in self.files.values() for one in f.imports if one.startswith(".")]
         return sorted(wrong)

@@ -141,7 +141,7 @@ class TuningOptions(Group):
         str, option("--schedule", "When the layers train; see `wheretune schedules`.", axis="schedule")
     ] = "static"
 
-    def specs(self) -> dict[str, Spec]:
+    def specs(self) -> dict[str, Any]:
         """By axis, what was chosen, with all its options.
 
         Raises:

@@ -255,6 +255,10 @@ class LayerScores(Shown):
         )
         require(self.n_samples >= 0 and self.seconds >= 0, "it counts below 0")
         require(self.tokens is None or 0 < self.tokens <= MOST_TOKENS, f"tokens is {self.tokens}")
+        self._check_choice(count)
+
+    def _check_choice(self, count: int) -> None:
+        """Refuses a choice of layers that are not there."""
         chosen = (*(self.choice.layers if self.choice else ()), *(self.settlement.layers if self.settlement else ()))
         require(all(0 <= layer < count for layer in chosen), "a layer is chosen that is not there")
         sure = self.choice.confidence if self.choice else None
