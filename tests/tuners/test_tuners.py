@@ -333,7 +333,7 @@ def test_options_from_a_file_and_all_layers(run, files, tiny_folder, tmp_path):
     plan = json.loads(out)
     assert plan["layers"] == [0, 1, 2, 3] and plan["tuner"]["params"]["targets"] == "query,key"
     assert plan["cost"]["trainable_parameters"] == 4 * 2 * 3 * 64 + 66
-    whole = sum(layer["parameters"] for layer in plan["chosen"])
+    whole = sum(layer["parameters"] for layer in plan["model"]["layers"])
     # Depth reads no text, so 128 tokens. All by 2 T: a layer's maps have 4 * 32^2 + 2 * 32 * 64 = 8192 weights,
     # attention takes 2 T * 32. In the last layer keys and values (2048) run for all tokens, 6144 weights for one.
     maps, attention, last = 8192, 2 * 128 * 32, 2048 + 6144 / 128
