@@ -2,13 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint
+# Two processes of one thread: the models are tiny. What runs in further processes is not in the coverage.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --disable-warnings --cov
+
+.PHONY: demo test test-all coverage lint
 
 demo: .venv/.installed
 	$(BIN)/wheretune demo --output runs/demo --overwrite
 
-test: .venv/.installed lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --disable-warnings  # two processes of one thread: the models are tiny
+test: .venv/.installed lint  # what must run every time
+	$(PYTEST)
+
+test-all: test  # and what takes long; the second table is the coverage of both
+	$(PYTEST) --cov-append -m slow
+
+coverage: test-all  # and the lines that nothing runs
+	$(BIN)/coverage report --show-missing
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -43,9 +43,9 @@ def test_what_it_links_to_is_there_and_nothing_is_left_open():
 def test_every_option_of_the_shell_snippets_exists():
     import typer.main
 
-    from wheretune.cli.app import app
+    from wheretune.cli.app import application
 
-    commands = typer.main.get_command(app).commands
+    commands = typer.main.get_command(application()).commands
     shown = (README + SCORERS).replace("\\\n", " ")
     lines = re.findall(r"^(?: {4})?wheretune ([\w-]+) (.*)$", shown, flags=re.M)
     assert {name for name, _ in lines} == set(commands) - {"demo", "scorers", "selectors"}

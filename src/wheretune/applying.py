@@ -133,7 +133,7 @@ class Tuned:
         """
         trained = self._trained()
         state = self.model.state_dict()
-        now = tensor_hashes(state.items())
+        now = tensor_hashes(state.items(), as_fp32=True)
         changed = {name for name in state if now[name] != self._hashes.get(name)}
         places = {parameter.data_ptr() for parameter in trained.values()}
         strays = sorted(name for name in changed if state[name].data_ptr() not in places)
@@ -230,7 +230,7 @@ class Tuned:
 
 
 def _hashes(model: nn.Module, own: Mapping[str, Tensor], before: Mapping[str, str] | None) -> dict[str, str]:
-    """The hashes of a model's tensors; those that were its own keep the hash they had under their name before."""
+    """The hashes of a model's tensors as fp32; those that were its own keep what they had under their name before."""
 
     def memory(tensor: Tensor) -> tuple[object, ...]:
         return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
@@ -238,7 +238,8 @@ def _hashes(model: nn.Module, own: Mapping[str, Tensor], before: Mapping[str, st
     known = {memory(own[name]): one for name, one in (before or {}).items() if name in own}
     state = model.state_dict()
     found = {name: known[memory(value)] for name, value in state.items() if memory(value) in known}
-    return found | tensor_hashes((name, value) for name, value in state.items() if name not in found)
+    rest = ((name, value) for name, value in state.items() if name not in found)
+    return found | tensor_hashes(rest, as_fp32=True)
 
 
 def _mapped(tensors: Sequence[Tensor], folder: Path | None) -> list[Tensor]:
@@ -278,8 +279,9 @@ def apply(
         plan: Made for this model.
         seed: Seed for what the tuner and the schedule draw at random.
         frozen_dropout: Frozen layers drop out as trained ones do (stock behaviour).
-        before: What `tensor_hashes` found of the model's tensors, by their names in it, if somebody has hashed them
-            already and made sure that the plan is this model's. They are not hashed again; tensors without a hash are.
+        before: The hashes of the model's tensors as fp32, by their names in it, if somebody has hashed them already and
+            made sure that the plan is this model's (`model.identity.fingerprints`). They are not hashed again; tensors
+            without a hash are.
         masters: Hold in fp32 what trains of a half-precision model, until `undo`; see `model.placement.hold_masters`.
 
     Raises:

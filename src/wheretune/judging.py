@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from wheretune import catalog
 from wheretune.data.tokens import encode
@@ -27,6 +26,7 @@ from wheretune.support.progress import progress
 from wheretune.tasks.base import task_of
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import nn
 
     from wheretune.data.texts import TextData

@@ -51,7 +51,7 @@ def trains(scorer: Any) -> bool:
 
 
 def tuned_as(scorer: Spec, tuner: Spec) -> Spec:
-    """The scorer, tuning its candidates as the plan will, where it tunes any and was not told how (OLFT 2.2)."""
+    """The scorer, tuning its candidates as the plan will, where it tunes any and nobody said how (OLFT 2.2)."""
     made = catalog.build("scorer", scorer)
     if not trains(made) or not catalog.find("tuner", tuner.name).needs_layers:
         return scorer

@@ -689,10 +689,10 @@ def test_options_that_would_have_no_effect_are_refused(run, files, scored, tmp_p
 def test_every_option_can_stand_in_the_config_file(run, files, scored, tmp_path):
     import typer.main
 
-    from wheretune.cli.app import app
+    from wheretune.cli.app import application
 
     config = tmp_path / "c.yaml"
-    for name, command in typer.main.get_command(app).commands.items():
+    for name, command in typer.main.get_command(application()).commands.items():
         options = [o for p in command.params for o in p.opts if o.startswith("--") and o not in ("--config", "--help")]
         if name in ("scorers", "selectors", "demo"):
             continue

@@ -9,9 +9,6 @@ from torch import nn
 import wheretune as wt
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe
-from wheretune.records.base import Spec
-from wheretune.records.data import DataInfo, DataSpec
-from wheretune.records.scores import LayerScore, LayerScores
 
 SIZES = dict(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=48, vocab_size=50)
 
@@ -108,13 +105,4 @@ def tiny(family):
 
 
 def planned(model, tuner, layers=CHOSEN):
-    stack = find_layers(model)
-    info = describe(stack)
-    sizes = [sum(p.numel() for p in layer.module.parameters()) for layer in stack.layers]
-    each = [
-        LayerScore(layer.index, float(layer.index), None, layer.path, size, None, layer.parts)
-        for layer, size in zip(stack.layers, sizes, strict=True)
-    ]
-    data = DataInfo(DataSpec("none"), 0, "unlabelled", (), "")
-    scores = LayerScores(Spec("depth"), info, data, 0, tuple(each), None, None, None, 0.0, {})
-    return wt.plan(scores, wt.Explicit(layers), tuner=tuner)
+    return wt.plan(describe(find_layers(model)), wt.Explicit(layers), tuner=tuner)

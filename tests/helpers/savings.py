@@ -1,7 +1,5 @@
 """Trainings with and without a saving, side by side."""
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 
@@ -13,12 +11,15 @@ from wheretune.data.batches import collator
 from wheretune.data.tokens import encode
 from wheretune.heads.headed import HeadedModel
 from wheretune.heads.headed import headed as headed_by_data
+from wheretune.model.finding import find_layers
 from wheretune.model.freezing import lowest_trained
+from wheretune.model.identity import describe
 from wheretune.records.runs import CacheSettings
 from wheretune.savings.prefix_cache.job import CacheJob
 from wheretune.savings.prefix_cache.layout import Layout
 from wheretune.savings.prefix_cache.making import cached
 from wheretune.scorers.controls import Depth
+from wheretune.tasks.classification import Classification
 
 
 def batch(side="right"):
@@ -80,13 +81,9 @@ def given(rows, collate, side="right"):
 
 def headed(family, head, layers, tuner=None):
     base = tiny(family)
-    model = HeadedModel(base, HEADS[head], 2, "classification", 0).eval()
+    model = HeadedModel(find_layers(base), HEADS[head], 2, Classification(), 0).eval()
     how = tuner or (wt.WholeLayers() if layers else wt.HeadOnly())
-    plan = (
-        planned(base, how, layers)
-        if layers
-        else replace(planned(base, wt.WholeLayers()), layers=(), tuner=wt.Spec.of(how))
-    )
+    plan = planned(base, how, layers) if layers else wt.plan(describe(find_layers(base)), None, tuner=how)
     return model, wt.apply(model, plan, seed=1)
 
 
@@ -121,7 +118,7 @@ def without_dropout(family, layers, head="last-token"):
             module.attention_dropout = 0.0
     data = wt.from_texts(sentences(40), classes_of(40), name="made")
     built = {"last-token": wt.LastToken(dropout=0.0), "concat": wt.Concat(dropout=0.0)}[head]
-    model = headed_by_data(base, built, data, seed=5)
+    model = headed_by_data(find_layers(base), built, data, seed=5)
     scores = wt.score(base, tokenizer, data, Depth())
     tuned = wt.apply(model, wt.plan(scores, wt.Explicit(layers), head=built), seed=5)
     return tuned, encode(data, tokenizer, 64), collator(tokenizer)

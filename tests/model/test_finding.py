@@ -9,9 +9,10 @@ from helpers.models import FAMILIES, tiny_model, tiny_tokenizer
 from wheretune.errors import ModelError
 from wheretune.model.finding import find_layers
 from wheretune.model.freezing import head_parameters
-from wheretune.model.identity import base_hash
+from wheretune.model.identity import describe
 from wheretune.model.inputs import max_tokens, representative_positions
 from wheretune.model.opening import load_model, load_tokenizer
+from wheretune.records.model import ModelSpec
 
 SMALL = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, vocab_size=50)
 
@@ -37,7 +38,7 @@ def test_a_head_on_top_changes_neither_layers_nor_hash(family):
     stack = find_layers(headed)
     assert [layer.path for layer in stack.layers] == [layer.path for layer in find_layers(base).layers]
     assert headed.get_submodule(stack.base_path) is stack.base
-    assert base_hash(stack) == base_hash(find_layers(base))
+    assert describe(stack).hash == describe(find_layers(base)).hash
     top = sum(p.numel() for p in head_parameters(stack))
     assert top == sum(p.numel() for p in headed.parameters()) - sum(
         p.numel() for n, p in base.named_parameters() if not n.startswith("pooler")
@@ -52,8 +53,8 @@ def test_the_output_matrix_of_a_language_model_is_no_head():
 def test_the_hash_does_not_hang_on_the_precision_it_was_loaded_in():
     model, _ = tiny_model("bert")
     half = model.to(torch.bfloat16)
-    found = base_hash(find_layers(half))
-    assert base_hash(find_layers(half.to(torch.float32))) == found
+    found = describe(find_layers(half)).hash
+    assert describe(find_layers(half.to(torch.float32))).hash == found
 
 
 def test_a_hub_that_never_answers_is_given_up(monkeypatch):
@@ -85,10 +86,10 @@ def test_a_hub_model_is_pinned_to_its_commit(monkeypatch):
 
 def test_one_changed_weight_changes_the_hash():
     model, _ = tiny_model("bert")
-    before = base_hash(find_layers(model))
+    before = describe(find_layers(model)).hash
     with torch.no_grad():
         model.encoder.layer[2].output.dense.bias[0] += 1e-3
-    assert base_hash(find_layers(model)) != before
+    assert describe(find_layers(model)).hash != before
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_max_tokens():
     assert max_tokens(bert, tokenizer, None) == 64
     assert max_tokens(roberta, tokenizer, None) == 65  # 66 positions, counted from behind padding index 0
     assert max_tokens(bert, tokenizer, 8) == 8
-    with pytest.raises(ModelError, match="--max-length 65"):
+    with pytest.raises(ModelError, match="a length of 65"):
         max_tokens(bert, tokenizer, 65)
 
 
@@ -139,16 +140,16 @@ def test_a_text_as_long_as_max_tokens_fits():
 @pytest.mark.parametrize("name", ["/no/such/folder", "./none", "somebody/no-such-model", ""])
 def test_no_such_model(name):
     with pytest.raises(ModelError):
-        load_model(name)
+        load_model(ModelSpec(name))
 
 
 def test_a_folder_without_a_model(tmp_path, tiny_folder):
     with pytest.raises(ModelError, match="holds no config"):
-        load_model(str(tmp_path))
+        load_model(ModelSpec(str(tmp_path)))
     model, _ = tiny_model("bert")
     model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="tokenizer"):
         load_tokenizer(str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"half a fi")
     with pytest.raises(ModelError, match="cannot open the model"):
-        load_model(str(tmp_path))
+        load_model(ModelSpec(str(tmp_path)))

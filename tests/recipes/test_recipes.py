@@ -1,36 +1,96 @@
-"""Recipes are data: their methods exist, their numbers are the papers', and `compare --recipe` runs them."""
+"""Recipes are objects: methods that can be built and named, numbers as printed, and presets taken from them."""
 
+import dataclasses
 import json
+import re
 
 import pytest
 
 from helpers.commands import one_line
 from wheretune import catalog
-from wheretune.recipes.cka_lora import DECODER
+from wheretune.errors import ConfigError
+from wheretune.recipes.base import printed
+from wheretune.recipes.cka_lora import DECODER, ENCODER
 from wheretune.recipes.olft import OLFT, TASKS
+from wheretune.recipes.presets import check_kind, presets
+from wheretune.recipes.prism import PRISM
+from wheretune.recipes.prism_journal import JOURNAL
+from wheretune.recipes.salf import SALF
+from wheretune.records.base import Spec
+from wheretune.records.runs import TrainSettings
 from wheretune.studies import methods
 
-
-@pytest.mark.parametrize("recipe", catalog.every("recipe").values(), ids=str)
-def test_every_choice_of_a_recipe_is_in_the_catalog(recipe):
-    assert recipe.head in catalog.every("head") and recipe.schedule in catalog.every("schedule")
-    for name in recipe.defaults["methods"].split(","):
-        assert methods.method(name).tuner in [catalog.read("tuner", tuner) for tuner in recipe.tuners]
-    own = methods.method(recipe.defaults["methods"].split(",")[-1])
-    assert (own.scorer, own.selector) == (recipe.scorer, recipe.selector.split(":")[0])
+RECIPES = list(catalog.every("recipe").items())
 
 
-def test_the_decoders_lora_is_the_paper_s():
-    tuner = methods.method(DECODER.defaults["methods"].split(",")[0]).tuner
-    assert (tuner.r, tuner.alpha, tuner.targets) == (128, 128, "all-linear")
+@pytest.mark.parametrize(("name", "recipe"), RECIPES, ids=[name for name, _ in RECIPES])
+def test_every_method_can_be_built_and_is_read_by_its_name(name, recipe):
+    assert recipe.name == name and recipe.decided
+    everything = (*recipe.study.rivals, *recipe.methods)
+    for method in everything:
+        methods.check(method)
+        assert dataclasses.replace(methods.read(method.name), head=method.head) == method
+    names = [method.name for method in everything]
+    assert recipe.defaults["methods"] == ",".join(names) and len(set(names)) == len(names)
+    assert recipe.study.reference in names
+    TrainSettings(**recipe.study.settings)
+
+
+def test_what_the_papers_choose():
+    (prism,) = PRISM.methods
+    assert (prism.scorer, prism.selector) == (Spec("cosine-centrality"), Spec("block-highest"))
+    assert (prism.tuner, prism.head, PRISM.study.k) == (Spec("full"), Spec("last-token"), 3)
+    assert {method.head for method in JOURNAL.methods} == {Spec("concat")} and JOURNAL.defaults["head"] == "concat"
+    assert SALF.methods[0].selector == Spec("suffix") and SALF.causal
+    assert DECODER.methods[0].tuner == Spec("lora", {"r": 128, "alpha": 128.0, "targets": "all-linear"})
+    assert ENCODER.defaults | {"methods": ""} == {
+        "methods": "", "reference": "lora:r=8:alpha=16", "head": "last-token", "ratio": "0.5",
+        "learning_rates": "0.0005", "warmup_ratio": "0.06",
+    }  # fmt: skip
+
+
+def test_presets_are_taken_from_the_recipes():
+    assert {name: preset.options for name, preset in presets().items()} == {
+        "prism": {"scorer": "cosine-centrality", "select": "block-highest", "k": "3"},
+        "salf": {"scorer": "semantic-deviation:variant=cosine", "select": "suffix"},
+        "cka-encoder": {"scorer": "cka:estimator=biased", "select": "lowest", "ratio": "0.5"},
+        "cka-decoder": {"scorer": "cka:estimator=biased", "select": "lowest", "ratio": "0.5"},
+        "olft": {"scorer": "layer-probe", "select": "middle-best", "k": "1"},
+    }
+
+
+def test_a_recipe_for_the_other_kind_of_model_is_refused_and_the_right_one_named():
+    check_kind(ENCODER, False, "recipe")
+    check_kind(PRISM, True, "preset")
+    with pytest.raises(ConfigError, match=r"recipe cka-lora-encoder is for encoders.*take cka-lora-decoder"):
+        check_kind(ENCODER, True, "recipe")
+    with pytest.raises(ConfigError, match=r"preset cka-decoder is for decoders.*take cka-encoder"):
+        check_kind(DECODER, False, "preset")
+    with pytest.raises(ConfigError, match=r"preset salf is for decoders.*take another preset"):
+        check_kind(SALF, False, "preset")
 
 
 def test_olft_s_averages_are_those_of_its_rows():
     """A slip in copying would show: the paper's last column is the mean of the eight before it (it rounds down)."""
-    for row in OLFT.references[0].rows:
+    for row in OLFT.printed[0].rows:
         numbers = [float(cell.split()[0]) for cell in row[2:]]
         assert len(numbers) == len(TASKS)
         assert sum(numbers[:-1]) / 8 == pytest.approx(numbers[-1], abs=0.16), row[:2]
+
+
+@pytest.mark.parametrize(("recipe", "off"), [(PRISM, 0.11), (JOURNAL, 0.11), (SALF, 0.002)], ids=["P", "T", "S"])
+def test_averages_are_those_of_their_rows(recipe, off):
+    """A slip in copying would show in the average."""
+    rows = [row for table in recipe.printed if table.columns[-1] == "Avg." for row in table.rows]
+    assert len(rows) > 20
+    for row in rows:
+        numbers = [float(cell.split()[0]) for cell in row if re.match(r"\d", cell)]
+        assert sum(numbers[:-1]) / len(numbers[:-1]) == pytest.approx(numbers[-1], abs=off), row
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ConfigError, match="table 9"):
+        printed("table 9", "a | b\n1 | 2 | 3")
 
 
 def test_compare_by_recipe(run, files, tiny_folder, tmp_path):

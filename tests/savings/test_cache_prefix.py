@@ -1,7 +1,6 @@
 """A user's own, unmodified Trainer with the prefix cache ends with the weights that it ends with without."""
 
 import warnings
-from dataclasses import replace
 
 import pytest
 import torch
@@ -19,9 +18,10 @@ from transformers import (
 
 import wheretune as wt
 from helpers.models import tiny_model, tiny_tokenizer
-from helpers.texts import classes_of, sentences
+from helpers.texts import sentences
 from wheretune.errors import ConfigError, DataError
 from wheretune.model.finding import find_layers
+from wheretune.model.identity import describe
 
 EPOCHS = 2
 
@@ -33,10 +33,8 @@ def applied(family, layers, kind=AutoModelForSequenceClassification, seed=0):
     base.config.pad_token_id = tokenizer.pad_token_id
     torch.manual_seed(seed)
     model = kind.from_config(base.config)
-    data = wt.from_texts(sentences(10), classes_of(10), name="made")
-    plan = wt.plan(wt.score(model, tokenizer, data, wt.Depth()), wt.Explicit(layers or (3,)))
-    if not layers:
-        plan = replace(plan, layers=(), tuner=wt.Spec.of(wt.HeadOnly()))
+    info = describe(find_layers(model))
+    plan = wt.plan(info, wt.Explicit(layers)) if layers else wt.plan(info, None, tuner=wt.HeadOnly())
     return wt.apply(model, plan), tokenizer
 
 

@@ -10,6 +10,7 @@ from helpers.savings import assert_same, batch, outcome
 from wheretune.heads.headed import HeadedModel
 from wheretune.model.finding import find_layers
 from wheretune.savings.one_token import one_token
+from wheretune.tasks.classification import Classification
 
 ONE_STACK = [family for family in FAMILIES if family not in ("t5", "bart")]
 CUT = [family for family in ONE_STACK if family != "opt"]
@@ -19,7 +20,7 @@ CUT = [family for family in ONE_STACK if family != "opt"]
 @pytest.mark.parametrize("family", CUT)
 def test_every_family_bears_it(family, side):
     for head in (wt.LastToken(), wt.Concat()):
-        model = HeadedModel(tiny(family), head, 2, "classification", 0).eval()
+        model = HeadedModel(find_layers(tiny(family)), head, 2, Classification(), 0).eval()
         whole = outcome(model, batch(side))
         with one_token(model.stack, batch(side)) as holds:
             assert holds, "this family is left as it is"
@@ -34,7 +35,7 @@ def test_with_every_tuner_in_the_last_layer(family, tuner):
     if tuner == "bias" and family == "llama":
         return
     base = tiny(family)
-    model = HeadedModel(base, wt.LastToken(), 2, "classification", 0).eval()
+    model = HeadedModel(find_layers(base), wt.LastToken(), 2, Classification(), 0).eval()
     tuned = wt.apply(model, planned(base, TUNERS[tuner], (2, 3)), seed=1)
     with torch.no_grad():  # away from where a tuner starts, which changes nothing
         generator = torch.Generator().manual_seed(0)
@@ -48,7 +49,7 @@ def test_with_every_tuner_in_the_last_layer(family, tuner):
 
 @pytest.mark.parametrize("family", CUT)
 def test_fewer_tokens_run_in_the_last_layer_alone(family):
-    model = HeadedModel(tiny(family), wt.LastToken(), 2, "classification", 0).eval()
+    model = HeadedModel(find_layers(tiny(family)), wt.LastToken(), 2, Classification(), 0).eval()
     seen = {}
     for layer in model.stack.layers:
         path = layer.parts.mlp_output
@@ -61,7 +62,7 @@ def test_fewer_tokens_run_in_the_last_layer_alone(family):
 
 
 def test_a_family_that_flattens_its_tokens_is_left_as_it_is():
-    model = HeadedModel(tiny("opt"), wt.LastToken(), 2, "classification", 0).eval()
+    model = HeadedModel(find_layers(tiny("opt")), wt.LastToken(), 2, Classification(), 0).eval()
     with one_token(model.stack, batch()) as holds:
         assert not holds
 

@@ -12,10 +12,12 @@ from helpers.models import tiny_model
 from helpers.savings import HEADS, assert_same, batch, caching, given, headed, outcome, ran, texts, without_dropout
 from wheretune.errors import ConfigError, ModelError
 from wheretune.heads.headed import HeadedModel
+from wheretune.model.finding import find_layers
 from wheretune.model.inputs import packed
 from wheretune.records.runs import CacheSettings, TrainSettings
 from wheretune.savings.packing import packing
 from wheretune.savings.together import saving
+from wheretune.tasks.classification import Classification
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.loop import train
 
@@ -46,7 +48,7 @@ def packed_outcome(model, inputs, labels=(0, 1, 1)):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("family", DECODERS)
 def test_packed_texts_give_what_padded_ones_give(family, head, side):
-    model = HeadedModel(tiny(family), HEADS[head], 2, "classification", 0).eval()
+    model = HeadedModel(find_layers(tiny(family)), HEADS[head], 2, Classification(), 0).eval()
     seen = shapes(model)
     padded = outcome(model, batch(side))
     assert_same(packed_outcome(model, batch(side)), padded)
@@ -66,7 +68,7 @@ def test_packed_texts_give_what_padded_ones_give(family, head, side):
 def test_a_text_does_not_read_its_neighbours(family, attention):
     base = tiny(family)
     base.set_attn_implementation(attention)
-    model = HeadedModel(base, wt.Concat(), 2, "classification", 0).eval()
+    model = HeadedModel(find_layers(base), wt.Concat(), 2, Classification(), 0).eval()
     inputs = batch()
     other = {name: value.clone() for name, value in inputs.items()}
     other["input_ids"][[0, 2]] = (other["input_ids"][[0, 2]] + 7) % 45 + 3
@@ -81,7 +83,7 @@ def test_a_text_does_not_read_its_neighbours(family, attention):
 def test_a_sliding_window_slides_within_each_text():
     torch.manual_seed(0)
     base = hf.AutoModel.from_config(hf.MistralConfig(sliding_window=4, **GROUPED))
-    model = HeadedModel(base, wt.Concat(), 2, "classification", 0).eval()
+    model = HeadedModel(find_layers(base), wt.Concat(), 2, Classification(), 0).eval()
     padded = outcome(model, batch())
     assert_same(packed_outcome(model, batch()), padded)
     base.config.sliding_window = 12
@@ -95,7 +97,7 @@ def test_with_every_tuner(family, tuner, tmp_path):
         return
     rows, collate = texts()
     base = tiny(family)
-    model = HeadedModel(base, wt.Concat(), 2, "classification", 0).eval()
+    model = HeadedModel(find_layers(base), wt.Concat(), 2, Classification(), 0).eval()
     tuned = wt.apply(model, planned(base, TUNERS[tuner], (2, 3)), seed=1)
     with torch.no_grad():  # away from where a tuner starts, which changes nothing
         generator = torch.Generator().manual_seed(0)
@@ -124,7 +126,7 @@ def test_what_the_base_model_is_given():
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("family", ACROSS)
 def test_what_reads_across_is_refused(family, head):
-    model = HeadedModel(tiny(family), HEADS[head], 2, "classification", 0)
+    model = HeadedModel(find_layers(tiny(family)), HEADS[head], 2, Classification(), 0)
     model.train()
     modes = [module.training for module in model.modules()]
     how = "eager" if family in ("deberta", "deberta-v2", "mpnet") else "sdpa"
@@ -149,7 +151,7 @@ def test_a_model_without_positions_is_refused():
 
 
 def test_a_layer_that_does_not_take_it_refuses():
-    model = HeadedModel(tiny("llama"), wt.LastToken(), 2, "classification", 0)
+    model = HeadedModel(find_layers(tiny("llama")), wt.LastToken(), 2, Classification(), 0)
     layer = model.stack.layers[1].module
 
     def wants_a_batch(_, args):
@@ -165,7 +167,7 @@ def test_a_layer_that_does_not_take_it_refuses():
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_in_half_precision_only_what_reads_across_is_refused(family):
     base, _ = tiny_model(family)
-    model = HeadedModel(base.to(torch.bfloat16), wt.Concat(), 2, "classification", 0)
+    model = HeadedModel(find_layers(base.to(torch.bfloat16)), wt.Concat(), 2, Classification(), 0)
     if family == "llama":
         with packing(model, batch()):
             assert model.packed

@@ -9,14 +9,9 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 import wheretune as wt
-from helpers.models import tiny_model
-from helpers.texts import sentences
+from helpers.training import Watch, fresh
 from wheretune import catalog
-from wheretune.applying import Tuned
-from wheretune.data.batches import collator
-from wheretune.data.tokens import encode
 from wheretune.errors import EngagementError, PlanError, TrainingError
-from wheretune.heads.headed import HeadedModel
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import tensor_hashes
 from wheretune.model.steps import Training
@@ -85,23 +80,16 @@ class MostChanged:
         return 0
 
 
-class Look:
+class Look(Watch):
     """Sees what the optimizer does to whom; stops a training where it is told to."""
 
-    name = "look"
-
     def __init__(self, model, stop=None):
-        self.model, self.stop, self.steps, self.kept = model, stop, [], []
-
-    def begin(self, training):
-        self.optimizer = training.optimizer
+        super().__init__(stop)
+        self.model, self.steps, self.kept = model, [], []
 
     def before_step(self, step):
         self.flags = {name: p.requires_grad for name, p in self.model.named_parameters()}
         self.before = tensor_hashes(self.model.state_dict().items())
-
-    def penalty(self):
-        return None
 
     def after_step(self, step):
         after = tensor_hashes(self.model.state_dict().items())
@@ -111,27 +99,7 @@ class Look:
         names = {p: name for name, p in self.model.named_parameters()}
         self.steps.append((training, graded, changed))
         self.kept.append({names[p]: int(slots["step"]) for p, slots in self.optimizer.state.items()})
-        if step == self.stop:
-            raise KeyboardInterrupt
-
-    def end(self):
-        pass
-
-    def state(self):
-        return {}
-
-    def restore(self, state):
-        pass
-
-
-def fresh(schedule, tuner=None, layers=LAYERS):
-    base, tokenizer = tiny_model("bert")  # with dropout, so the generators' states matter
-    base.pooler = None
-    data = wt.from_texts(sentences(22), [i % 2 for i in range(22)])
-    model = HeadedModel(base, wt.LastToken(), 2, "classification", seed=0)
-    tuner = tuner or wt.WholeLayers()
-    plan = wt.plan(wt.score(base, tokenizer, data, wt.Depth()), wt.Explicit(layers), tuner=tuner)
-    return model, Tuned(model, plan, tuner, schedule, seed=0), encode(data, tokenizer, 64), collator(tokenizer)
+        super().after_step(step)
 
 
 def layer_of(name):
@@ -152,12 +120,12 @@ def test_static_is_what_was_chosen_and_costs_nothing():
     state = made.init(12, (3, 7), {}, 10, 0)
     assert made.active(state, 0) == made.active(made.observe(state, {}), 9) == {3, 7}
     assert made.lowest(state, 0) == 3 and made.lowest(made.init(12, (), {}, 10, 0), 0) == 12
-    assert fresh(Static())[1].followers == ()
+    assert fresh(schedule=Static())[1].followers == ()
 
 
 @pytest.mark.parametrize("tuner", [wt.WholeLayers(), wt.WholeLayers(embeddings=True), wt.LoRA(r=2), wt.Adapter()])
 def test_flags_and_gradients_follow_and_what_is_frozen_does_not_move(tuner):
-    model, tuned, rows, collate = fresh(Turns(), tuner)
+    model, tuned, rows, collate = fresh(tuner, schedule=Turns())
     look = Look(model)
     train(model, rows, collate, SETTINGS, None, followers=(*tuned.followers, look))
     assert len(look.steps) == 18
@@ -172,7 +140,7 @@ def test_flags_and_gradients_follow_and_what_is_frozen_does_not_move(tuner):
 
 
 def test_no_gradient_runs_below_the_lowest_layer_of_the_step():
-    model, tuned, rows, collate = fresh(Turns())
+    model, tuned, rows, collate = fresh(schedule=Turns())
     asked, modes = [], []
     for layer in tuned.stack.layers:
         layer.module.register_forward_hook(lambda module, _, output: asked.append(output.requires_grad))
@@ -191,7 +159,7 @@ def test_no_gradient_runs_below_the_lowest_layer_of_the_step():
 
 @pytest.mark.parametrize("policy", ["keep", "drop", "drop-all"])
 def test_the_state_of_the_optimizer(policy):
-    model, tuned, rows, collate = fresh(Turns(policy))
+    model, tuned, rows, collate = fresh(schedule=Turns(policy))
     look = Look(model)
     train(model, rows, collate, SETTINGS, None, followers=(*tuned.followers, look))
     for step, kept in enumerate(look.kept):
@@ -214,10 +182,10 @@ def test_the_state_of_the_optimizer(policy):
     ids=["keep", "drop", "drop-all", "observed"],
 )
 def test_stopped_and_resumed_ends_byte_for_byte_the_same(tmp_path, schedule, tuner, epoch):
-    model, tuned, rows, collate = fresh(schedule, tuner)
+    model, tuned, rows, collate = fresh(tuner, schedule=schedule)
     train(model, rows, collate, SETTINGS, tmp_path / "once", followers=tuned.followers)
     expected = tensor_hashes(model.state_dict().items())
-    model, tuned, rows, collate = fresh(schedule, tuner)
+    model, tuned, rows, collate = fresh(tuner, schedule=schedule)
     with pytest.raises(KeyboardInterrupt):
         look = Look(model, stop=6 * epoch + 1)
         train(model, rows, collate, SETTINGS, tmp_path / "twice", followers=(*tuned.followers, look))
@@ -227,7 +195,7 @@ def test_stopped_and_resumed_ends_byte_for_byte_the_same(tmp_path, schedule, tun
     training = look.steps[6 * epoch - 1][0]
     assert training < set(tuned.trainable), "some were frozen at the moment of the checkpoint"
     torch.rand(99)  # another process would have another state of the generator
-    model, tuned, rows, collate = fresh(schedule, tuner)
+    model, tuned, rows, collate = fresh(tuner, schedule=schedule)
     log = train(model, rows, collate, SETTINGS, tmp_path / "twice", followers=(*tuned.followers, Look(model)))
     assert log.steps == 18
     assert tensor_hashes(model.state_dict().items()) == expected
@@ -247,7 +215,7 @@ def test_stopped_and_resumed_ends_byte_for_byte_the_same(tmp_path, schedule, tun
 
 def test_tensors_are_ranked_by_what_is_observed():
     schedule = MostChanged()
-    model, tuned, rows, collate = fresh(schedule, wt.WholeLayers(embeddings=True))
+    model, tuned, rows, collate = fresh(wt.WholeLayers(embeddings=True), schedule=schedule)
     look = Look(model)
     train(model, rows, collate, SETTINGS, None, followers=(*tuned.followers, look))
     ranked = {name for name, p in tuned.trainable.items() if p.ndim > 1}
@@ -274,7 +242,7 @@ def test_a_layer_that_was_never_active_need_not_change_and_must_not():
         def active(self, state, step):
             return frozenset([1])
 
-    model, tuned, rows, collate = fresh(Lowest())
+    model, tuned, rows, collate = fresh(schedule=Lowest())
     train(model, rows, collate, SETTINGS, None, followers=tuned.followers)
     tuned.check()
     with torch.no_grad():
@@ -284,7 +252,7 @@ def test_a_layer_that_was_never_active_need_not_change_and_must_not():
 
 
 def test_a_schedule_that_nobody_carried_out_is_found():
-    model, tuned, rows, collate = fresh(Turns())
+    model, tuned, rows, collate = fresh(schedule=Turns())
     train(model, rows, collate, SETTINGS, None)
     with pytest.raises(EngagementError, match=r"never carried out; .*FollowerCallback\(tuned.followers\)"):
         tuned.check()
@@ -292,24 +260,24 @@ def test_a_schedule_that_nobody_carried_out_is_found():
 
 def test_what_cannot_be_scheduled_is_refused(tmp_path):
     with pytest.raises(PlanError, match="adalora needs its layers at every step, and the schedule turns"):
-        fresh(Turns(), wt.AdaLoRA(r=2, start=3))
+        fresh(wt.AdaLoRA(r=2, start=3), schedule=Turns())
 
     @dataclass(frozen=True)
     class Elsewhere(Turns):
         def active(self, state, step):
             return frozenset([0])
 
-    model, tuned, rows, collate = fresh(Elsewhere())
+    model, tuned, rows, collate = fresh(schedule=Elsewhere())
     with pytest.raises(PlanError, match="turns names layer 0, which may not train"):
         train(model, rows, collate, SETTINGS, None, followers=tuned.followers)
-    model, tuned, *_ = fresh(Turns())
+    model, tuned, *_ = fresh(schedule=Turns())
     few = torch.optim.SGD(model.head.parameters())
     with pytest.raises(TrainingError, match=r"the optimizer lacks base\.encoder\.layer\.1"):
         tuned.followers[0].begin(Training(10, few))
 
 
 def test_in_an_unmodified_trainer(tmp_path):
-    model, tuned, rows, collate = fresh(Turns("drop"))
+    model, tuned, rows, collate = fresh(schedule=Turns("drop"))
     look = Look(model)
     arguments = TrainingArguments(
         str(tmp_path), max_steps=5, per_device_train_batch_size=4, learning_rate=1e-2, report_to="none",

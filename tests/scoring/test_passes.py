@@ -71,7 +71,7 @@ def test_a_scorer_that_reads_no_text_scores_a_model_that_reads_two():
         ([wt.CosineCentrality()], {"settle": settle, "standardise": True}, "until_settled", "all data first"),
         ([wt.IOCosine()], {"standardise": True}, "standardise", "reads all tokens"),
     ],
-    ids=str,
+    ids=lambda given: given if isinstance(given, str) else "",
 )
 def test_what_does_not_go_together_is_refused_by_field(scorers, settings, field, said):
     model, tokenizer = tiny_model("bert")

@@ -63,8 +63,8 @@ def test_several_are_read_once_each():
 @pytest.mark.parametrize(
     ("name", "spec"),
     [
-        ("full", Spec("bottom", {"k": 6})),
-        ("lora", Spec("bottom", {"k": 6})),
+        ("full", Spec("explicit", {"every": True})),
+        ("lora", Spec("explicit", {"every": True})),
         ("head-only", None),
         ("top", Spec("top", {"k": 2})),
         ("top:k=1", Spec("top", {"k": 1})),
@@ -76,7 +76,7 @@ def test_several_are_read_once_each():
     ],
 )
 def test_a_comparison_fills_in_k_and_seed(name, spec):
-    assert methods.selector_of(methods.read(name), k=2, layers=6, seed=7) == spec
+    assert methods.selector_of(methods.read(name), k=2, seed=7) == spec
 
 
 def test_who_pays_for_scores():

@@ -5,12 +5,8 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 import wheretune as wt
-from helpers.models import tiny_model
-from helpers.texts import sentences
-from wheretune.data.batches import collator
-from wheretune.data.tokens import encode
+from helpers.training import fresh
 from wheretune.errors import ConfigError, TrainingError
-from wheretune.heads.headed import HeadedModel
 from wheretune.model.steps import Follower
 from wheretune.records.runs import TrainSettings
 from wheretune.training.loop import train
@@ -52,14 +48,11 @@ class Calls:
         self.calls.append(("restore", int(state["number"])))
 
 
-def fresh():
-    base, tokenizer = tiny_model("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    base.pooler = None
-    data = wt.from_texts(sentences(8), [i % 2 for i in range(8)])
-    model = HeadedModel(base, wt.LastToken(), 2, "classification", seed=0)
-    plan = wt.plan(wt.score(base, tokenizer, data, wt.Depth()), None, tuner=wt.HeadOnly())
-    wt.apply(model, plan)
-    return model, model.head[1].bias, encode(data, tokenizer, 64), collator(tokenizer)
+def head_alone():
+    """A head that trains alone, without dropout, and its bias."""
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model, _, rows, collate = fresh(wt.HeadOnly(), head=wt.LastToken(dropout=0.0), texts=8, **off)
+    return model, model.head[1].bias, rows, collate
 
 
 def steps(first, last):
@@ -75,21 +68,20 @@ def arguments(folder, **more):
 
 
 def test_the_order_of_calls_and_after_a_stop(tmp_path):
-    model, weight, rows, collate = fresh()
+    model, weight, rows, collate = head_alone()
     calls = Calls(weight, fails=2)
     assert isinstance(calls, Follower)
     with pytest.raises(RuntimeError, match="fire"):
         train(model, rows, collate, SETTINGS, tmp_path, followers=[calls])
     assert calls.calls == [("begin", 4), *steps(0, 3), ("end",)]
-    model, weight, rows, collate = fresh()
+    model, weight, rows, collate = head_alone()
     again = Calls(weight)
     train(model, rows, collate, SETTINGS, tmp_path, followers=[again])
     assert again.calls == [("begin", 4), ("restore", 7), *steps(2, 4), ("end",)]
 
 
 def test_the_penalty_is_a_term_of_the_loss():
-    model, weight, rows, collate = fresh()
-    model.head[0].p = 0.0  # no dropout
+    model, weight, rows, collate = head_alone()
     batch = collate(rows[:4])
     (model(**batch).loss + 6 * weight.sum()).backward()
     torch.nn.utils.clip_grad_norm_(model.head.parameters(), 1.0)
@@ -102,7 +94,7 @@ def test_the_penalty_is_a_term_of_the_loss():
 
 
 def test_in_a_trainer_of_the_user_s_own(tmp_path):
-    model, weight, rows, collate = fresh()
+    model, weight, rows, collate = head_alone()
     calls = Calls(weight)
     callback = wt.FollowerCallback([calls])
     Trainer(model, arguments(tmp_path, save_strategy="no"), train_dataset=rows, data_collator=collate,

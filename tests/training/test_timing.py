@@ -7,12 +7,12 @@ import pytest
 import wheretune as wt
 from helpers.texts import jsonl, rows_of
 from wheretune.errors import ConfigError
-from wheretune.pipeline import score_model
+from wheretune.model.opening import open_model
 from wheretune.records.base import load, save
 from wheretune.records.cost import Cost, Measured
 from wheretune.records.data import DataSpec
+from wheretune.records.model import ModelSpec
 from wheretune.records.runs import TrainSettings
-from wheretune.scorers.controls import Depth
 from wheretune.training import timing
 from wheretune.training.clock import TrainLog
 
@@ -28,8 +28,7 @@ def test_what_follows_from_the_seconds():
 @pytest.fixture
 def planned(tiny_folder, tmp_path):
     data = DataSpec(str(jsonl(tmp_path / "texts.jsonl", rows_of(90))))
-    (scores,) = score_model(tiny_folder("bert"), data, [Depth()])
-    return wt.plan(scores, wt.Explicit((2, 3))), data
+    return wt.plan(open_model(ModelSpec(tiny_folder("bert"))).info, wt.Explicit((2, 3))), data
 
 
 def test_a_few_steps_of_both_are_timed_on_batches_of_the_training(planned, monkeypatch):

@@ -10,39 +10,40 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from wheretune import __version__
-from wheretune.cli import comparing, lists, planning, running, scoring, using
 from wheretune.cli.groups import expanded, flag_of
 from wheretune.cli.printing import note
 from wheretune.errors import WheretuneError
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
-COMMANDS = {
-    "Score": (scoring.score, scoring.merge_scores),
-    "Plan": (planning.plan, planning.cost, planning.export, planning.inspect),
-    "Tune": (running.tune, running.run, comparing.compare, comparing.demo),
-    "Use": (using.evaluate, using.predict, using.merge),
-}
-
-app = typer.Typer(
-    name="wheretune",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "token_normalize_func": lambda name: name.replace("_", "-"),  # --learning_rate is --learning-rate
+COMMANDS = {  # by panel of the help: command -> module:function
+    "Score": {"score": "scoring:score", "merge-scores": "scoring:merge_scores"},
+    "Plan": {
+        "plan": "planning:plan",
+        "cost": "planning:cost",
+        "export": "planning:export",
+        "inspect": "planning:inspect",
     },
-    help="Where to fine-tune a language model: score every layer in one forward pass, choose, tune exactly those.",
-)
+    "Tune": {
+        "tune": "running:tune",
+        "run": "running:run",
+        "compare": "comparing:compare",
+        "demo": "comparing:demo",
+    },
+    "Use": {"evaluate": "using:evaluate", "predict": "using:predict", "merge": "using:merge"},
+    "List": {
+        name: f"lists:{name}" for name in ("scorers", "selectors", "tuners", "heads", "tasks", "metrics", "schedules")
+    },
+}
 
 
 class Command(TyperCommand):
@@ -76,7 +77,31 @@ def spelled(problem: str, field: str, flag: str) -> str:
     return f"{flag} {problem[found.end() :]}" if found else f"{flag}: {problem}"
 
 
-@app.callback(invoke_without_command=True)
+def application(only: str | None = None) -> typer.Typer:
+    """The command line as typer knows it.
+
+    Args:
+        only: The one command that will be asked for; the others are names alone, which is quicker. None makes all.
+    """
+    app = typer.Typer(
+        name="wheretune",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "token_normalize_func": lambda name: name.replace("_", "-"),  # --learning_rate is --learning-rate
+        },
+        help="Where to fine-tune a language model: score every layer in one forward pass, choose, tune exactly those.",
+    )
+    app.callback(invoke_without_command=True)(_root)
+    for panel, commands in COMMANDS.items():
+        for name, where in commands.items():
+            made = _nothing if only not in (None, name) else expanded(_found(where))
+            app.command(name, cls=Command, rich_help_panel=panel)(made)
+    return app
+
+
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
 ) -> None:
@@ -85,11 +110,14 @@ def _root(
         raise typer.Exit
 
 
-for panel, commands in COMMANDS.items():
-    for command in commands:
-        app.command(command.__name__.replace("_", "-"), cls=Command, rich_help_panel=panel)(expanded(command))
-for axis in lists.AXES:
-    app.command(f"{axis}s", cls=Command, rich_help_panel="List")(expanded(lists.listing(axis)))
+def _found(where: str) -> Callable[..., None]:
+    module, _, function = where.partition(":")
+    command: Callable[..., None] = getattr(import_module(f"wheretune.cli.{module}"), function)
+    return command
+
+
+def _nothing() -> None:
+    """Stand in for a command that was not asked for."""
 
 
 class _Notes(logging.Handler):
@@ -108,6 +136,7 @@ class _Notes(logging.Handler):
 
 def _quiet() -> None:
     """Keeps other libraries' chatter off the screen; errors still come through."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins takes as long as a command
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -120,9 +149,9 @@ def _quiet() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: every error of the user's in one line, with code 2."""
     _quiet()
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        given = list(arguments) if arguments is not None else None
-        code = app(args=given, prog_name="wheretune", standalone_mode=False)
+        code = application(_asked(given))(args=given, prog_name="wheretune", standalone_mode=False)
     except WheretuneError as error:
         _fail(str(error))
     except USAGE_ERROR as error:
@@ -136,11 +165,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _asked(arguments: Sequence[str]) -> str | None:
+    """The command that is asked for, if it is one; None where the help or a shell's completion needs all of them."""
+    first = arguments[0].replace("_", "-") if arguments else ""
+    known = any(first in commands for commands in COMMANDS.values())
+    return first if known or first == "--version" else None
+
+
 def _usage(error: Any) -> str:
     """What click says; of an unknown option, which one is nearest."""
     wrong, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if wrong is None or context is None or not error.message.startswith("No such option"):
-        return str(error.format_message())
+        return str(error.format_message()).replace("Value error, ", "").removesuffix(".")
     import difflib
 
     known = [option for parameter in context.command.params for option in parameter.opts if option.startswith("--")]

@@ -87,13 +87,12 @@ class ChoiceOptions(CountOptions):
         catalog.build("selector", settled.selector(scorer, seed))
         return settled
 
-    def selector(self, scorer: Spec, seed: int, layers: int = 0) -> Spec:
+    def selector(self, scorer: Spec, seed: int) -> Spec:
         """The selector for layers that are scored by `scorer`.
 
         Args:
             scorer: Brings the selector of its source, where none was asked for.
             seed: Seed for a random choice.
-            layers: How many the model has, which `--layers all` needs.
 
         Raises:
             ConfigError: A name or an option is unknown.
@@ -102,14 +101,15 @@ class ChoiceOptions(CountOptions):
         from wheretune.records.base import Spec
 
         card = catalog.find("scorer", scorer.name).card
-        named = tuple(range(layers)) if self.layers == "all" else numbers(self.layers, int, "--layers")
+        every = self.layers == "all"
         spec = catalog.filled(
             "selector",
             catalog.written("selector", self.asked or card.selector),
             k=self.k,
             ratio=self.ratio,
             seed=seed,
-            layers=named,
+            layers=None if every else numbers(self.layers, int, "--layers"),
+            every=every or None,
             share=self.budget,
             of=self.budget_of,
             prefer=card.direction,
@@ -141,7 +141,7 @@ class TuningOptions(Group):
         str, option("--schedule", "When the layers train; see `wheretune schedules`.", axis="schedule")
     ] = "static"
 
-    def specs(self) -> dict[str, Spec]:
+    def specs(self) -> dict[str, Any]:
         """By axis, what was chosen, with all its options.
 
         Raises:

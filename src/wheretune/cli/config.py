@@ -26,13 +26,15 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     content = read_yaml(path, "--config")
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no options", "write one `option: value` per line")
-    known = {
-        option.removeprefix("--").replace("-", "_"): parameter
-        for parameter in context.command.params
-        for option in parameter.opts
-        if not option.startswith("-h") and parameter.name != "config"
-    }
-    defaults: dict[str, Any] = {}
+    _fill(context, _values(context, path, content), last_word=True)
+    return path
+
+
+def _values(context: typer.Context, path: Path, content: dict[Any, Any]) -> dict[str, Any]:
+    """By parameter of the command, what the file says, as text that typer reads as it reads the command line."""
+    flags = [(flag, parameter) for parameter in context.command.params for flag in parameter.opts]
+    known = {flag.removeprefix("--").replace("-", "_"): one for flag, one in flags if one.name != "config"}
+    values: dict[str, Any] = {}
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in known:
@@ -40,11 +42,11 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
             raise ConfigError(f"{path} has the unknown key {key!r}", f"the nearest known one is {close!r}")
         if value is None:
             continue
-        many = getattr(known[name], "multiple", False)
-        parts = [str(part) for part in value] if many and isinstance(value, list) else _as_text(value)
-        defaults[str(known[name].name)] = [parts] if many and isinstance(parts, str) else parts
-    _fill(context, defaults, last_word=True)
-    return path
+        if not getattr(known[name], "multiple", False):
+            values[str(known[name].name)] = _as_text(value)
+        else:
+            values[str(known[name].name)] = list(map(str, value)) if isinstance(value, list) else [_as_text(value)]
+    return values
 
 
 def read_yaml(path: Path, flag: str) -> Any:

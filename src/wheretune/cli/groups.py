@@ -59,7 +59,7 @@ def names_of(axis: str) -> Callable[[str], list[str]]:
 def expanded(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command with one option for each field of its groups."""
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     options: dict[str, inspect.Parameter] = {}
     for name, parameter in inspect.signature(command).parameters.items():
         of_this = _options(groups[name]) if name in groups else [parameter.replace(annotation=hints[name])]

@@ -20,8 +20,10 @@ AXES = {
     "schedule": "the schedules: when the chosen layers train",
 }
 
+COLUMNS = {"scorer": ("formula", "source", "needs", "cost", "selector")}  # what fits; `--json` has all
 
-def listing(axis: str) -> Callable[..., None]:
+
+def _listing(axis: str) -> Callable[..., None]:
     """The command that lists an axis."""
 
     def command(json_: AsJson = False) -> None:
@@ -29,7 +31,7 @@ def listing(axis: str) -> Callable[..., None]:
         from wheretune.show.tables import table
 
         every = {name: described(axis, made) for name, made in catalog.every(axis).items()}
-        columns = tuple(dict.fromkeys(column for what in every.values() for column in what))
+        columns = COLUMNS.get(axis) or tuple(dict.fromkeys(column for what in every.values() for column in what))
         rows = [(name, *(_cell(what.get(column)) for column in columns)) for name, what in every.items()]
         words = tuple(column.replace("_", " ") for column in columns)
         show(table(f"{axis}s", (axis, *words), rows, left=(axis, *words)), json_, every)
@@ -38,13 +40,16 @@ def listing(axis: str) -> Callable[..., None]:
     return command
 
 
+scorers, selectors, tuners, heads, tasks, metrics, schedules = map(_listing, AXES)
+
+
 def described(axis: str, made: Any) -> dict[str, Any]:
     """What is said of one thing on an axis, and its options with their defaults."""
     first = str(inspect.getdoc(made)).splitlines()[0]
     said: dict[str, Any] = {"does": first}
     if axis == "scorer":
         card = made.card
-        said = {"formula": card.formula, "source": card.source, "needs": card.needs_in_words, "cost": card.cost}
+        said |= {"formula": card.formula, "source": card.source, "needs": card.needs_in_words, "cost": card.cost}
         said |= {"selector": card.selector, "direction": getattr(card, "direction", "highest")}
     elif axis == "selector":
         said = {"chooses": first, "needs_scores": made.needs_scores}

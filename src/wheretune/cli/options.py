@@ -284,7 +284,7 @@ class JudgedOptions(TrainOptions):
     validation: Annotated[str | None, option("--validation", "Validation data.", metavar="F")] = None
     test: Annotated[str | None, option("--test", "Test data.", metavar="F")] = None
 
-    def judged(self) -> dict[str, DataSpec]:
+    def judged(self) -> dict[str, Any]:
         """By split, what is judged."""
         given = {"validation": self.validation, "test": self.test}
         return {name: self.spec(source, every_row=True) for name, source in given.items() if source is not None}

@@ -68,7 +68,7 @@ def selector_for(choice: ChoiceOptions, layers: int, scorer: Spec, seed: int) ->
     """
     from wheretune import catalog, planning
 
-    made: AnySelector = catalog.build("selector", choice.selector(scorer, seed, layers))
+    made: AnySelector = catalog.build("selector", choice.selector(scorer, seed))
     planning.check(made, layers)
     return made
 
@@ -85,7 +85,7 @@ def selector_that_fits(choice: ChoiceOptions, model: ModelSpec, scorer: Spec, se
     _, info = outline(model)
     check_preset(choice.preset, info.causal)
     selector_for(choice, len(info), scorer, seed)
-    return choice.selector(scorer, seed, len(info))
+    return choice.selector(scorer, seed)
 
 
 def check_preset(preset: str | None, causal: bool) -> None:
@@ -94,9 +94,9 @@ def check_preset(preset: str | None, causal: bool) -> None:
     Raises:
         ConfigError: It is.
     """
-    from wheretune.recipes.presets import check_kind, presets
-
     if preset is not None:
+        from wheretune.recipes.presets import check_kind, presets
+
         check_kind(presets()[preset].recipe, causal, "preset")
 
 

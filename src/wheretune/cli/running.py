@@ -31,6 +31,7 @@ from wheretune.cli.reporting import selector_that_fits
 from wheretune.cli.training import KeptCacheOptions, SavingOptions, TrainingOptions
 
 if TYPE_CHECKING:
+    from wheretune.records.base import Spec
     from wheretune.records.runs import CacheSettings, RunResult, RunSpec
     from wheretune.session import Session
 
@@ -160,7 +161,7 @@ def _tune(
     to: FolderOptions,
     cache: CacheSettings,
     json_: bool,
-    selector: Callable[[], object] | None = None,
+    selector: Callable[[], Spec] | None = None,
 ) -> None:
     """Runs a spec and says what came of it; data is refused before the model is opened, all else before the folder."""
     from wheretune.records.base import to_json

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
-from jaxtyping import Float, Shaped
-
 if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped
     from torch import Tensor, nn
 
 

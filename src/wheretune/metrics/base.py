@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Float, Shaped
-
 if TYPE_CHECKING:
     import numpy as np
+    from jaxtyping import Float, Shaped
 
 Reads = str
 """What of the predictions a metric reads. Tasks of today give `classes`, `probabilities` or `values`."""

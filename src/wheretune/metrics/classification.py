@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from jaxtyping import Int
-
 if TYPE_CHECKING:
     import numpy as np
+    from jaxtyping import Int
 
     from wheretune.metrics.base import Predictions
 

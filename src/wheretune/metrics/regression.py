@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from jaxtyping import Float
 
 from wheretune.errors import DataError
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from wheretune.metrics.base import Predictions
 
 

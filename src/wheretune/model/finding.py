@@ -50,11 +50,20 @@ def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
         model=model,
         base=base,
         base_path=base_path,
-        layers=tuple(Layer(i, path, layer, parts_of(layer, heads, decodes)) for i, (path, layer) in enumerate(modules)),
+        layers=tuple(_layer(i, path, layer, heads, decodes) for i, (path, layer) in enumerate(modules)),
         hidden_size=hidden,
         causal=decodes,
         attribute=attribute,
     )
+
+
+def _layer(index: int, path: str, module: nn.Module, heads: int, decodes: bool) -> Layer:
+    try:
+        return Layer(index, path, module, parts_of(module, heads, decodes))
+    except ValueError as error:  # for example of an adapter that wheretune put in already
+        raise ModelError(
+            f"layer {index} ({path}) cannot be read: {error}", "undo the plan that was applied before, if there is one"
+        ) from error
 
 
 def _named_list(base: nn.Module, attribute: str) -> nn.ModuleList | nn.Sequential:

@@ -40,13 +40,8 @@ class Opened:
     info: ModelInfo
     fingerprints: dict[str, str]
 
-    def hashes_below(self, path: str) -> dict[str, str] | None:
-        """SHA-256 of the tensors as they are held, by their names in a model that has this one at `path`.
-
-        None where they are held in half precision: the fingerprints are of them as fp32.
-        """
-        if any(p.is_floating_point() and p.dtype != torch.float32 for p in self.stack.base.parameters()):
-            return None
+    def hashes_below(self, path: str) -> dict[str, str]:
+        """The fingerprints by their names in a model that has this one at `path`."""
         return {f"{path}.{name}": found for name, found in self.fingerprints.items()}
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float, Int, Shaped
-
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Shaped
     from torch import Tensor
 
 

@@ -91,8 +91,15 @@ def manifest(content: Mapping[str, Any], layers: list[dict[str, Any]], origin: s
 
 def plan(content: Mapping[str, Any], layers: list[dict[str, Any]]) -> dict[str, Any]:
     """A plan of 0.1.0 in today's layout, given all layers of its model."""
-    cost: dict[str, Any] = {"limit": None, "tokens": 128.0, "texts": 0, "lines": [], "measured": None}
-    cost |= {"batch_size": 16, "epochs": 3}
+    cost: dict[str, Any] = {
+        "limit": None,
+        "tokens": 128.0,
+        "texts": 0,
+        "batch_size": 16,
+        "epochs": 3,
+        "lines": [],
+        "measured": None,
+    }
     kept = {key: content[key] for key in ("layers", "tuner", "head", "schedule", "scores_digest")}
     return kept | {
         "selector": _selector(content["selector"]),

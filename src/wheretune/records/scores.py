@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from wheretune.errors import ConfigError
 from wheretune.records import older
@@ -18,6 +17,7 @@ from wheretune.records.model import ModelInfo
 from wheretune.support.files import digest, write_json
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from matplotlib.figure import Figure
 
 Pooling = Literal["token", "mean"]
@@ -254,9 +254,12 @@ class LayerScores(Shown):
         require(spaces == count + 1, f"it has deviations of {spaces} latent spaces, and {count} layers")
         require(self.n_samples >= 0 and self.seconds >= 0, "it counts below 0")
         require(self.tokens is None or 0 < self.tokens <= MOST_TOKENS, f"tokens is {self.tokens}")
-        for choice in (self.choice, self.settlement):
-            there = choice is None or all(0 <= layer < count for layer in choice.layers)
-            require(there, "a layer is chosen that is not there")
+        self._check_choice(count)
+
+    def _check_choice(self, count: int) -> None:
+        """Refuses a choice of layers that are not there."""
+        chosen = (*(self.choice.layers if self.choice else ()), *(self.settlement.layers if self.settlement else ()))
+        require(all(0 <= layer < count for layer in chosen), "a layer is chosen that is not there")
         sure = self.choice.confidence if self.choice else None
         require(sure is None or len(sure.layers) == count, f"its confidence is not of {count} layers")
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from wheretune.errors import ScoreError
 from wheretune.scorers.base import Card, Finished
@@ -30,6 +29,7 @@ from wheretune.scorers.sums import CONSTANT
 from wheretune.support.log import log
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
     from wheretune.model.stack import LayerStack

@@ -28,10 +28,10 @@ class Depth:
 
 @dataclass(frozen=True)
 class RandomScores:
-    """A uniform draw from [0, 1) a layer.
+    """A uniform draw from [0, 1) per layer.
 
     Attributes:
-        seed: Of the draw.
+        seed: Seed for the draw.
     """
 
     seed: int = 0

@@ -11,12 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from jaxtyping import Float
-
 from wheretune.scorers.base import Card
 from wheretune.scorers.sums import MeanSums, PairSums, mean_of_others
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
     from wheretune.model.stack import LayerStack

@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from jaxtyping import Float
-
 from wheretune.scorers.base import Card, Finished
 from wheretune.scorers.sketch import Sketch
 from wheretune.scorers.sums import Moments
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
     from wheretune.model.stack import LayerStack

@@ -11,12 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from jaxtyping import Float, Int
-
 from wheretune.scorers.base import Card
 from wheretune.scorers.sums import MeanSums
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from wheretune.model.forward import Reduction

@@ -2,7 +2,7 @@
 
     score(l) = mean over samples of dev_l - dev_{l+1},  dev_k = 1 - cos(h_k, base(label))
 
-SALF, section 3 and algorithms 2 and 3; base(v) is the semantic base of token v (2.1; see `anatomy.semantic_bases`), the
+SALF, section 3 and algorithms 2 and 3; base(v) is the semantic base of token v (2.1; see `model.output_matrix`), the
 label the first token of its class's verbaliser or of the target column. Everything from the layer with the largest gain
 upward trains (suffix): algorithm 3, not the caption of figure 2. Beside the mean, each sample's own largest gain is
 counted (`eof_layers`), and the deviations of every latent space are kept as histograms (figures 5 and 6).
@@ -20,14 +20,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from jaxtyping import Float, Int
-
 from wheretune.errors import ConfigError
 from wheretune.records.scores import Deviations
 from wheretune.scorers.base import Card
 from wheretune.scorers.sums import MeanSums
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from wheretune.model.stack import LayerStack
@@ -44,8 +43,8 @@ class DeviationSums:
     Attributes:
         gains: Of the gain of every layer.
         deviations: Sum of the deviation of every latent space.
-        counts: Samples a bin of the deviation, in `BINS` equal parts of 0 to the highest there can be.
-        gain_counts: Samples a bin of the gain, in `BINS` equal parts of minus to plus that.
+        counts: Samples per bin of the deviation, in `BINS` equal parts of 0 to the highest there can be.
+        gain_counts: Samples per bin of the gain, in `BINS` equal parts of minus to plus that.
         eof_layers: Samples whose gain is largest at each layer; ties go to the lower.
         highest: The highest deviation there can be; 0 while nothing has been seen.
     """
@@ -158,7 +157,7 @@ class SemanticDeviation:
 
 
 def _histogram(shares: Float[Tensor, "batch space"]) -> Int[Tensor, "space bin"]:
-    """How many samples fall into each of `BINS` equal parts of 0 to 1, a row a space."""
+    """How many samples fall into each of `BINS` equal parts of 0 to 1, one row per space."""
     import torch
 
     bins = (shares * BINS).long().clamp(0, BINS - 1)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 SKETCH = 512  # rows that are kept for resampling
@@ -64,7 +64,8 @@ class Sketch:
 
         Args:
             n: Samples the score itself is made of.
-            statistic: From subsets of the rows, a column each with 1 for the rows that are in, to the scores of each.
+            statistic: From subsets of the rows, one column per subset with 1 for the rows that are in, to the scores of
+                each.
 
         Returns:
             The matrix, zero where a layer has no score; None if there are too few rows.
@@ -82,7 +83,7 @@ class Sketch:
 
 
 def _hashed(sample_ids: Sequence[int]) -> Int[Tensor, " row"]:
-    """A pseudo-random number from 0 a row: the finaliser of splitmix64 (Steele et al. 2014)."""
+    """One pseudo-random whole number from 0 per row: the finaliser of splitmix64 (Steele et al. 2014)."""
     import torch
 
     with np.errstate(over="ignore"):

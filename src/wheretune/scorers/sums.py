@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
-
 from wheretune.errors import ScoreError
 from wheretune.scorers.base import Finished
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 LEAST_BATCHES = 8  # to say how batches vary
@@ -20,7 +19,7 @@ CONSTANT = 1e-10  # a variance below this share of the squared mean is rounding
 
 @dataclass(frozen=True, eq=False)
 class MeanSums:
-    """Sums over samples of one number a layer, in fp64, where samples weigh alike.
+    """Sums over samples of one number per layer, in fp64, where samples weigh alike.
 
     Attributes:
         n: Samples.
@@ -62,7 +61,7 @@ class MeanSums:
 
 @dataclass(frozen=True, eq=False)
 class BatchSums:
-    """Sums over batches of one number a layer, for scores that only a batch has.
+    """Sums over batches of one number per layer, for scores that only a batch has.
 
     Attributes:
         batches: The sums.

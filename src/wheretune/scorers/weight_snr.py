@@ -30,14 +30,14 @@ NORMAL_IQR = 1.349  # the interquartile range of a standard normal distribution
 
 @dataclass(frozen=True)
 class WeightSNR:
-    """Singular values above the Marchenko-Pastur edge over those below, a layer."""
+    """Singular values above the Marchenko-Pastur edge over those below, per layer."""
 
     name: ClassVar[str] = "weight-snr"
     card: ClassVar[Card] = Card(
         "sum of singular values above the Marchenko-Pastur edge / sum below",
         "Spectrum, Hartford et al. 2024",
         ("weights",),
-        "one SVD a matrix",
+        "one SVD per matrix",
         "highest",
     )
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from wheretune.errors import ConfigError
 from wheretune.records.base import Spec
@@ -20,6 +19,8 @@ from wheretune.scorers.base import BoundedScorer
 from wheretune.selectors.base import PairwiseSelector, resolved
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from wheretune.model.states import States
     from wheretune.records.scores import LayerScores
     from wheretune.scorers.base import Finished

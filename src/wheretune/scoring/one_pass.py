@@ -13,14 +13,11 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
 
-from wheretune.data.batches import CHUNK, collator
-from wheretune.data.texts import shuffled
+from wheretune.data.batches import collator
 from wheretune.errors import ConfigError, ScoreError
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe, fingerprints
-from wheretune.model.inputs import max_tokens
 from wheretune.model.opening import Opened
 from wheretune.model.output_matrix import semantic_bases
 from wheretune.records.base import Spec
@@ -38,6 +35,9 @@ from wheretune.tasks.base import task_of
 from wheretune.tasks.verbalizing import next_tokens
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from wheretune.data.texts import TextData
     from wheretune.model.states import States
     from wheretune.records.data import DataInfo
@@ -62,7 +62,6 @@ class Watch(Protocol):
 
 Settle = Callable[[Any, int], Watch]
 """From the scorer and the number of texts there are to what watches it."""
-LOOK_EVERY = 4  # batches between two looks at whether the choice is settled
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,32 +122,27 @@ def gather(
     """
     started = time.perf_counter()
     check(data, scorers, reading, settle is not None, shard)
-    of_weights = [scorer for scorer in scorers if isinstance(scorer, StackScorer)]
+    texts = Texts.of(opened, data, reading, shard, settling=settle is not None)
     of_states = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
     of_gradients = [scorer for scorer in scorers if isinstance(scorer, GradientScorer)]
-    found: dict[Any, Any] = {scorer: scorer.score(opened.stack) for scorer in of_weights}
-    settlement, samples, tokens = None, 0, 0
-    if of_states or of_gradients:
-        asked = data.info.spec.max_length if reading.max_length is None else reading.max_length
-        reading = replace(reading, max_length=max_tokens(opened.stack.base, opened.tokenizer, asked))
-        if settle is not None:
-            data = shuffled(data, reading.seed)
-        texts = Texts(data, opened.tokenizer, reading, shard, CHUNK if settle is None else LOOK_EVERY)
-        with progress() as shown:
-            track = partial(_track, shown, texts.steps)
-            if of_states:
-                states, settlement = _from_states(opened, texts, of_states, settle, track)
-                found |= states
-            if of_gradients:
-                found |= _from_gradients(opened, texts, of_gradients, track)
-        samples, tokens = texts.samples, texts.tokens
+    found: dict[Any, Any] = {
+        scorer: scorer.score(opened.stack) for scorer in scorers if isinstance(scorer, StackScorer)
+    }
+    settlement = None
+    with progress() as shown:
+        track = partial(_track, shown, texts.steps)
+        if of_states:
+            states, settlement = _from_states(opened, texts, of_states, settle, track)
+            found |= states
+        if of_gradients:
+            found |= _from_gradients(opened, texts, of_gradients, track)
     return PassState(
         states={scorer: found[scorer] for scorer in scorers},
         info=opened.info,
         data=data.info,
-        reading=reading,
-        n_samples=samples,
-        tokens=tokens,
+        reading=texts.reading,
+        n_samples=texts.samples,
+        tokens=texts.tokens,
         seconds=time.perf_counter() - started,
         versions=versions(),
         settlement=settlement,
@@ -168,32 +162,44 @@ def _from_states(
     opened: Opened, texts: Texts, scorers: Sequence[StreamScorer], settle: Settle | None, track: Track[States]
 ) -> tuple[dict[StreamScorer, Any], Settlement | None]:
     """One forward pass; one more before it, where states are standardised."""
-    stack, reading = opened.stack, texts.reading
-    bases = targets = None
-    if any("language-model" in scorer.card.needs for scorer in scorers):
-        labels, targets = next_tokens(texts.data, opened.tokenizer)
-        bases = semantic_bases(stack, labels)
+    stack, collate = opened.stack, collator(opened.tokenizer)
     reductions = {scorer.name: scorer.reduction for scorer in scorers if scorer.reduction is not None}
+    meanings = _meanings(opened, texts, scorers)
 
     def forward() -> Iterator[States]:
-        return stream_states(stack, texts.batches(), collator(opened.tokenizer), reading, reductions, bases, targets)
+        return stream_states(stack, texts.batches(), collate, texts.reading, reductions, *meanings)
 
     moments = Moments.empty(len(stack) + 1, stack.hidden_size)
-    for batch in track(forward(), "standardising") if reading.standardise else ():
+    for batch in track(forward(), "standardising") if texts.reading.standardise else ():
         moments = moments.merge(Moments.of(batch.tokens))
     states = {scorer: scorer.init(stack) for scorer in scorers}
     watch = None if settle is None else settle(scorers[0], len(texts.data))
     settlement = None
     for batch in track(forward(), "scoring"):
-        batch = replace(batch, tokens=moments.standardised(batch.tokens)) if reading.standardise else batch
+        if texts.reading.standardise:
+            batch = replace(batch, tokens=moments.standardised(batch.tokens))
         states = {scorer: scorer.update(state, batch) for scorer, state in states.items()}
         if watch is not None:
             watch.see(batch)
-            if texts.samples % (LOOK_EVERY * reading.batch_size) == 0 or texts.samples == len(texts.data):
-                settlement = watch.look(scorers[0].finish(states[scorers[0]]), texts.samples)
-                if settlement.settled:
-                    break
+            settlement = _looked(watch, texts, scorers[0], states[scorers[0]]) or settlement
+            if settlement is not None and settlement.settled:
+                break
     return states, settlement
+
+
+def _meanings(
+    opened: Opened, texts: Texts, scorers: Sequence[StreamScorer]
+) -> tuple[Float[Tensor, "label hidden"] | None, dict[int, int] | None]:
+    """What the labels mean to a language model, and by row which of them is its own; None where no scorer asks."""
+    if not any("language-model" in scorer.card.needs for scorer in scorers):
+        return None, None
+    labels, targets = next_tokens(texts.data, opened.tokenizer)
+    return semantic_bases(opened.stack, labels), targets
+
+
+def _looked(watch: Watch, texts: Texts, scorer: StreamScorer, state: Any) -> Settlement | None:
+    """What the watch says, if it is time to look."""
+    return watch.look(scorer.finish(state), texts.samples) if texts.time_to_look else None
 
 
 def _from_gradients(
@@ -222,26 +228,9 @@ def merge(shards: Sequence[PassState]) -> PassState:
     Raises:
         ConfigError: They are of different passes, one is there twice, or one is missing.
     """
-    if not shards:
-        raise ConfigError("there is no shard to merge", "give all shards of a pass")
-    first, of = shards[0], shards[0].shard[1]
-    for other in shards:
-        theirs = _common(other)
-        differs = [name for name, value in _common(first).items() if theirs[name] != value]
-        if differs:
-            one, another = ("/".join(map(str, part.shard)) for part in (other, first))
-            raise ConfigError(f"shards {one} and {another} are of different passes ({differs[0]})", "merge like shards")
-        if other.versions != first.versions:
-            log.warning(
-                "shards %d and %d were made with different versions of the packages", other.shard[0], first.shard[0]
-            )
-    numbers = [part.shard[0] for part in shards]
-    twice = sorted({number for number in numbers if numbers.count(number) > 1})
-    if twice:
-        raise ConfigError(f"shard {twice[0]} of {of} is given twice", "give each once")
-    missing = sorted(set(range(1, of + 1)) - set(numbers))
-    if missing:
-        raise ConfigError(f"shard {missing[0]} of {of} is missing", f"score shard {missing[0]}/{of} and merge all")
+    _check_alike(shards)
+    _check_complete(shards)
+    first = shards[0]
     ordered = sorted(shards, key=lambda part: part.shard)
     states: dict[Scorer, Any] = {}
     for scorer in first.states:
@@ -255,6 +244,30 @@ def merge(shards: Sequence[PassState]) -> PassState:
         seconds=sum(part.seconds for part in shards),
         shard=(1, 1),
     )
+
+
+def _check_alike(shards: Sequence[PassState]) -> None:
+    if not shards:
+        raise ConfigError("there is no shard to merge", "give all shards of a pass")
+    first, common = shards[0], _common(shards[0])
+    for other in shards:
+        theirs = _common(other)
+        differs = [name for name, value in common.items() if theirs[name] != value]
+        if differs:
+            one, another = ("/".join(map(str, part.shard)) for part in (other, first))
+            raise ConfigError(f"shards {one} and {another} are of different passes ({differs[0]})", "merge like shards")
+        if other.versions != first.versions:
+            log.warning("shards %d and %d were made with other versions of packages", other.shard[0], first.shard[0])
+
+
+def _check_complete(shards: Sequence[PassState]) -> None:
+    of, numbers = shards[0].shard[1], [part.shard[0] for part in shards]
+    twice = sorted({number for number in numbers if numbers.count(number) > 1})
+    if twice:
+        raise ConfigError(f"shard {twice[0]} of {of} is given twice", "give each once")
+    missing = sorted(set(range(1, of + 1)) - set(numbers))
+    if missing:
+        raise ConfigError(f"shard {missing[0]} of {of} is missing", f"score shard {missing[0]}/{of} and merge all")
 
 
 def _common(state: PassState) -> dict[str, Any]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from wheretune.data.batches import stream_batches
+from wheretune.data.batches import CHUNK, stream_batches
+from wheretune.data.texts import shuffled
 from wheretune.errors import DataError
+from wheretune.model.inputs import max_tokens
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
+    from wheretune.model.opening import Opened
     from wheretune.records.scores import Reading
+
+LOOK_EVERY = 4  # batches between two looks at whether the choice is settled
 
 
 @dataclass(eq=False)
@@ -35,6 +40,19 @@ class Texts:
     chunk: int
     samples: int = 0
     tokens: int = 0
+
+    @classmethod
+    def of(cls, opened: Opened, data: TextData, reading: Reading, shard: tuple[int, int], settling: bool) -> Texts:
+        """The texts as a model reads them, cut to what it can read; in random order where the pass may stop early."""
+        asked = data.info.spec.max_length if reading.max_length is None else reading.max_length
+        reading = replace(reading, max_length=max_tokens(opened.stack.base, opened.tokenizer, asked))
+        data = shuffled(data, reading.seed) if settling else data
+        return cls(data, opened.tokenizer, reading, shard, LOOK_EVERY if settling else CHUNK)
+
+    @property
+    def time_to_look(self) -> bool:
+        """Whether it is time to look if the choice is settled: after a chunk, and at the end."""
+        return self.samples % (self.chunk * self.reading.batch_size) == 0 or self.samples == len(self.data)
 
     @property
     def steps(self) -> int:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
 
 from wheretune import catalog
 from wheretune.errors import ConfigError, PlanError
@@ -15,12 +14,14 @@ from wheretune.errors import ConfigError, PlanError
 if TYPE_CHECKING:
     from typing import Literal
 
+    from jaxtyping import Float
+
     from wheretune.records.base import Spec
     from wheretune.records.scores import LayerScores
 
     Direction = Literal["highest", "lowest"]
+    Values = Float[np.ndarray, " layer"]
 
-Values = Float[np.ndarray, " layer"]
 Given = TypeVar("Given")
 Taking = TypeVar("Taking", bound="TakesK")
 

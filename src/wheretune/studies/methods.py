@@ -97,16 +97,15 @@ def needs_scores(method: Method) -> bool:
     return method.selector is not None and bool(catalog.find("selector", method.selector.name).needs_scores)
 
 
-def selector_of(method: Method, *, k: int, layers: int, seed: int) -> Spec | None:
+def selector_of(method: Method, *, k: int, seed: int) -> Spec | None:
     """What chooses a method's layers in one run; None where no layer is tuned.
 
     Args:
         method: The method.
         k: Layers to choose, where the method does not say so itself.
-        layers: How many the model has.
         seed: The run's, for a selector that draws.
     """
     if method.selector is not None:
         offered = {"seed": seed} if "ratio" in method.selector.params else {"seed": seed, "k": k}
         return catalog.filled("selector", method.selector, **offered)
-    return Spec("bottom", {"k": layers}) if catalog.find("tuner", method.tuner.name).needs_layers else None
+    return Spec("explicit", {"every": True}) if catalog.find("tuner", method.tuner.name).needs_layers else None

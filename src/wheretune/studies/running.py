@@ -120,7 +120,7 @@ def settled(what: Comparison) -> Comparison:
     check_one_sequence(stack.base)
     what = replace(what, k=resolve_k(what.k, what.ratio, len(info)), ratio=None)
     for method in what.methods:
-        selector = _selector(what, method, len(info), what.seeds[0])
+        selector = _selector(what, method, what.seeds[0])
         if selector is not None:
             planning.check(selector, len(info))
             _check_tuner(catalog.build("tuner", method.tuner), info)
@@ -157,10 +157,10 @@ def _scorer(what: Comparison, method: Method) -> Spec:
     return Spec.of(catalog.build("scorer", tuned_as(method.scorer or what.scorer, method.tuner)))
 
 
-def _selector(what: Comparison, method: Method, layers: int, seed: int) -> Any:
+def _selector(what: Comparison, method: Method, seed: int) -> Any:
     """The selector of one run; None where no layer is tuned."""
     assert what.k is not None  # as `settled` made sure
-    spec = methods.selector_of(method, k=what.k, layers=layers, seed=seed)
+    spec = methods.selector_of(method, k=what.k, seed=seed)
     return None if spec is None else catalog.build("selector", spec)
 
 
@@ -217,7 +217,7 @@ class Work:
         info = session.model(what.model).info
         plan = planning.plan(
             self.scores.get(method.name, info),
-            _selector(what, method, len(info), job.seed),
+            _selector(what, method, job.seed),
             tuner=catalog.build("tuner", method.tuner),
             head=catalog.build("head", method.head or what.head),
             schedule=catalog.build("schedule", method.schedule),

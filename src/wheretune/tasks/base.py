@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
-from jaxtyping import Float, Shaped
-
 from wheretune import catalog
 from wheretune.data.reading import read_table
 from wheretune.data.texts import TextData, as_text, read_texts
@@ -22,6 +20,7 @@ from wheretune.support.files import digest_rows
 
 if TYPE_CHECKING:
     import numpy as np
+    from jaxtyping import Float, Shaped
     from torch import Tensor
 
     from wheretune.data.reading import Row, Table

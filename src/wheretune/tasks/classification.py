@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from wheretune.errors import DataError
 from wheretune.metrics.base import Predictions
@@ -15,6 +14,7 @@ from wheretune.tasks.base import Labelled, TextTask
 from wheretune.tasks.unlabelled import Unlabelled
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from wheretune.data.reading import Table

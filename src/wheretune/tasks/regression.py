@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
-from jaxtyping import Float
 
 from wheretune.errors import DataError
 from wheretune.metrics.base import Predictions
@@ -16,6 +15,7 @@ from wheretune.tasks.base import Labelled, TextTask
 from wheretune.tasks.unlabelled import Unlabelled
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
     from wheretune.data.reading import Table

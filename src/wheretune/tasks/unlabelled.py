@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, final
 
-from jaxtyping import Float, Shaped
-
 from wheretune.errors import DataError
 from wheretune.tasks.base import Labelled, TextTask
 
 if TYPE_CHECKING:
     import numpy as np
+    from jaxtyping import Float, Shaped
     from torch import Tensor
 
     from wheretune.data.reading import Table
