@@ -86,7 +86,7 @@ class ChoiceOptions(CountOptions):
             refuse(context, ("k", "ratio"), f"--select {self.asked}, which says it")
         k, ratio = one_count(context, self.k, self.ratio)
         settled = replace(self, k=k, ratio=ratio)
-        catalog.build("selector", settled.selector(scorer, seed, layers=1))
+        catalog.build("selector", settled.selector(scorer, seed))
         return settled
 
     def selector(self, scorer: Spec, seed: int) -> Spec:
