@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wheretune import catalog, planning, trials
 from wheretune.applying import apply
-from wheretune.data.tokens import encode
+from wheretune.data.tokens import encode, mean_length
 from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.errors import WheretuneError
 from wheretune.heads.headed import headed
@@ -113,9 +113,10 @@ def choose(spec: RunSpec, folder: Path, session: Session) -> tuple[LayerScores |
     """Scores, where the selector reads scores, and plans; what stands in `folder` is read and not made again."""
     selector = catalog.build("selector", spec.selector)
     tuner, head = catalog.build("tuner", spec.tuner), catalog.build("head", spec.head)
-    opened, data = session.model(spec.model), session.data(spec.train)
-    scores = None
-    if selector.needs_scores and tuner.needs_layers:
+    data, scores, tokens = session.data(spec.train), None, None
+    scoring = selector.needs_scores and tuner.needs_layers
+    opened = session.model(spec.model, language=scoring and _speaks(spec.scorer))
+    if scoring:
         planning.check(selector, len(opened.info))
         if (folder / SCORES).is_file():
             scores = load(LayerScores, folder / SCORES)
@@ -123,17 +124,19 @@ def choose(spec: RunSpec, folder: Path, session: Session) -> tuple[LayerScores |
             scorer = trials.tuned_as(spec.scorer, spec.tuner)
             made = score(spec.model, spec.train, [scorer], spec.reading, folder=folder / PROBES, session=session)
             scores = made[0]
-    made_plan = planning.plan(
+            save(scores, folder / SCORES)
+    else:
+        length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
+        tokens = mean_length(encode(data, opened.tokenizer, length))
+    return scores, planning.plan(
         scores or opened.info,
         selector if tuner.needs_layers else None,
         tuner=tuner,
         head=head,
         schedule=catalog.build("schedule", spec.schedule),
         data=data.info,
+        tokens=tokens,
     )
-    if scores is not None:
-        save(scores, folder / SCORES)
-    return scores, made_plan
 
 
 def tune(
@@ -326,5 +329,4 @@ def cost(
     check_layers(info, plan)
     tokenizer = load_tokenizer(info.name, info.spec.revision)
     rows = encode(texts, tokenizer, max_tokens(stack.base, tokenizer, data.max_length))
-    tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
-    return planning.cost(plan, tokens=tokens, texts=len(rows), epochs=epochs, batch_size=batch_size)
+    return planning.cost(plan, tokens=mean_length(rows), texts=len(rows), epochs=epochs, batch_size=batch_size)

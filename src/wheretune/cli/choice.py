@@ -210,7 +210,7 @@ def refuse_unread(context: typer.Context, needs: Collection[str]) -> None:
         ConfigError: One was given.
     """
     if "states" not in needs:
-        unread = ("pooling", "last_state", "standardise", "until_settled")
+        unread: tuple[str, ...] = ("pooling", "last_state", "standardise", "until_settled")
         refuse(context, unread, "a scorer that reads no states")
     if "language-model" not in needs:
         unread = ("verbalizer", "target_column", "before")
