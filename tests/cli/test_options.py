@@ -12,7 +12,8 @@ from helpers.commands import SOURCE, one_line
 from wheretune import catalog
 from wheretune.cli import options, training
 from wheretune.cli.app import COMMANDS, application, spelled
-from wheretune.cli.groups import Group
+from wheretune.records.runs import CacheSettings, TrainSettings
+from wheretune.records.scores import Reading
 
 TUNE = ["tune", "--output", "o", "--model", "m", "--train", "t"]
 EVERY = typer.main.get_command(application()).commands
@@ -56,20 +57,12 @@ def test_an_option_is_described_once():
     assert {flag: len(ways) for flag, ways in seen.items() if len(ways) > 1 and flag != "--epochs"} == {}
 
 
-def groups(kind=Group):
-    return [kind, *(inner for below in kind.__subclasses__() for inner in groups(below))]
-
-
-@pytest.mark.parametrize("kind", groups()[1:], ids=lambda kind: kind.__name__)
-def test_the_defaults_of_a_group_are_those_of_the_record(kind):
-    made = kind()
-    if isinstance(made, options.ReadingOptions):
-        assert made.reading(0) == type(made.reading(0))()
-    if isinstance(made, training.TrainingOptions):
-        settings = made.settings(training.SavingOptions(), learning_rate=made.learning_rate, seed=0)
-        assert settings == type(settings)()
-    if isinstance(made, training.CacheOptions):
-        assert made.settings() == type(made.settings())()
+def test_the_defaults_of_a_group_are_those_of_the_record():
+    made = training.TrainingOptions()
+    settings = made.settings(training.SavingOptions(), learning_rate=made.learning_rate, seed=0)
+    assert settings == TrainSettings()
+    assert options.ReadingOptions().reading(0) == Reading()
+    assert training.CacheOptions().settings() == training.KeptCacheOptions().settings() == CacheSettings()
 
 
 @pytest.mark.parametrize(
