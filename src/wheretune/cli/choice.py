@@ -72,7 +72,9 @@ class ChoiceOptions(CountOptions):
             PlanError: A number is out of range.
         """
         from wheretune import catalog
+        from wheretune.records.data import check_seed
 
+        check_seed(seed)
         if self.layers and self.asked is not None and self.asked.split(":")[0] != "explicit":
             raise ConfigError("--layers goes with --select explicit", "drop the one or add the other")
         asked = None if self.asked is None else catalog.written("selector", self.asked)
@@ -84,7 +86,7 @@ class ChoiceOptions(CountOptions):
             refuse(context, ("k", "ratio"), f"--select {self.asked}, which says it")
         k, ratio = one_count(context, self.k, self.ratio)
         settled = replace(self, k=k, ratio=ratio)
-        catalog.build("selector", settled.selector(scorer, seed))
+        catalog.build("selector", settled.selector(scorer, seed, layers=1))
         return settled
 
     def selector(self, scorer: Spec, seed: int) -> Spec:
