@@ -109,22 +109,31 @@ def pass_over(
     return gather(opened, texts, scorers, reading, settle=settle, shard=shard)
 
 
-def choose(spec: RunSpec, folder: Path, session: Session) -> tuple[LayerScores | None, Plan]:
-    """Scores, where the selector reads scores, and plans; what stands in `folder` is read and not made again."""
+def choose(
+    spec: RunSpec, session: Session, *, probes: Path, kept: Path | None = None
+) -> tuple[LayerScores | None, Plan]:
+    """Scores, where the selector reads scores, and plans.
+
+    Args:
+        spec: Which model and data, and one choice on every axis.
+        session: What is open already.
+        probes: Where scorers that train work; they resume there.
+        kept: The file of the scores; scores that stand there are read and not made again.
+    """
     selector = catalog.build("selector", spec.selector)
     tuner, head = catalog.build("tuner", spec.tuner), catalog.build("head", spec.head)
-    data, scores, tokens = session.data(spec.train), None, None
     scoring = selector.needs_scores and tuner.needs_layers
+    data = session.texts(spec.train, catalog.find("scorer", spec.scorer.name).card.needs if scoring else ())
     opened = session.model(spec.model, language=scoring and _speaks(spec.scorer))
-    if scoring:
+    scores, tokens = None, None
+    if scoring and kept is not None and kept.is_file():
+        scores = load(LayerScores, kept)
+    elif scoring:
         planning.check(selector, len(opened.info))
-        if (folder / SCORES).is_file():
-            scores = load(LayerScores, folder / SCORES)
-        else:
-            scorer = trials.tuned_as(spec.scorer, spec.tuner)
-            made = score(spec.model, spec.train, [scorer], spec.reading, folder=folder / PROBES, session=session)
-            scores = made[0]
-            save(scores, folder / SCORES)
+        scorer = trials.tuned_as(spec.scorer, spec.tuner)
+        scores = score(spec.model, spec.train, [scorer], spec.reading, folder=probes, session=session)[0]
+        if kept is not None:
+            save(scores, kept)
     else:
         length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
         tokens = mean_length(encode(data, opened.tokenizer, length))
@@ -242,7 +251,7 @@ def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[obje
         where = session.model(spec.model).info.spec
         scores, plan = None, replace(spec.plan, model=replace(spec.plan.model, spec=where))
     else:
-        scores, plan = choose(spec, folder, session)
+        scores, plan = choose(spec, session, probes=folder / PROBES, kept=folder / SCORES)
     if (folder / PLAN).is_file():
         plan = load(Plan, folder / PLAN)
     save(plan, folder / PLAN)
