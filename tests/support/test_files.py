@@ -59,7 +59,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 def test_killed_at_any_moment_the_file_is_whole(tmp_path):
     code = (
-        "import sys, pathlib; from wheretune.files import write_text\n"
+        "import sys, pathlib; from wheretune.support.files import write_text\n"
         "print('on', flush=True)\n"
         "while True:\n"
         "    for c in 'ab': write_text(pathlib.Path(sys.argv[1]), c * 2_000_000)"
@@ -69,6 +69,7 @@ def test_killed_at_any_moment_the_file_is_whole(tmp_path):
         process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
         process.stdout.readline()
         while not path.exists():
+            assert process.poll() is None
             time.sleep(0.001)
         time.sleep(pause)
         os.kill(process.pid, signal.SIGKILL)
