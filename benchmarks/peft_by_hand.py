@@ -8,20 +8,21 @@ the order of the rows. Prints both accuracies on all of TEST; they should be the
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
-from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import AutoModel, DataCollatorWithPadding, Trainer, TrainingArguments
 
 import wheretune as wt
 from wheretune.data.samplers import EpochBuckets
-from wheretune.data.texts import take
 from wheretune.data.tokens import encode
 from wheretune.demo import model_folder
-from wheretune.pipeline import run
-from wheretune.records.runs import RunSpec, TrainSettings
+from wheretune.pipeline import tune
+from wheretune.records.model import ModelSpec
+from wheretune.session import Session
 
 LENGTH, BATCH, EPOCHS = 128, 16, 2
 
@@ -37,12 +38,19 @@ def main() -> None:
     options.add_argument("--learning-rate", type=float, default=5e-3)
     chosen = options.parse_args()
     torch.set_num_threads(2)
-    columns = {"text_column": chosen.text_column, "pair_column": chosen.pair_column, "max_length": LENGTH}
-    train = wt.load_data(wt.DataSpec(chosen.train, max_samples=chosen.samples, **columns))
-    test = wt.load_data(wt.DataSpec(chosen.test, **columns), like=train.info)
-    base, tokenizer = AutoModel.from_pretrained(model_folder()), AutoTokenizer.from_pretrained(model_folder())
-    scores = wt.score(base, tokenizer, take(train, range(2)), wt.Depth())
-    settings = TrainSettings(EPOCHS, chosen.learning_rate, BATCH, seed=chosen.seed)
+    task = wt.Spec("auto", {"text_column": chosen.text_column, "pair_column": chosen.pair_column})
+    held = wt.DataSpec(chosen.test, task, max_length=LENGTH)
+    spec = wt.RunSpec(
+        model=ModelSpec(model_folder()),
+        train=wt.DataSpec(chosen.train, task, max_samples=chosen.samples, max_length=LENGTH),
+        test=held,
+        settings=wt.TrainSettings(
+            EPOCHS, chosen.learning_rate, BATCH, seed=chosen.seed, frozen_dropout=True, all_tokens=True
+        ),
+    )
+    session = Session()
+    opened, train = session.model(spec.model), session.data(spec.train)
+    test = session.data(held, like=train.info)
     attention = [f"encoder.layer.{i}.attention.self.{name}" for i in range(6) for name in ("query", "value")]
     scaled = [f"encoder.layer.{i}.{name}" for i in range(6) for name in ("attention.self.key", "attention.self.value")]
     down = [f"encoder.layer.{i}.output.dense" for i in range(6)]
@@ -52,10 +60,10 @@ def main() -> None:
         (wt.PiSSA(), LoraConfig(r=16, lora_alpha=16, target_modules=attention, init_lora_weights="pissa")),
         (wt.IA3(), IA3Config(target_modules=scaled + down, feedforward_modules=down)),
     ):
-        plan = wt.plan(scores, wt.Explicit(tuple(range(6))), tuner=tuner)
+        plan = wt.plan(opened.info, wt.Explicit(tuple(range(6))), tuner=tuner, data=train.info)
         with tempfile.TemporaryDirectory() as folder:
-            result = run(RunSpec(plan, train.info, None, test.info, settings), Path(folder) / "run")
-        hand = by_hand(config, tokenizer, train, test, settings)
+            result = tune(replace(spec, plan=plan), Path(folder) / "run", session=session)
+        hand = by_hand(config, opened.tokenizer, train, test, spec.settings)
         print(
             f"{tuner.name}: wheretune {result.metrics['test'][0].value:.4f}, PEFT by hand {hand:.4f} (n = {len(test)})"
         )
@@ -83,7 +91,7 @@ class Ordered(Trainer):
         return EpochBuckets([len(row["input_ids"]) for row in self.train_dataset], BATCH, self.args.seed)
 
 
-def by_hand(config, tokenizer, train: wt.TextData, test: wt.TextData, settings: TrainSettings) -> float:
+def by_hand(config, tokenizer, train: wt.TextData, test: wt.TextData, settings: wt.TrainSettings) -> float:
     base = AutoModel.from_pretrained(model_folder())
     base.pooler = None
     torch.manual_seed(settings.seed)

@@ -20,6 +20,7 @@ from wheretune.data.batches import collator, length_batches
 from wheretune.data.tokens import encode
 from wheretune.demo import model_folder
 from wheretune.model.finding import find_layers
+from wheretune.records.scores import Reading
 from wheretune.scoring.states import stream_states
 
 
@@ -38,7 +39,7 @@ def main() -> None:
     ):
         count = int(chosen.samples * share)
         if chosen.train:
-            data = wt.load_data(wt.DataSpec(chosen.train, max_samples=count), labels="optional")
+            data = wt.load_data(wt.DataSpec(chosen.train, max_samples=count), labels="ignored")
         else:
             words = random.Random(0).choices(sorted(tokenizer.get_vocab()), k=2000)
             data = wt.from_texts([" ".join(random.Random(i).choices(words, k=5 + i % 20)) for i in range(count)])
@@ -63,7 +64,7 @@ def measure(model, batches, collate, scorers) -> list[float]:
     def scoring() -> float:
         started = time.perf_counter()
         sums = [scorer.init(stack) for scorer in scorers]
-        for states in stream_states(stack, batches, collate, reductions=reductions):
+        for states in stream_states(stack, batches, collate, Reading(), reductions):
             sums = [scorer.update(state, states) for scorer, state in zip(scorers, sums, strict=True)]
         for scorer, state in zip(scorers, sums, strict=True):
             scorer.finish(state)

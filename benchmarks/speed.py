@@ -38,7 +38,6 @@ from typing import Any
 import psutil
 import torch
 from rich.console import Console
-from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -51,15 +50,17 @@ from transformers import (
 
 import wheretune as wt
 from wheretune import planning
-from wheretune.data.batches import collator
 from wheretune.data.texts import take
 from wheretune.data.tokens import encode
 from wheretune.demo import model_folder
 from wheretune.heads.headed import headed
 from wheretune.model.finding import find_layers
-from wheretune.model.identity import describe
-from wheretune.model.opening import load_model, load_tokenizer
+from wheretune.model.identity import describe, fingerprints
+from wheretune.model.opening import Opened, load_tokenizer, open_model
+from wheretune.model.placement import device_of
+from wheretune.records.model import ModelSpec
 from wheretune.records.runs import CacheSettings
+from wheretune.records.scores import Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
 from wheretune.show.figures import save_figure, speed_figure
@@ -67,6 +68,7 @@ from wheretune.show.tables import table
 from wheretune.support.files import write_json, write_text
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.support.words import short, short_name, size
+from wheretune.tasks.base import task_of
 from wheretune.training.loop import train
 
 LENGTH = 128  # what stock Trainer pads to, and real texts are cut to
@@ -122,16 +124,27 @@ class Setting:
 
 def measure(setting: Setting, what: str, switches: str) -> Measurement:
     """What a case took; `switches` are `off`, or where the cache is if they are on: `memory` or `disk`."""
-    libraries = {"libraries_bytes": psutil.Process().memory_info().rss}
+    on_gpu = torch.cuda.is_available()  # where the peak is that of the device, which holds no libraries
+    libraries = {"libraries_bytes": 0 if on_gpu else psutil.Process().memory_info().rss}
     torch.manual_seed(SEED)
-    tokenizer = load_tokenizer(model_folder())
-    data = texts(setting, tokenizer)
     if what == STOCK:
-        return libraries | stock(setting, tokenizer, data)
-    base = load_model(model_folder()) if setting.geometry == "minilm" else BertModel(setting.config(), False)
+        tokenizer = load_tokenizer(model_folder())
+        return libraries | stock(setting, tokenizer, texts(setting, tokenizer))
+    opened = opened_model(setting)
+    data = texts(setting, opened.tokenizer)
     if what == SCORING:
-        return libraries | scoring(setting, base, tokenizer, data)
-    return libraries | tuning(setting, base, tokenizer, data, what, switches)
+        return libraries | scoring(setting, opened, data)
+    return libraries | tuning(setting, opened, data, what, switches)
+
+
+def opened_model(setting: Setting) -> Opened:
+    """MiniLM, or the geometry with random weights and MiniLM's tokenizer."""
+    spec = ModelSpec(model_folder())
+    if setting.geometry == "minilm":
+        return open_model(spec)
+    stack = find_layers(BertModel(setting.config(), False).to(device_of(spec)))
+    hashes = fingerprints(stack)
+    return Opened(stack, load_tokenizer(spec.name), describe(stack, hashes), hashes)
 
 
 def texts(setting: Setting, tokenizer: Any) -> wt.TextData:
@@ -145,37 +158,31 @@ def texts(setting: Setting, tokenizer: Any) -> wt.TextData:
     return wt.from_texts(lines, [f"class {i % CLASSES}" for i in range(count)], max_length=LENGTH, name="random words")
 
 
-def tuning(
-    setting: Setting, base: nn.Module, tokenizer: Any, data: wt.TextData, what: str, switches: str
-) -> Measurement:
+def tuning(setting: Setting, opened: Opened, data: wt.TextData, what: str, switches: str) -> Measurement:
     """Trains a plan for the steps and a few before them."""
-    rows, collate = encode(data, tokenizer, LENGTH), collator(tokenizer)
-    scores = finish(gather(find_layers(base), tokenizer, data, [wt.Depth()]))[0]
-    count = len(scores.layers)
+    rows, collate = encode(data, opened.tokenizer, LENGTH), task_of(data.info).collator(opened.tokenizer)
+    depths = finish(gather(opened, data, [wt.Depth()], Reading()))[0]
+    count = len(opened.info)
     full = (wt.Explicit(tuple(range(count))), wt.WholeLayers(embeddings=True))
     selector, tuner = full if what == FULL else PLANS[what](count)
-    plan = wt.plan(scores, selector, tuner=tuner)
+    plan = wt.plan(depths, selector, tuner=tuner)
     plain = switches == "off"
     settings = wt.TrainSettings(
         epochs=1, batch_size=setting.batch_size, seed=SEED, frozen_dropout=plain, all_tokens=plain
     )
-    model = headed(base, wt.LastToken(), data, SEED)
-    tuned = wt.apply(model, plan, SEED, frozen_dropout=plain)
+    model = headed(opened.stack, wt.LastToken(), data, SEED)
+    tuned = wt.apply(model, plan, SEED, frozen_dropout=plain, before=opened.hashes_below("base"))
     with tempfile.TemporaryDirectory() as name:
-        folder, where = Path(name), CacheSettings(switches)  # type: ignore[arg-type]
-        with saving(tuned.stack, plan.model.hash, rows, collate, settings, folder, where) as saved:
-            train(model, rows[: WARM_UP * setting.batch_size], collate, settings, folder / "warm-up")
+        where = CacheSettings(switches)  # type: ignore[arg-type]
+        with saving(tuned.stack, plan.model.hash, rows, collate, settings, Path(name), where) as saved:
+            train(model, rows[: WARM_UP * setting.batch_size], collate, settings, None)
             gc.collect()  # the optimizer that warmed up must not count
             with peak_memory() as memory:
-                log = train(model, rows, collate, settings, folder / "run")
+                log = train(model, rows, collate, settings, None)
     tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
-    on_top = plan.cost.total_parameters - plan.model.parameters
-    cost = planning.cost_of(
-        plan.model, scores.layers, plan.layers, tuner, wt.LastToken(), on_top, tokens, len(rows),
-        epochs=setting.epochs, batch_size=setting.batch_size,
-    )  # fmt: skip
+    cost = planning.cost(plan, tokens=tokens, texts=len(rows), epochs=setting.epochs, batch_size=setting.batch_size)
     return {
-        "model": {name: getattr(plan.model, name) for name in ("layers", "hidden_size", "parameters")},
+        "model": {"layers": count, "hidden_size": plan.model.hidden_size, "parameters": plan.model.parameters},
         "data": {"source": data.info.spec.source, "hash": data.info.hash, "texts": len(rows), "tokens": tokens},
         "layers": list(plan.layers),
         "steps": log.steps,
@@ -191,20 +198,21 @@ def tuning(
     }
 
 
-def scoring(setting: Setting, base: nn.Module, tokenizer: Any, data: wt.TextData) -> Measurement:
+def scoring(setting: Setting, opened: Opened, data: wt.TextData) -> Measurement:
     """Scores all texts by cosine centrality, once some of them have been scored.
 
-    The hash of the weights does not grow with the texts: of a few texts it would be a large part, so it is left out.
+    The hash of the weights does not grow with the texts: of a few texts it would be a large part, so it is no part of
+    the seconds of a step.
     """
-    stack, steps = find_layers(base), -(-len(data) // setting.batch_size)
+    scorers, steps = [wt.CosineCentrality()], -(-len(data) // setting.batch_size)
     some = take(data, range(min(len(data), WARM_UP * setting.batch_size)))
-    finish(gather(stack, tokenizer, some, [wt.CosineCentrality()]))
+    finish(gather(opened, some, scorers, Reading()))
     started = time.perf_counter()
-    describe(stack)
+    fingerprints(opened.stack)
     hashing, started = time.perf_counter() - started, time.perf_counter()
-    finish(gather(stack, tokenizer, data, [wt.CosineCentrality()]))
+    finish(gather(opened, data, scorers, Reading()))
     seconds = time.perf_counter() - started
-    return {"steps": steps, "seconds_a_step": (seconds - hashing) / steps, "hashing_seconds": hashing}
+    return {"steps": steps, "seconds_a_step": seconds / steps, "hashing_seconds": hashing}
 
 
 class Clock(TrainerCallback):

@@ -19,10 +19,11 @@ from wheretune.data.tokens import encode
 from wheretune.demo import model_folder
 from wheretune.model.finding import find_layers
 from wheretune.model.states import States
+from wheretune.records.scores import Reading
 from wheretune.scorers.base import Finished
 from wheretune.scorers.sums import mean_of_others
 from wheretune.scoring.confidence import Settler
-from wheretune.scoring.one_pass import LOOK_EVERY
+from wheretune.scoring.reading import LOOK_EVERY
 from wheretune.scoring.states import stream_states
 
 BATCH = 32
@@ -36,7 +37,7 @@ def main() -> None:
     options.add_argument("--bound", choices=("asymptotic", "betting"), default="asymptotic")
     chosen = options.parse_args()
     torch.set_num_threads(2)
-    scores = per_text(wt.load_data(wt.DataSpec(chosen.file, max_samples=chosen.max_samples), labels="optional"))
+    scores = per_text(wt.load_data(wt.DataSpec(chosen.file, max_samples=chosen.max_samples), labels="ignored"))
     print(f"{chosen.file}: {len(scores)} texts, means {np.round(scores.mean(0), 4)}")
     for selector in (wt.BlockHighest(2), wt.Highest(2), wt.Lowest(2)):
         whole = selector.select(scores.mean(0))
@@ -60,7 +61,8 @@ def per_text(data: wt.TextData) -> np.ndarray:
     tokenizer = AutoTokenizer.from_pretrained(model_folder())
     stack = find_layers(AutoModel.from_pretrained(model_folder()).eval())
     rows = [None] * len(data)
-    for states in stream_states(stack, length_batches(encode(data, tokenizer, 128), BATCH), collator(tokenizer)):
+    batches = length_batches(encode(data, tokenizer, 128), BATCH)
+    for states in stream_states(stack, batches, collator(tokenizer), Reading(BATCH)):
         layers = torch.nn.functional.normalize(states.tokens[:, 1:], dim=-1)
         for row, values in zip(states.sample_ids, mean_of_others((layers @ layers.mT).double()).numpy(), strict=True):
             rows[data.rows.index(row)] = values

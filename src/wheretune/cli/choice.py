@@ -86,7 +86,7 @@ class ChoiceOptions(CountOptions):
             refuse(context, ("k", "ratio"), f"--select {self.asked}, which says it")
         k, ratio = one_count(context, self.k, self.ratio)
         settled = replace(self, k=k, ratio=ratio)
-        catalog.build("selector", settled.selector(scorer, seed, layers=1))
+        catalog.build("selector", settled.selector(scorer, seed))
         return settled
 
     def selector(self, scorer: Spec, seed: int) -> Spec:
@@ -210,7 +210,7 @@ def refuse_unread(context: typer.Context, needs: Collection[str]) -> None:
         ConfigError: One was given.
     """
     if "states" not in needs:
-        unread = ("pooling", "last_state", "standardise", "until_settled")
+        unread: tuple[str, ...] = ("pooling", "last_state", "standardise", "until_settled")
         refuse(context, unread, "a scorer that reads no states")
     if "language-model" not in needs:
         unread = ("verbalizer", "target_column", "before")

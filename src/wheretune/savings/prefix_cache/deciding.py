@@ -136,8 +136,8 @@ def _worth_it(job: CacheJob, epochs: int, report: CacheReport, store: Path, mach
         work()
         return (machine.now() - started) / share
 
-    states = compute(job, batch)  # also warms up
-    computing = timed(lambda: compute(job, batch))
+    states = compute(job, batch).cpu()  # also warms up
+    computing = timed(lambda: compute(job, batch).cpu())  # the store is not on the GPU, and a copy waits for the GPU
     if report.where == "memory":
         writing = reading = timed(states.clone)
     else:
@@ -145,7 +145,7 @@ def _worth_it(job: CacheJob, epochs: int, report: CacheReport, store: Path, mach
             store.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(prefix=f".prefix-speed{PARTIAL}", dir=store) as scratch:
                 file = Path(scratch) / "states"
-                writing = timed(lambda: _flushed(file, states.cpu().numpy().tobytes()))
+                writing = timed(lambda: _flushed(file, states.numpy().tobytes()))
                 reading = timed(file.read_bytes)
         except OSError as error:
             return CacheReport("off", f"nothing can be written in {store} ({error.strerror or error})")

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from wheretune.savings.prefix_cache.texts import Key
 
 FORMAT = 1
-TOKENS = 1024  # padded tokens in a forward pass while the cache is filled
+TOKENS = {"cuda": 32768}  # padded tokens in a forward pass while the cache is filled, by kind of device
+FEW = 1024  # on the others: more do not make a CPU faster, and take memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +66,8 @@ class CacheJob:
         return self.total * self.layout.width * self.dtype.itemsize
 
     def batches(self) -> list[list[dict[str, Any]]]:
-        """The texts in the order in which they are stored."""
-        return token_batches(self.rows, TOKENS)
+        """The texts in the order in which they are stored, which is the same for batches of every size."""
+        return token_batches(self.rows, TOKENS.get(model_device(self.stack.base).type, FEW))
 
     def few(self) -> Batch:
         """A batch of a few texts of different lengths, with their labels, where the model lies."""
@@ -122,12 +123,11 @@ def compute(job: CacheJob, rows: list[dict[str, Any]]) -> Float[Tensor, "row hid
         finally:
             undo()
             hook.remove()
-    parts = []
-    for row in range(len(mask)):
-        if layout.whole:
-            parts.append(leaving[0][row][mask[row]].float())
-        parts.append(tokens[row, list(layout.states)])
-    return torch.cat(parts)
+    read = tokens[:, list(layout.states)]
+    if not layout.whole:
+        return read.flatten(0, 1)
+    kept = torch.cat([mask, mask.new_ones(read.shape[:2])], dim=1)
+    return torch.cat([leaving[0].float(), read], dim=1)[kept]
 
 
 def _above(first: int) -> Callable[[int, Tensor], Tensor | None]:
