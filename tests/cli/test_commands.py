@@ -654,7 +654,7 @@ def test_a_finished_folder_is_not_lost(run, files, tiny_folder, tmp_path):
     command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run", *FAST]
     assert run(*command)[0] == 0
     before = (tmp_path / "run" / "result.json").read_bytes()
-    one_line(*run(*command)[::2], "already exists", "--overwrite")
+    one_line(*run(*command)[::2], "already exists", "overwrite")
     assert (tmp_path / "run" / "result.json").read_bytes() == before
     assert run(*command, "--resume")[0] == 0
     assert (tmp_path / "run" / "result.json").read_bytes() == before
