@@ -44,7 +44,9 @@ def main() -> None:
         model=ModelSpec(model_folder()),
         train=wt.DataSpec(chosen.train, task, max_samples=chosen.samples, max_length=LENGTH),
         test=held,
-        settings=wt.TrainSettings(EPOCHS, chosen.learning_rate, BATCH, seed=chosen.seed, frozen_dropout=True, all_tokens=True),
+        settings=wt.TrainSettings(
+            EPOCHS, chosen.learning_rate, BATCH, seed=chosen.seed, frozen_dropout=True, all_tokens=True
+        ),
     )
     session = Session()
     opened, train = session.model(spec.model), session.data(spec.train)
