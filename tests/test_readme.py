@@ -1,21 +1,18 @@
 """What README and docs show runs as it stands, on a tiny model."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
-
-import wheretune as wt
-from helpers.models import tiny_model
 from helpers.texts import sentences
-from reference.scorers import hidden_states, representative
+from wheretune import catalog
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-SCORERS = (ROOT / "docs" / "scorers.md").read_text()
+PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+
+
+def test_the_readme_is_for_five_minutes():
+    assert len(README.splitlines()) <= 150
 
 
 def test_the_snippets_run(tiny_folder, tmp_path, monkeypatch):
@@ -32,6 +29,12 @@ def test_the_snippets_run(tiny_folder, tmp_path, monkeypatch):
     assert trained == {str(layer) for layer in scope["plan"].layers}
 
 
+def test_the_pages_link_to_what_is_there():
+    for name, text in PAGES.items():
+        links = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", text)
+        assert [link for link in links if not (ROOT / "docs" / link).exists()] == [], name
+
+
 def test_what_it_links_to_is_there_and_nothing_is_left_open():
     links = [*re.findall(r"\]\(([^)#]+)\)", README), *re.findall(r'src="([^"]+)"', README)]
     assert len(links) >= 4
@@ -46,32 +49,11 @@ def test_every_option_of_the_shell_snippets_exists():
     from wheretune.cli.app import application
 
     commands = typer.main.get_command(application()).commands
-    shown = (README + SCORERS).replace("\\\n", " ")
+    guides = [text for name, text in PAGES.items() if name not in ("log.md", "design.md", "extending.md")]
+    shown = "\n".join([README, *guides]).replace("\\\n", " ")
     lines = re.findall(r"^(?: {4})?wheretune ([\w-]+) (.*)$", shown, flags=re.M)
-    assert {name for name, _ in lines} == set(commands) - {"demo", "scorers", "selectors"}
+    lists = {f"{axis}s" for axis in catalog.ROWS}
+    assert {name for name, _ in lines} >= set(commands) - lists - {"demo"}
     for name, rest in lines:
         known = {option for parameter in commands[name].params for option in parameter.opts}
         assert set(re.findall(r"--[\w-]+", rest)) <= known
-
-
-def test_the_scorer_of_another_package_works_and_is_found_by_its_entry_point(tmp_path):
-    source = re.search(r"^```python\n(.*?)^```", SCORERS, flags=re.M | re.S).group(1)
-    entry = re.search(r"^```toml\n.*?\n([\w-]+) = \"(.*?)\"\n```", SCORERS, flags=re.M | re.S).groups()
-    scope = {}
-    exec(source, scope)
-    model, tokenizer = tiny_model("gpt2")
-    texts = sentences(9)
-    found = wt.score(model, tokenizer, wt.from_texts(texts), scope["StateNorm"](), batch_size=4)
-    every = [representative(hidden_states(model, tokenizer, (text,), 64), True)[1:] for text in texts]
-    np.testing.assert_allclose(found.values, np.linalg.norm(every, axis=2).mean(0), rtol=1e-5)
-    (tmp_path / "their_package.py").write_text(source)
-    (tmp_path / "their_package-1.0.dist-info").mkdir()
-    (tmp_path / "their_package-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\n")
-    declared = f"[wheretune.scorers]\n{entry[0]} = {entry[1]}\n"
-    (tmp_path / "their_package-1.0.dist-info" / "entry_points.txt").write_text(declared)
-    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    shown = subprocess.run(
-        [sys.executable, "-m", "wheretune", "scorers", "--json"],
-        env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert '"state-norm": {"formula": "mean of ||h_{l+1}||"' in shown.stdout

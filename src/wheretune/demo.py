@@ -128,7 +128,7 @@ def demo(
         settings=SETTINGS,
     )
     session = Session()
-    scores, plan = choose(spec, folder, session)
+    scores, plan = choose(spec, session, probes=folder / "probe", kept=folder / "scores.json")
     assert scores is not None  # block-highest reads scores
     save(plan, folder / "plan.json")
     save_figure(scores.plot(plan.layers, blocks(len(plan.model), K)), folder / "profile.png")

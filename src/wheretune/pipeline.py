@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wheretune import catalog, planning, trials
 from wheretune.applying import apply
-from wheretune.data.tokens import encode
+from wheretune.data.tokens import encode, mean_length
 from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.errors import WheretuneError
 from wheretune.heads.headed import headed
@@ -109,31 +109,43 @@ def pass_over(
     return gather(opened, texts, scorers, reading, settle=settle, shard=shard)
 
 
-def choose(spec: RunSpec, folder: Path, session: Session) -> tuple[LayerScores | None, Plan]:
-    """Scores, where the selector reads scores, and plans; what stands in `folder` is read and not made again."""
+def choose(
+    spec: RunSpec, session: Session, *, probes: Path, kept: Path | None = None
+) -> tuple[LayerScores | None, Plan]:
+    """Scores, where the selector reads scores, and plans.
+
+    Args:
+        spec: Which model and data, and one choice on every axis.
+        session: What is open already.
+        probes: Where scorers that train work; they resume there.
+        kept: The file of the scores; scores that stand there are read and not made again.
+    """
     selector = catalog.build("selector", spec.selector)
     tuner, head = catalog.build("tuner", spec.tuner), catalog.build("head", spec.head)
-    opened, data = session.model(spec.model), session.data(spec.train)
-    scores = None
-    if selector.needs_scores and tuner.needs_layers:
+    scoring = selector.needs_scores and tuner.needs_layers
+    data = session.texts(spec.train, catalog.find("scorer", spec.scorer.name).card.needs if scoring else ())
+    opened = session.model(spec.model, language=scoring and _speaks(spec.scorer))
+    scores, tokens = None, None
+    if scoring and kept is not None and kept.is_file():
+        scores = load(LayerScores, kept)
+    elif scoring:
         planning.check(selector, len(opened.info))
-        if (folder / SCORES).is_file():
-            scores = load(LayerScores, folder / SCORES)
-        else:
-            scorer = trials.tuned_as(spec.scorer, spec.tuner)
-            made = score(spec.model, spec.train, [scorer], spec.reading, folder=folder / PROBES, session=session)
-            scores = made[0]
-    made_plan = planning.plan(
+        scorer = trials.tuned_as(spec.scorer, spec.tuner)
+        scores = score(spec.model, spec.train, [scorer], spec.reading, folder=probes, session=session)[0]
+        if kept is not None:
+            save(scores, kept)
+    else:
+        length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
+        tokens = mean_length(encode(data, opened.tokenizer, length))
+    return scores, planning.plan(
         scores or opened.info,
         selector if tuner.needs_layers else None,
         tuner=tuner,
         head=head,
         schedule=catalog.build("schedule", spec.schedule),
         data=data.info,
+        tokens=tokens,
     )
-    if scores is not None:
-        save(scores, folder / SCORES)
-    return scores, made_plan
 
 
 def tune(
@@ -239,7 +251,7 @@ def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[obje
         where = session.model(spec.model).info.spec
         scores, plan = None, replace(spec.plan, model=replace(spec.plan.model, spec=where))
     else:
-        scores, plan = choose(spec, folder, session)
+        scores, plan = choose(spec, session, probes=folder / PROBES, kept=folder / SCORES)
     if (folder / PLAN).is_file():
         plan = load(Plan, folder / PLAN)
     save(plan, folder / PLAN)
@@ -326,5 +338,4 @@ def cost(
     check_layers(info, plan)
     tokenizer = load_tokenizer(info.name, info.spec.revision)
     rows = encode(texts, tokenizer, max_tokens(stack.base, tokenizer, data.max_length))
-    tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
-    return planning.cost(plan, tokens=tokens, texts=len(rows), epochs=epochs, batch_size=batch_size)
+    return planning.cost(plan, tokens=mean_length(rows), texts=len(rows), epochs=epochs, batch_size=batch_size)

@@ -83,6 +83,7 @@ def plan(
     head: Head | None = None,
     schedule: Schedule | None = None,
     data: DataInfo | None = None,
+    tokens: float | None = None,
 ) -> Plan:
     """The plan that `selector` makes of scores or, if it needs none, of a model alone.
 
@@ -96,6 +97,7 @@ def plan(
         schedule: When they train; always, by default.
         data: What will be trained on, which says how many outputs the head has; what was scored on by default. Where
             neither is known, the head has one output.
+        tokens: The mean length of a text of it, for the cost; as the scores know it by default.
 
     Raises:
         PlanError: k is below 1 or above the number of layers, a named layer does not exist, there is no selector, or it
@@ -107,10 +109,10 @@ def plan(
         raise PlanError(f"the tuner {tuner.name} {what}", "choose layers, or take head-only without a selector")
     if not isinstance(scores_or_model, LayerScores):
         choice = NOTHING if selector is None else _choose_unscored(scores_or_model, selector)
-        return _planned(scores_or_model, choice, tuner, head, schedule, data, None)
+        return _planned(scores_or_model, choice, tuner, head, schedule, data, tokens)
     scores = scores_or_model
     choice = NOTHING if selector is None else choose(scores, selector)
-    made = _planned(scores.model, choice, tuner, head, schedule, data or scores.data, scores.tokens)
+    made = _planned(scores.model, choice, tuner, head, schedule, data or scores.data, tokens or scores.tokens)
     chosen = tuple(scores.layers[layer] for layer in choice.layers)
     return replace(made, scorer=scores.scorer, scores_digest=scores.digest, chosen=chosen)
 

@@ -71,10 +71,11 @@ def spelling_flags(command: Any) -> Iterator[None]:
 
 
 def spelled(problem: str, field: str, flag: str) -> str:
-    """A problem with the flag in place of the setting's name, or before it."""
-    name = rf"(the )?({re.escape(field.replace('_', ' '))}|{re.escape(field)}) (?=is\b)"
-    found = re.match(name, problem)
-    return f"{flag} {problem[found.end() :]}" if found else f"{flag}: {problem}"
+    """A problem with the flag in place of the setting's name, or before it: `--k is 9`, `--near: it goes with ...`."""
+    name = rf"(the )?({re.escape(field.replace('_', ' '))}|{re.escape(field)}) is\b"
+    written = re.sub(name, f"{flag} is", problem, count=1) if re.match(name, problem) else problem
+    written = re.sub(rf"\b{re.escape(field)}\b", flag, written) if "_" in field else written
+    return written if flag in written else f"{flag}: {written}"
 
 
 def application(only: str | None = None) -> typer.Typer:

@@ -72,7 +72,9 @@ class ChoiceOptions(CountOptions):
             PlanError: A number is out of range.
         """
         from wheretune import catalog
+        from wheretune.records.data import check_seed
 
+        check_seed(seed)
         if self.layers and self.asked is not None and self.asked.split(":")[0] != "explicit":
             raise ConfigError("--layers goes with --select explicit", "drop the one or add the other")
         asked = None if self.asked is None else catalog.written("selector", self.asked)
@@ -208,7 +210,7 @@ def refuse_unread(context: typer.Context, needs: Collection[str]) -> None:
         ConfigError: One was given.
     """
     if "states" not in needs:
-        unread = ("pooling", "last_state", "standardise", "until_settled")
+        unread: tuple[str, ...] = ("pooling", "last_state", "standardise", "until_settled")
         refuse(context, unread, "a scorer that reads no states")
     if "language-model" not in needs:
         unread = ("verbalizer", "target_column", "before")

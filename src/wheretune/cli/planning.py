@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -95,7 +95,7 @@ def plan(
 
 
 def _from_scores(
-    context: typer.Context, path: Path, scorer: str | None, choice: ChoiceOptions, axes: dict[str, Spec], seed: int
+    context: typer.Context, path: Path, scorer: str | None, choice: ChoiceOptions, axes: dict[str, Any], seed: int
 ) -> Plan:
     """The plan that follows from saved scores; no model is opened."""
     from wheretune import catalog, planning
@@ -115,7 +115,7 @@ def _from_model(
     data: TrainOptions,
     reading: ReadingOptions,
     choice: ChoiceOptions,
-    axes: dict[str, Spec],
+    axes: dict[str, Any],
     scorer: Spec,
     probes: Path,
     seed: int,
@@ -128,17 +128,11 @@ def _from_model(
     session = Session(shared=False)
     session.texts(train, needs_of([scorer]))  # data is refused before the model is opened
     selector = selector_that_fits(choice, spec, scorer, seed)
-    from wheretune import catalog, pipeline, planning, trials
+    from wheretune.pipeline import choose
+    from wheretune.records.runs import RunSpec
 
-    made = {axis: catalog.build(axis, one) for axis, one in axes.items()}
-    chooses = made["tuner"].needs_layers
-    if not chooses or not catalog.find("selector", selector.name).needs_scores:
-        info = session.texts(train, ()).info
-        chosen = catalog.build("selector", selector) if chooses else None
-        return None, planning.plan(session.model(spec).info, chosen, **made, data=info)
-    asked = trials.tuned_as(scorer, axes["tuner"])
-    scores = pipeline.score(spec, train, [asked], how, folder=probes, session=session)[0]
-    return scores, planning.plan(scores, catalog.build("selector", selector), **made)
+    asked = RunSpec(spec, train, scorer=scorer, reading=how, selector=selector, **axes)
+    return choose(asked, session, probes=probes)
 
 
 # --- what it costs -------------------------------------------------------------------------------

@@ -111,6 +111,18 @@ def file_to_write(path: Path) -> Path:
     return path
 
 
+def check_readable(path: Path) -> None:
+    """Refuses a file that cannot be read, before what would read it is opened.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror})", "check the path") from error
+
+
 def one_of(every: list[LayerScores], name: str | None) -> LayerScores:
     """The scores of the scorer that was named, or the only ones there are.
 

@@ -16,6 +16,7 @@ from wheretune.cli.printing import show
 from wheretune.cli.reporting import (
     ReportOptions,
     check_preset,
+    check_readable,
     file_to_write,
     report_on,
     selector_for,
@@ -188,7 +189,7 @@ def _show_candidates(folder: Path, scorers: Sequence[Spec]) -> None:
             continue
         rows = [
             (str(c.layer), f"{c.metric} {c.value:.4f}", str(c.n), count(c.trainable_parameters), seconds(c.seconds))
-            for c in trials.candidates(trials.folder_of(folder, scorer))
+            for c in trials.candidates(folder, scorer)
         ]
         columns = ("layer", "tuned alone", "n", "trainable", "time")
         show(table(f"{spec.name} (in {folder})", columns, rows, left=("tuned alone",)))
@@ -217,6 +218,8 @@ def merge_scores(
     """
     paths = needed(shards or None, "a shard")
     target = file_to_write(output)
+    for path in paths:
+        check_readable(path)
     from wheretune.scoring.shards import merge_scores as merge
 
     every = merge(paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wheretune.data.reading import rows_in_words
@@ -49,3 +50,8 @@ def say_cut(data: TextData, full: int, max_length: int) -> None:
             "%d of the %d texts of %s fill all %d tokens and were probably cut; a greater max_length keeps more",
             full, len(data), data.info.spec.source, max_length,
         )  # fmt: skip
+
+
+def mean_length(rows: Sequence[Mapping[str, Any]]) -> float:
+    """The mean number of tokens of encoded rows, special ones included."""
+    return sum(len(row["input_ids"]) for row in rows) / len(rows)

@@ -247,12 +247,11 @@ class LayerScores(Shown):
         require([layer.index for layer in self.layers] == list(range(count)), "its layers are out of order")
         require(any(layer.score is not None for layer in self.layers), "no layer has a score")
         for name, matrix in (("similarity", self.similarity), ("covariance", self.covariance)):
-            square = matrix is None or (len(matrix) == count and all(len(row) == count for row in matrix))
+            square = matrix is None or [len(row) for row in matrix] == [count] * count
             require(square, f"its {name} is not {count} x {count}")
         require(self.covariance is None or _can_vary(self.covariance), "its covariance is no covariance")
-        require(
-            self.deviations is None or len(self.deviations.means) == count + 1, f"it deviates in not {count} layers"
-        )
+        spaces = count + 1 if self.deviations is None else len(self.deviations.means)
+        require(spaces == count + 1, f"it has deviations of {spaces} latent spaces, and {count} layers")
         require(self.n_samples >= 0 and self.seconds >= 0, "it counts below 0")
         require(self.tokens is None or 0 < self.tokens <= MOST_TOKENS, f"tokens is {self.tokens}")
         self._check_choice(count)

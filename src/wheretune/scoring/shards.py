@@ -103,7 +103,12 @@ def merge_scores(paths: Sequence[Path]) -> list[LayerScores]:
         ConfigError: A file is no shard, belongs to another pass, is there twice, or one is missing.
         ScoreError: A score is not finite, or there were too few samples.
     """
-    return finish(merge([load_shard(path) for path in paths]))
+    state = merge([load_shard(path) for path in paths])
+    try:
+        return finish(state)
+    except ValueError as error:  # the states are of other layers than the model
+        names = ", ".join(map(str, paths))
+        raise ConfigError(f"{names} contradict themselves ({error})", "score these shards again") from error
 
 
 # --- a scorer's state as JSON and tensors ---------------------------------------------------------
