@@ -22,15 +22,20 @@ if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
     from wheretune.records.plan import Plan
 
+PART = 2**20  # numbers that are copied at a time: an embedding table in fp32 would be a large part of a bf16 model
+
 
 def tensor_hashes(tensors: Iterable[tuple[str, Tensor]], *, as_fp32: bool = False) -> dict[str, str]:
     """SHA-256 of the bytes of every tensor, by name; of floating ones as fp32 where asked for."""
 
     def one(item: tuple[str, Tensor]) -> tuple[str, str]:
         name, tensor = item
-        tensor = tensor.float() if as_fp32 and tensor.is_floating_point() else tensor
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        return name, hashlib.sha256(raw.numpy().data).hexdigest()
+        found = hashlib.sha256()
+        for part in torch.split(tensor.detach().reshape(-1), PART):
+            part = part.cpu()
+            part = part.float() if as_fp32 and part.is_floating_point() else part
+            found.update(part.view(torch.uint8).numpy().data)
+        return name, found.hexdigest()
 
     with ThreadPoolExecutor(max_workers=2) as pool:  # hashlib lets go of the interpreter lock
         return dict(pool.map(one, tensors))
