@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.commands import SOURCE
 from helpers.texts import jsonl, rows_of
 
 
