@@ -19,7 +19,6 @@ from wheretune.records.plan import Plan
 from wheretune.records.scores import Choice, LayerScores
 from wheretune.schedules.static import Static
 from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector, direction_of, resolved
-from wheretune.tasks.base import task_of
 from wheretune.tuners.whole_layers import WholeLayers
 
 if TYPE_CHECKING:
@@ -127,6 +126,8 @@ def _planned(
     tokens: float | None,
 ) -> Plan:
     """The plan of a choice, with its cost, without what was scored."""
+    from wheretune.tasks.base import task_of
+
     outputs = 1 if data is None else task_of(data).outputs(data.classes)
     on_top = head.count(len(model), model.hidden_size, outputs, model.causal)
     training = _training(model, choice.layers, tuner, head, on_top)

@@ -1,4 +1,4 @@
-"""Options: help, groups, flags in errors, underscores, files of options, and one reader for every axis."""
+"""Options: help, groups, flags in errors, underscores, and one reader for every axis."""
 
 import json
 import subprocess
@@ -8,11 +8,13 @@ import pytest
 import typer
 import typer.main
 
+import wheretune
 from helpers.commands import SOURCE, one_line
 from wheretune import catalog
 from wheretune.cli import options, training
 from wheretune.cli.app import COMMANDS, application, spelled
-from wheretune.cli.groups import Group
+from wheretune.records.runs import CacheSettings, TrainSettings
+from wheretune.records.scores import Reading
 
 TUNE = ["tune", "--output", "o", "--model", "m", "--train", "t"]
 EVERY = typer.main.get_command(application()).commands
@@ -29,6 +31,16 @@ def test_every_command_says_what_it_does_and_shows_how(run, name):
     assert {
         parameter.rich_help_panel for parameter in EVERY[name].params if hasattr(parameter, "rich_help_panel")
     } <= PANELS
+
+
+def test_the_version(run):
+    code, out, _ = run("--version")
+    assert code == 0 and out == f"wheretune {wheretune.__version__}\n"
+
+
+def test_no_arguments_print_the_help(run):
+    code, out, err = run()
+    assert code == 2 and "Usage" in out + err and "error:" not in err
 
 
 def test_every_command_of_the_table_is_there():
@@ -56,20 +68,12 @@ def test_an_option_is_described_once():
     assert {flag: len(ways) for flag, ways in seen.items() if len(ways) > 1 and flag != "--epochs"} == {}
 
 
-def groups(kind=Group):
-    return [kind, *(inner for below in kind.__subclasses__() for inner in groups(below))]
-
-
-@pytest.mark.parametrize("kind", groups()[1:], ids=lambda kind: kind.__name__)
-def test_the_defaults_of_a_group_are_those_of_the_record(kind):
-    made = kind()
-    if isinstance(made, options.ReadingOptions):
-        assert made.reading(0) == type(made.reading(0))()
-    if isinstance(made, training.TrainingOptions):
-        settings = made.settings(training.SavingOptions(), learning_rate=made.learning_rate, seed=0)
-        assert settings == type(settings)()
-    if isinstance(made, training.CacheOptions):
-        assert made.settings() == type(made.settings())()
+def test_the_defaults_of_a_group_are_those_of_the_record():
+    made = training.TrainingOptions()
+    settings = made.settings(training.SavingOptions(), learning_rate=made.learning_rate, seed=0)
+    assert settings == TrainSettings()
+    assert options.ReadingOptions().reading(0) == Reading()
+    assert training.CacheOptions().settings() == training.KeptCacheOptions().settings() == CacheSettings()
 
 
 @pytest.mark.parametrize(
@@ -155,29 +159,9 @@ def test_every_axis_is_listed(run, axis):
     assert code == 0 and all(name[:10] in out for name in catalog.names(axis))
 
 
-def test_a_config_may_be_json_and_numbers_may_be_written_with_an_exponent(run, first_scores, tmp_path):
-    config = tmp_path / "c.json"
-    config.write_text(
-        '{"tuner": "lora", "tuner-option": ["r=4", "alpha=1e1"], "k": 1, "output": "%s"}' % (tmp_path / "p")
-    )
-    code, out, err = run("plan", first_scores, "--config", config)
-    assert code == 0 and "alpha=10.0" in out, err
-    config.write_text("{")
-    one_line(*run("plan", first_scores, "--config", config)[::2], "is not YAML")
-    config.write_text("- a\n")
-    one_line(*run("plan", first_scores, "--config", config)[::2], "holds no options")
-
-
-def test_k_of_the_command_line_puts_aside_the_ratio_of_a_config_and_the_other_way_round(run, first_scores, tmp_path):
-    config, plan = tmp_path / "c.yaml", ("plan", first_scores, "--output", tmp_path / "p.json")
-    config.write_text("ratio: 0.5\n")
-    code, out, err = run(*plan, "--config", config, "--k", 2)
-    assert code == 0 and "k=2" in out, err
-    config.write_text("k: 1\n")
-    code, out, err = run(*plan, "--config", config, "--ratio", 1)
-    assert code == 0 and "k=2" in out, err
-    config.write_text("k: 1\nratio: 0.5\n")
-    one_line(*run(*plan, "--config", config)[::2], "--k and --ratio")
+def test_every_scorer_names_a_selector_that_there_is(run):
+    cards = json.loads(run("scorers", "--json")[1])
+    assert {card["selector"] for card in cards.values()} <= set(catalog.names("selector"))
 
 
 @pytest.mark.parametrize(

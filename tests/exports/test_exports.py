@@ -66,7 +66,7 @@ def test_every_peft_config_that_takes_layers(method):
         "self_attn.q_proj", "self_attn.v_proj")  # fmt: skip
     assert {name for name in adapted if name.count(".") == 2} == {f"{i}.{m}" for i in (1, 3) for m in maps}
     trained = [name for name, p in made.named_parameters() if p.requires_grad and ".model.layers." in name]
-    assert trained or method in ("vera", "randlora", "vblora", "unilora", "frod", "tinylora", "pvera")
+    assert trained
     assert all(".layers.1." in name or ".layers.3." in name for name in trained)
 
 

@@ -78,6 +78,14 @@ TUNERS = {
 }
 
 
+NO_BIASES = ("modernbert", "llama", "qwen3", "gemma", "gemma2", "mistral", "t5", "llava")
+
+
+def pairs(*families):
+    """Each family with each tuner that has something to attach to in it."""
+    return [(one, tuner) for one in families for tuner in TUNERS if tuner != "bias" or one not in NO_BIASES]
+
+
 CHOSEN = (1, 2)
 
 

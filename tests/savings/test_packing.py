@@ -7,7 +7,7 @@ import torch
 import transformers as hf
 
 import wheretune as wt
-from helpers.families import GROUPED, TUNERS, planned, tiny
+from helpers.families import GROUPED, TUNERS, pairs, planned, tiny
 from helpers.models import tiny_model
 from helpers.savings import HEADS, assert_same, batch, caching, given, headed, outcome, ran, texts, without_dropout
 from wheretune.errors import ConfigError, ModelError
@@ -90,11 +90,8 @@ def test_a_sliding_window_slides_within_each_text():
     assert (outcome(model, batch())[0][0] - padded[0][0]).abs().max() > 1e-4, "the window is narrower than a text"
 
 
-@pytest.mark.parametrize("tuner", TUNERS)
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(("family", "tuner"), pairs("gpt2", "llama"))
 def test_with_every_tuner(family, tuner, tmp_path):
-    if tuner == "bias" and family == "llama":
-        return
     rows, collate = texts()
     base = tiny(family)
     model = HeadedModel(find_layers(base), wt.Concat(), 2, Classification(), 0).eval()
@@ -164,16 +161,21 @@ def test_a_layer_that_does_not_take_it_refuses():
     assert not model.packed
 
 
-@pytest.mark.parametrize("family", ["llama", "bert"])
-def test_in_half_precision_only_what_reads_across_is_refused(family):
+def in_half_precision(family):
     base, _ = tiny_model(family)
-    model = HeadedModel(find_layers(base.to(torch.bfloat16)), wt.Concat(), 2, Classification(), 0)
-    if family == "llama":
-        with packing(model, batch()):
-            assert model.packed
-        return
-    with pytest.raises(ConfigError, match="reads across"), packing(model, batch()):
-        pass
+    return HeadedModel(find_layers(base.to(torch.bfloat16)), wt.Concat(), 2, Classification(), 0)
+
+
+def test_in_half_precision_what_does_not_read_across_is_packed():
+    model = in_half_precision("llama")
+    with packing(model, batch()):
+        assert model.packed
+    assert not model.packed
+
+
+def test_in_half_precision_what_reads_across_is_refused():
+    with pytest.raises(ConfigError, match="reads across"), packing(in_half_precision("bert"), batch()):
+        raise AssertionError("packed all the same")
 
 
 def test_texts_that_are_all_the_same_but_one_show_what_reads_across(tmp_path):

@@ -169,8 +169,10 @@ def test_semantic_deviation_equals_its_twin(family, dtype, tied):
         middles = (np.arange(200) + 0.5) * kept.highest / 200
         np.testing.assert_allclose(np.array(kept.counts) @ middles / 21, kept.means, atol=kept.highest / 400 + 1e-6)
         assert wt.plan(scores, wt.Suffix()).layers[0] == int(scores.values.argmax())
-        scores.plot_deviations()
-        scores.plot_deviations(scores)
+        axes = scores.plot_deviations().axes[0]
+        crossbars = [line.get_ydata()[0] for line in axes.lines]
+        np.testing.assert_allclose(sorted(crossbars), sorted(kept.means), atol=1e-12)
+        assert len(scores.plot_deviations(scores).axes[0].collections) == 2 * 5  # two halves per latent space
 
 
 def test_semantic_deviation_needs_a_language_model_and_labels():
@@ -219,6 +221,7 @@ def test_two_shards_merge_into_one_pass(scorer, n):
         for one, other in (shards, shards[::-1]):
             merged = scorer.finish(scorer.merge(one, other))
             np.testing.assert_allclose(merged.values, once.values, rtol=1e-9, atol=1e-12)
+            assert (merged.deviations is None) == (once.deviations is None)
             assert merged.deviations is None or merged.deviations.counts == once.deviations.counts
             for name in ("stds", "covariance"):
                 found, expect = getattr(merged, name), getattr(once, name)
@@ -479,7 +482,10 @@ def test_cka_leaves_out_layers_whose_input_does_not_vary(caplog):
     with pytest.raises(wt.WheretuneError, match="only 3 layers are candidates"):
         wt.plan(scores, wt.Lowest(4))
     assert "no candidate" in str([column._cells for column in scores.profile().columns])
-    scores.plot((1,))
+    axes = scores.plot((1,)).axes[0]
+    drawn = {c.get_label(): c.lines[0].get_xydata().tolist() for c in axes.containers}
+    values = scores.values.tolist()
+    assert drawn == {"frozen": [[2, values[2]], [3, values[3]]], "tuned": [[1, values[1]]]}  # layer 0 has no point
 
 
 @pytest.mark.parametrize(("estimator", "n"), [("biased", 1), ("debiased", 3)])

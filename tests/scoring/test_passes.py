@@ -153,6 +153,7 @@ def test_merged_shards_are_one_pass_also_for_what_hangs_on_batches(tmp_path):
         assert found.scorer == expect.scorer and found.reading == expect.reading
         assert (found.n_samples, found.tokens) == (expect.n_samples, expect.tokens)
         np.testing.assert_allclose(found.values, expect.values, rtol=1e-6, atol=1e-9)
+        assert (found.similarity is None) == (expect.similarity is None)
         assert found.similarity is None or np.allclose(found.similarity, expect.similarity, atol=1e-6)
 
 

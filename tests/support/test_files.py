@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.commands import SOURCE
 from wheretune.errors import OutputError
 from wheretune.support.files import claim, sweep, taking, write, write_json, write_text
 
@@ -59,16 +60,20 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 def test_killed_at_any_moment_the_file_is_whole(tmp_path):
     code = (
-        "import sys, pathlib; from wheretune.files import write_text\n"
+        "import sys, pathlib; from wheretune.support.files import write_text\n"
         "print('on', flush=True)\n"
         "while True:\n"
         "    for c in 'ab': write_text(pathlib.Path(sys.argv[1]), c * 2_000_000)"
     )
     path = tmp_path / "x"
     for pause in (0.01, 0.03, 0.05):
-        process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": SOURCE},
+        )  # fmt: skip
         process.stdout.readline()
         while not path.exists():
+            assert process.poll() is None
             time.sleep(0.001)
         time.sleep(pause)
         os.kill(process.pid, signal.SIGKILL)

@@ -8,7 +8,7 @@ import transformers as hf
 from torch import nn
 
 import wheretune as wt
-from helpers.families import CHOSEN, FAMILIES, TUNERS, planned, tiny
+from helpers.families import CHOSEN, FAMILIES, NO_BIASES, TUNERS, pairs, planned, tiny
 from wheretune.errors import MergeError, ModelError, PlanError
 from wheretune.heads.headed import HeadedModel
 from wheretune.model.finding import find_layers
@@ -16,7 +16,6 @@ from wheretune.model.forward import forward_states
 from wheretune.model.identity import tensor_hashes
 from wheretune.tasks.classification import Classification
 
-NO_BIASES = ("modernbert", "llama", "qwen3", "gemma", "gemma2", "mistral", "t5", "llava")
 PEFT = ("lora", "lora-all-linear", "pissa", "dora", "adalora", "ia3")
 
 
@@ -120,9 +119,7 @@ KIN = ("lora-all-linear", "pissa", "dora", "adalora", "pfeiffer")  # on most fam
 MOST = ("roberta", "xlm-r", "electra", "mpnet", "opt", "qwen2", "gemma", "mistral", "phi", "bart")
 PAIRS = [
     pytest.param(family, tuner, marks=[pytest.mark.slow] if tuner in KIN and family in MOST else [])
-    for family in FAMILIES
-    for tuner in TUNERS
-    if tuner != "bias" or family not in NO_BIASES
+    for family, tuner in pairs(*FAMILIES)
 ]
 
 

@@ -334,9 +334,11 @@ def test_options_from_a_file_and_all_layers(run, files, tiny_folder, tmp_path):
     assert plan["layers"] == [0, 1, 2, 3] and plan["tuner"]["params"]["targets"] == "query,key"
     assert plan["cost"]["trainable_parameters"] == 4 * 2 * 3 * 64 + 66
     whole = sum(layer["parameters"] for layer in plan["model"]["layers"])
-    # Depth reads no text, so 128 tokens. All by 2 T: a layer's maps have 4 * 32^2 + 2 * 32 * 64 = 8192 weights,
-    # attention takes 2 T * 32. In the last layer keys and values (2048) run for all tokens, 6144 weights for one.
-    maps, attention, last = 8192, 2 * 128 * 32, 2048 + 6144 / 128
+    # All by 2 T: a layer's maps have 4 * 32^2 + 2 * 32 * 64 = 8192 weights, attention takes 2 T * 32. In the last layer
+    # keys and values (2048) run for all tokens, 6144 weights for one.
+    tokens = plan["cost"]["tokens"]
+    assert 5 < tokens < 25  # of the texts, although no scorer has read them
+    maps, attention, last = 8192, 2 * tokens * 32, 2048 + 6144 / tokens
     forward, down = 3 * maps + last + 4 * attention, 4 * 2 * attention + (maps - 3072) + 2 * maps + last
     trained = (3 * maps + last) * 4 * 2 * 3 * 64 / whole
     everything = 4 * (3 * maps + 3 * attention)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
 from wheretune.cli.config import one_count, read_preset
-from wheretune.cli.groups import Group, option, refuse
+from wheretune.cli.groups import Group, group, option, refuse
 from wheretune.errors import ConfigError
 
 if TYPE_CHECKING:
     from wheretune.records.base import Spec
 
 
-@dataclass(frozen=True)
+@group
 class CountOptions(Group):
     """How many layers are tuned."""
 
@@ -28,7 +28,7 @@ class CountOptions(Group):
     ] = None
 
 
-@dataclass(frozen=True)
+@group
 class ChoiceOptions(CountOptions):
     """Which layers are tuned."""
 
@@ -119,7 +119,7 @@ class ChoiceOptions(CountOptions):
         return spec if self.near is None else Spec("near", {"selector": spec, "tolerance": self.near})
 
 
-@dataclass(frozen=True)
+@group
 class TuningOptions(Group):
     """How the chosen layers are tuned."""
 

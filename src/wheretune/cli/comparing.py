@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ import typer
 
 from wheretune.cli.choice import CountOptions, numbers, scorer_of, whole
 from wheretune.cli.config import one_count, read_recipe
-from wheretune.cli.groups import needed, option
+from wheretune.cli.groups import group, needed, option
 from wheretune.cli.options import (
     AsJson,
     Config,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wheretune.studies.grid import Compared, Comparison
 
 
-@dataclass(frozen=True)
+@group
 class ComparisonFolderOptions(FolderOptions):
     """The folder of a comparison, which always goes on where it was stopped."""
 

@@ -10,13 +10,15 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
-from typing import Annotated, Any, ClassVar, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_args, get_type_hints
 
 import typer
 
 from wheretune.errors import ConfigError
+
+Kind = TypeVar("Kind")
 
 
 class Group:
@@ -27,6 +29,12 @@ class Group:
     """
 
     panel: ClassVar[str]
+
+
+@dataclass_transform(frozen_default=True)
+def group(kind: type[Kind]) -> type[Kind]:
+    """A frozen dataclass that is neither compared nor printed, and so is made quickly."""
+    return dataclass(frozen=True, eq=False, repr=False)(kind)
 
 
 def option(flag: str, text: str, *, default: bool | str = True, axis: str | None = None, **more: Any) -> Any:

@@ -6,12 +6,12 @@ refuses by the name of the field, and the command line spells its flag.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from wheretune.cli.config import read_config
-from wheretune.cli.groups import Group, needed, option
+from wheretune.cli.groups import Group, group, needed, option
 from wheretune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def there(model: ModelSpec) -> ModelSpec:
 # --- the model -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@group
 class BaseOptions(Group):
     """Where the model of a plan, a run or a tuned model is now, and how it is held."""
 
@@ -132,7 +132,7 @@ class BaseOptions(Group):
         return replace(spec, **given)
 
 
-@dataclass(frozen=True)
+@group
 class ModelOptions(BaseOptions):
     """Which model, and how it is opened."""
 
@@ -158,7 +158,7 @@ class ModelOptions(BaseOptions):
 # --- the data ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@group
 class TextOptions(Group):
     """How the rows of a file become texts."""
 
@@ -201,7 +201,7 @@ class TextOptions(Group):
         return DataSpec(absolute(source), self.task(), None if every_row else self.max_samples, self.max_length, seed)
 
 
-@dataclass(frozen=True)
+@group
 class DataOptions(TextOptions):
     """How the rows of a file become texts with labels."""
 
@@ -261,7 +261,7 @@ class DataOptions(TextOptions):
 FORMATS = ".jsonl, .jsonl.gz, .csv, .tsv, .parquet or a hub data set as name:config:split"
 
 
-@dataclass(frozen=True)
+@group
 class TrainOptions(DataOptions):
     """The training data."""
 
@@ -276,7 +276,7 @@ class TrainOptions(DataOptions):
         return self.spec(needed(self.train, flag), seed)
 
 
-@dataclass(frozen=True)
+@group
 class JudgedOptions(TrainOptions):
     """The training data, and what is judged after training."""
 
@@ -290,7 +290,7 @@ class JudgedOptions(TrainOptions):
         return {name: self.spec(source, every_row=True) for name, source in given.items() if source is not None}
 
 
-@dataclass(frozen=True)
+@group
 class ReadingOptions(Group):
     """How texts are read to be scored."""
 
@@ -327,7 +327,7 @@ class ReadingOptions(Group):
 # --- the folder ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@group
 class FolderOptions(Group):
     """The folder that a command writes."""
 

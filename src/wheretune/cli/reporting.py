@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from wheretune.cli.choice import ChoiceOptions, scorer_of
-from wheretune.cli.groups import Group, option
+from wheretune.cli.groups import Group, group, option
 from wheretune.cli.printing import comma, note, show
 from wheretune.errors import ConfigError, OutputError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wheretune.records.scores import LayerScores
 
 
-@dataclass(frozen=True)
+@group
 class ReportOptions(Group):
     """What is made of scores, beside the file."""
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
 from wheretune.cli.choice import ChoiceOptions, needs_of, refuse_unread, scorers_of
-from wheretune.cli.groups import Group, needed, option, refuse
+from wheretune.cli.groups import Group, group, needed, option, refuse
 from wheretune.cli.options import AsJson, Config, ModelOptions, ReadingOptions, Seed, TrainOptions
 from wheretune.cli.printing import show
 from wheretune.cli.reporting import (
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from wheretune.scoring.one_pass import Settle
 
 
-@dataclass(frozen=True)
+@group
 class SettleOptions(Group):
     """When a scoring pass may stop before it has read all data."""
 

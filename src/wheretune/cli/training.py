@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from wheretune.cli.groups import Group, option
+from wheretune.cli.groups import Group, group, option
 from wheretune.errors import ConfigError
 
 if TYPE_CHECKING:
     from wheretune.records.runs import CacheSettings, TrainSettings
 
 
-@dataclass(frozen=True)
+@group
 class LoopOptions(Group):
     """How the chosen layers are trained, as far as all runs of a comparison share it."""
 
@@ -55,14 +54,14 @@ class LoopOptions(Group):
         )
 
 
-@dataclass(frozen=True)
+@group
 class TrainingOptions(LoopOptions):
     """How the chosen layers are trained."""
 
     learning_rate: Annotated[float, option("--learning-rate", "Peak learning rate.")] = 5e-5
 
 
-@dataclass(frozen=True)
+@group
 class SavingOptions(Group):
     """What training need not compute."""
 
@@ -87,7 +86,7 @@ class SavingOptions(Group):
     ] = "fp32"
 
 
-@dataclass(frozen=True)
+@group
 class CacheOptions(Group):
     """Where the states of the frozen prefix are kept; it changes no result."""
 
@@ -130,7 +129,7 @@ class CacheOptions(Group):
         return int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " "))
 
 
-@dataclass(frozen=True)
+@group
 class KeptCacheOptions(CacheOptions):
     """The same for one run, whose cache may be left for the next."""
 

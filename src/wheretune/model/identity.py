@@ -31,7 +31,7 @@ def tensor_hashes(tensors: Iterable[tuple[str, Tensor]], *, as_fp32: bool = Fals
     def one(item: tuple[str, Tensor]) -> tuple[str, str]:
         name, tensor = item
         found = hashlib.sha256()
-        for part in tensor.detach().reshape(-1).split(PART):
+        for part in torch.split(tensor.detach().reshape(-1), PART):
             part = part.cpu()
             part = part.float() if as_fp32 and part.is_floating_point() else part
             found.update(part.view(torch.uint8).numpy().data)

@@ -114,9 +114,9 @@ def hold_masters(stack: LayerStack, parameters: Iterable[nn.Parameter]) -> Calla
     halves = [(p, p.dtype) for p in parameters if p.dtype in (torch.bfloat16, torch.float16)]
     if not halves:
         return lambda: None
-    kind = next(stack.base.parameters()).device.type
 
     def computing(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        kind = next(stack.base.parameters()).device.type  # a Trainer may have moved it meanwhile
         with torch.autocast(kind, torch.bfloat16):
             return forward(*args, **kwargs)
 

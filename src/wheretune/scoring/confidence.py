@@ -7,6 +7,7 @@ others (CKA, variance) it comes from subsamples without replacement, see `scorer
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,14 +56,14 @@ def how_sure(scores: LayerScores, selector: Selector, seed: int = 0) -> Confiden
     generator = np.random.default_rng(seed)
     draws[:, there] = generator.multivariate_normal(means[there], error, size=DRAWS, method="eigh")
     chosen = selector.select(means)
-    made = [selector.select(draw) for draw in draws]
+    made = Counter(selector.select(draw) for draw in draws)
     shares = np.zeros(len(means))
-    for layers in made:
-        shares[list(layers)] += 1 / DRAWS
+    for layers, times in made.items():
+        shares[list(layers)] += times / DRAWS
     over_samples = np.isfinite(scores.stds[there]).all()
     varies = scores.stds[there].mean() if over_samples else 2 * np.sqrt(np.diag(error)).mean()
     return Confidence(
-        selection=sum(layers == chosen for layers in made) / DRAWS,
+        selection=made[chosen] / DRAWS,
         layers=tuple(float(share) for share in shares),
         flat=bool(np.ptp(means[there]) < varies),
     )

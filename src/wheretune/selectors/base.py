@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
@@ -157,8 +158,9 @@ def direction_of(scorer: Spec) -> Direction:
 
 def rank(values: Values) -> list[int]:
     """The candidates from the highest score to the lowest, ties to the lower layer."""
-    candidates = [layer for layer in range(len(values)) if not np.isnan(values[layer])]
-    return sorted(candidates, key=lambda layer: (-values[layer], layer))
+    numbers: list[float] = values.tolist()
+    candidates = [layer for layer, number in enumerate(numbers) if not math.isnan(number)]
+    return sorted(candidates, key=lambda layer: (-numbers[layer], layer))
 
 
 def pick(values: Values, k: int) -> tuple[int, ...]:

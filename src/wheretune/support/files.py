@@ -16,7 +16,7 @@ from typing import Any
 
 from wheretune.errors import OutputError, WheretuneError
 
-PARTIAL = ".partial-"  # in the name of every draft, so that what a killed process left can be told and swept
+PARTIAL = ".partial-"  # in the name of every draft, so that what a killed process left is known and swept
 
 
 def write(path: Path, fill: Callable[[Path], object]) -> None:
@@ -45,7 +45,9 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror or error})", "choose another --output") from error
+        raise OutputError(
+            f"cannot write {path} ({error.strerror or error})", "choose another place", "output"
+        ) from error
 
 
 def sweep(folder: Path, name: str = "*") -> None:
@@ -115,7 +117,9 @@ def taking(folder: Path, owned: Sequence[str], finished: str, *, resume: bool, o
     try:
         fresh = _take(folder, owned, finished, resume, overwrite)
     except OSError as error:
-        raise OutputError(f"cannot write {folder} ({error.strerror or error})", "choose another --output") from error
+        raise OutputError(
+            f"cannot write {folder} ({error.strerror or error})", "choose another folder", "output"
+        ) from error
     try:
         yield
     except WheretuneError:
@@ -127,14 +131,15 @@ def taking(folder: Path, owned: Sequence[str], finished: str, *, resume: bool, o
 def _take(folder: Path, owned: Sequence[str], finished: str, resume: bool, overwrite: bool) -> bool:
     """Whether the folder is begun anew."""
     if folder.is_file():
-        raise OutputError(f"{folder} is a file", "give a folder as --output")
+        raise OutputError(f"{folder} is a file", "give a folder", "output")
     sweep(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return True
     if not (folder / owned[0]).is_file():
         raise OutputError(
             f"the folder {folder} already exists and was not written by this command",
-            "choose another --output, or empty the folder yourself",
+            "choose another folder, or empty it yourself",
+            "output",
         )
     if overwrite:
         aside = Path(tempfile.mkdtemp(prefix=f".old{PARTIAL}", dir=folder))
@@ -146,13 +151,14 @@ def _take(folder: Path, owned: Sequence[str], finished: str, resume: bool, overw
     if (folder / finished).is_file() and not resume:
         raise OutputError(
             f"the folder {folder} already exists and holds a finished run",
-            "read it again with --resume, replace it with --overwrite, or choose another --output",
+            "read it again (resume), replace it (overwrite), or choose another folder",
+            "output",
         )
     return False
 
 
 def claim(
-    path: Path, content: Mapping[str, Any], remedy: str = "start it over with --overwrite or choose another --output"
+    path: Path, content: Mapping[str, Any], remedy: str = "start it over (overwrite) or choose another folder"
 ) -> None:
     """Writes down what a folder is for, or makes sure that this is what it already is for.
 
@@ -169,4 +175,5 @@ def claim(
         raise OutputError(
             f"{path.parent} was begun with other settings ({', '.join(keys)})",
             remedy,
+            "output",
         )

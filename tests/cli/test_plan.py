@@ -1,0 +1,34 @@
+"""`wheretune plan`: how many layers, and a plan that belongs to its model."""
+
+import pytest
+
+from helpers.commands import FAST, one_line
+from helpers.texts import jsonl
+
+
+@pytest.mark.parametrize("k", [0, -3, 5])
+def test_k_out_of_range(run, scored, tmp_path, k):
+    code, _, err = run("plan", scored, "--k", k, "--output", tmp_path / "plan.json")
+    one_line(code, err, f"k is {k}", "from 1 to 4")
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_plan_for_another_model_and_a_delta_on_another_base(run, files, scored, tiny_folder, tmp_path):
+    plan, other = tmp_path / "plan.json", tiny_folder("bert", seed=5)
+    run("plan", scored, "--output", plan)
+    code, _, err = run("tune", "--plan", plan, "--model", other, "--train", files["train"], "--output", tmp_path / "x")
+    one_line(code, err, "the plan was made for")
+    assert run("tune", "--plan", plan, "--train", files["train"], "--output", tmp_path / "run", *FAST)[0] == 0
+    code, _, err = run("evaluate", tmp_path / "run", "--data", files["test"], "--model", other)
+    one_line(code, err, "base model's weights")
+    unknown = jsonl(tmp_path / "unknown.jsonl", [{"text": "a", "label": "good"}, {"text": "b", "label": "ugly"}])
+    code, _, err = run("evaluate", tmp_path / "run", "--data", unknown)
+    one_line(code, err, "'ugly'", "row 2", "bad, good")
+
+
+def test_options_that_would_have_no_effect_are_refused(run, files, scored, tmp_path):
+    plan = tmp_path / "plan.json"
+    run("plan", scored, "--output", plan)
+    for option in (["--k", 2], ["--head", "concat"], ["--select", "top"], ["--scorer", "cka"]):
+        code, _, err = run("tune", "--plan", plan, "--train", files["train"], "--output", tmp_path / "new", *option)
+        one_line(code, err, option[0], "no effect")

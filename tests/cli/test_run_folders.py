@@ -1,0 +1,70 @@
+"""Folders that runs leave behind: finished, stopped, killed, or begun with other settings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers.commands import FAST, SOURCE, one_line
+from helpers.texts import jsonl, rows_of
+
+
+def test_a_finished_folder_is_not_lost(run, files, tiny_folder, tmp_path):
+    command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run", *FAST]
+    assert run(*command)[0] == 0
+    before = (tmp_path / "run" / "result.json").read_bytes()
+    one_line(*run(*command)[::2], "already exists", "overwrite")
+    assert (tmp_path / "run" / "result.json").read_bytes() == before
+    assert run(*command, "--resume")[0] == 0
+    assert (tmp_path / "run" / "result.json").read_bytes() == before
+    one_line(*run(*command, "--resume", "--seed", 9)[::2], "other settings")
+    assert run(*command, "--overwrite", "--seed", 9)[0] == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["spec"]["settings"]["seed"] == 9
+
+
+def test_a_mistake_with_overwrite_costs_nothing(run, files, tiny_folder, tmp_path):
+    command = ["tune", "--train", files["train"], "--output", tmp_path / "run", *FAST]
+    assert run(*command, "--model", tiny_folder("bert"))[0] == 0
+    before = (tmp_path / "run" / "result.json").read_bytes()
+    for wrong in (["--model", "/no/model"], ["--model", tiny_folder("bert"), "--k", 9]):
+        assert run(*command, "--overwrite", *wrong)[0] == 2
+        assert (tmp_path / "run" / "result.json").read_bytes() == before
+
+
+def test_data_that_changed_is_not_mixed_with_what_it_was(run, files, tiny_folder, tmp_path):
+    command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run", *FAST]
+    assert run(*command)[0] == 0
+    jsonl(Path(files["train"]), rows_of(39, 4))
+    one_line(*run(*command, "--resume")[::2], "other settings (data)")
+
+
+@pytest.mark.parametrize("pause", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
+def test_killed_while_it_trains_it_goes_on_and_ends_the_same(run, tiny_folder, tmp_path, pause):
+    train = jsonl(tmp_path / "train.jsonl", rows_of(200))
+    command = ["tune", "--model", tiny_folder("bert"), "--train", train, "--epochs", "12", "--batch-size", "4"]
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wheretune", *command, "--output", str(folder)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": SOURCE},
+    )  # fmt: skip
+    while not list(folder.glob("checkpoint-*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(pause)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "result.json").exists()
+    for path in folder.rglob("*.json"):
+        json.loads(path.read_text())
+    state = max(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name.split("-")[1]))
+    done = json.loads(state.read_text())["epoch"]
+    assert 1 <= done < 12
+    assert run(*command, "--output", folder)[0] == 0
+    assert run(*command, "--output", tmp_path / "once")[0] == 0
+    assert (folder / "delta.safetensors").read_bytes() == (tmp_path / "once" / "delta.safetensors").read_bytes()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "once").iterdir()}
