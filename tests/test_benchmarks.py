@@ -1,4 +1,4 @@
-"""benchmarks/speed.py: ratios, table, figure and page from made-up seconds, and the command on a tiny model."""
+"""The benchmarks: ratios, table, figure and page of speed.py from made-up seconds, and commands on tiny models."""
 
 import importlib.util
 import json
@@ -146,3 +146,14 @@ def test_the_command_on_a_tiny_model(speed, tmp_path):
         check=True,
     )
     assert again.stdout == done.stdout
+
+
+@pytest.mark.slow
+def test_memory_by_dtype_on_a_tiny_model(tiny_folder, tmp_path):
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps({"text": f"text {number}", "label": number % 2}) + "\n" for number in range(8)))
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "memory_by_dtype.py", tiny_folder(), "--train", train],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "bf16 / fp32" in done.stdout and "largest difference of a score" in done.stdout
