@@ -13,6 +13,7 @@ from helpers.commands import FAST, one_line
 from helpers.models import tiny_model
 from helpers.texts import rows_of
 from helpers.tuners import EVERY, PEFT
+from wheretune import catalog
 from wheretune.training import trainer
 
 
