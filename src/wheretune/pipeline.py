@@ -21,7 +21,7 @@ from wheretune.data.tokens import encode, mean_length
 from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.errors import WheretuneError
 from wheretune.heads.headed import headed
-from wheretune.judging import judge, save_predictions
+from wheretune.judging import judge, measures, save_predictions
 from wheretune.model.finding import check_one_sequence
 from wheretune.model.identity import check_layers, check_plan
 from wheretune.model.inputs import max_tokens
@@ -175,6 +175,7 @@ def tune(
     """
     session = session or Session(shared=False)
     data = _data(spec, session)
+    measures(task_of(data["train"].info), spec.metrics)  # a metric that cannot read the task is refused before training
     opened = session.model(spec.model, language=spec.plan is None and _speaks(spec.scorer))
     check_one_sequence(opened.stack.base)
     length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)

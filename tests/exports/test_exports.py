@@ -158,6 +158,13 @@ def test_plans_made_without_scores_and_what_no_config_can_say():
         export(bare, "peft")
 
 
+def test_trl_names_no_layer_but_the_chosen():
+    plan = planning.plan(made_up.model_info(layers=12), wt.Explicit((1,)))
+    (pattern,) = yaml.safe_load(export(plan, "trl"))["unfrozen_parameters"]
+    names = [f"bert.encoder.layer.{layer}.q.weight" for layer in range(12)]
+    assert [name for name in names if re.match(pattern, name)] == ["bert.encoder.layer.1.q.weight"]
+
+
 def test_a_schedule_that_moves_is_no_other_tool_s(monkeypatch):
     moving = replace(planning.plan(made_up.model_info(), wt.Top(2)), schedule=Spec("moving"))
     monkeypatch.setitem(catalog.ROWS, "schedule", {**catalog.ROWS["schedule"], "moving": f"{__name__}:Moving"})

@@ -50,8 +50,8 @@ def compare(
         str,
         option(
             "--methods",
-            "With commas: full, prism, head-only, and any [scorer+][selector+][tuner], such as cka+lora or "
-            "top+adapter; a tuner alone tunes all layers, a scorer brings the selector of its source.",
+            "With commas: full, prism, head-only, and any scorer+selector+tuner (each may be left out), such as "
+            "cka+lora or top+adapter; a tuner alone tunes all layers, a scorer brings the selector of its source.",
             rich_help_panel="Choice",
         ),
     ] = "full,prism,top,bottom,random,head-only",

@@ -20,9 +20,13 @@ def trl(plan: Plan) -> str:
     if tuner is None or tuner.name == "pissa":  # TRL's own config has no word for PiSSA
         return as_yaml(
             "TRL's own scripts do not read this key. In a script of yours, before the SFTTrainer is made:\n"
+            "import re\n"
             "for name, p in model.named_parameters():\n"
             "    p.requires_grad = any(re.match(u, name) for u in unfrozen_parameters)",
-            {"model_name_or_path": plan.model.name, "unfrozen_parameters": unfrozen(plan, "TRL")},
+            {
+                "model_name_or_path": plan.model.name,
+                "unfrozen_parameters": [_exact(pattern) for pattern in unfrozen(plan, "TRL")],
+            },
         )
     return as_yaml(
         "For `trl sft --config`. The modules are named in full, so no other layer is touched.",
@@ -36,3 +40,9 @@ def trl(plan: Plan) -> str:
             "lora_target_modules": plan.targets(tuner.targets),
         },
     )
+
+
+def _exact(pattern: str) -> str:
+    """The pattern with the dots of the path escaped: `layer.1.` would match layer 10 as well."""
+    path, bracket, rest = pattern.partition("[")
+    return path.replace(".", r"\.") + bracket + rest
