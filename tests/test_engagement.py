@@ -1,46 +1,19 @@
-"""A plan on a user's own model, in an unmodified Trainer: what trains, the proof, undoing, saving and loading."""
+"""A plan on a user's own model, in an unmodified Trainer: what trains, and the proof."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 import wheretune as wt
 from helpers.models import FAMILIES, tiny_model, tiny_tokenizer
+from helpers.own_models import own_model, planned, train
 from helpers.texts import sentences
-from wheretune.errors import DeltaError, EngagementError, PlanError
+from wheretune.errors import EngagementError, PlanError
 from wheretune.heads.headed import headed
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import tensor_hashes
-
-
-def own_model(family="bert", seed=0):
-    """A classifier such as a user brings, with its tokenizer, on the weights of `tiny_model`."""
-    base, tokenizer = tiny_model(family, seed=seed)
-    base.config.num_labels, base.config.pad_token_id = 2, tokenizer.pad_token_id
-    torch.manual_seed(1)
-    model = AutoModelForSequenceClassification.from_config(base.config)
-    model.base_model.load_state_dict(base.state_dict(), strict=False)
-    return model, tokenizer
-
-
-def planned(model, tokenizer, selector, **axes):
-    data = wt.from_texts(sentences(12), [i % 2 for i in range(12)])
-    return wt.plan(wt.score(model, tokenizer, data, wt.CosineCentrality()), selector, **axes)
-
-
-def train(model, tokenizer, folder, **options):
-    rows = [{**tokenizer(text), "labels": i % 2} for i, text in enumerate(sentences(16))]
-    arguments = TrainingArguments(
-        str(folder), max_steps=2, per_device_train_batch_size=4, learning_rate=1e-3, report_to="none",
-        save_strategy="no", disable_tqdm=True, **options,
-    )  # fmt: skip
-    from transformers import DataCollatorWithPadding
-
-    Trainer(model, arguments, train_dataset=rows, data_collator=DataCollatorWithPadding(tokenizer)).train()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -152,76 +125,6 @@ def test_a_plan_that_names_nothing_is_refused():
         wt.apply(model, plan)
     with pytest.raises(PlanError):
         planned(model, tokenizer, None)
-
-
-def test_a_delta_holds_what_changed_and_restores_it(tmp_path):
-    model, tokenizer = own_model()
-    tuned = wt.apply(model, planned(model, tokenizer, wt.Explicit((1, 3))))
-    train(model, tokenizer, tmp_path / "trainer")
-    wt.save_delta(tuned, tmp_path / "delta")
-    assert sorted(path.name for path in (tmp_path / "delta").iterdir()) == [
-        "README.md",
-        "delta.safetensors",
-        "wheretune.json",
-    ]
-    with safe_open(tmp_path / "delta" / "delta.safetensors", "pt") as saved:
-        assert set(saved.keys()) == set(tuned.trainable)
-    fresh, _ = own_model()
-    wt.load_delta(fresh, tmp_path / "delta")
-    assert tensor_hashes(fresh.state_dict().items()) == tensor_hashes(model.state_dict().items())
-
-
-def saved_delta(tmp_path):
-    model, tokenizer = own_model()
-    tuned = wt.apply(model, planned(model, tokenizer, wt.Top(1)))
-    with torch.no_grad():
-        for parameter in tuned.trainable.values():
-            parameter += 1
-    return wt.save_delta(tuned, tmp_path / "delta")
-
-
-def test_a_delta_is_not_written_over_another_nor_with_holes(tmp_path):
-    folder = saved_delta(tmp_path)
-    before = (folder / "delta.safetensors").read_bytes()
-    model, tokenizer = own_model()
-    tuned = wt.apply(model, planned(model, tokenizer, wt.Top(1)))
-    with torch.no_grad():
-        for parameter in tuned.trainable.values():
-            parameter += 1
-        with pytest.raises(wt.WheretuneError, match="holds a delta already"):
-            wt.save_delta(tuned, folder)
-        model.classifier.bias[0] = float("nan")
-    with pytest.raises(wt.WheretuneError, match=r"diverged: classifier\.bias"):
-        wt.save_delta(tuned, tmp_path / "other")
-    assert (folder / "delta.safetensors").read_bytes() == before and not (tmp_path / "other").exists()
-
-
-def test_a_delta_on_another_base_is_refused(tmp_path):
-    folder = saved_delta(tmp_path)
-    with pytest.raises(DeltaError, match="base model's weights"):
-        wt.load_delta(own_model(seed=3)[0], folder)
-
-
-def test_a_delta_that_was_cut_or_has_no_manifest_is_refused(tmp_path):
-    folder = saved_delta(tmp_path)
-    tensors = folder / "delta.safetensors"
-    tensors.write_bytes(tensors.read_bytes()[:-8])
-    with pytest.raises(DeltaError, match="changed after it was saved"):
-        wt.load_delta(own_model()[0], folder)
-    (folder / "wheretune.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(DeltaError, match="format 99"):
-        wt.load_delta(own_model()[0], folder)
-    (folder / "wheretune.json").unlink()
-    with pytest.raises(DeltaError, match="no finished delta"):
-        wt.load_delta(own_model()[0], folder)
-
-
-def test_a_delta_with_another_number_of_classes_is_refused(tmp_path):
-    folder = saved_delta(tmp_path)
-    other, _ = own_model()
-    other.classifier = torch.nn.Linear(32, 5)
-    with pytest.raises(DeltaError, match="no parameter classifier"):
-        wt.load_delta(other, folder)
 
 
 def test_nothing_below_the_lowest_chosen_layer_is_in_the_graph():
