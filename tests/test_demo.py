@@ -8,6 +8,7 @@ from wheretune.demo import OWNED, demo, package_folder, write_articles
 from wheretune.errors import DataError
 
 
+@pytest.mark.slow
 def test_the_demo_on_a_few_articles(tmp_path):
     shown = []
     made = demo(tmp_path, shown.append, train=40, test=20)

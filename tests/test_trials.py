@@ -8,6 +8,7 @@ import torch
 
 import wheretune as wt
 from helpers.models import tiny_model
+from helpers.often import often
 from helpers.scoring import opened_of
 from helpers.texts import rows_of
 from wheretune import trials
@@ -24,7 +25,7 @@ def data_of(n=40, **more):
     return wt.load_data(wt.DataSpec("memory"), rows=rows_of(n, **more))
 
 
-@pytest.mark.parametrize("tuner", [wt.WholeLayers(), wt.LoRA(r=2)], ids=lambda tuner: tuner.name)
+@pytest.mark.parametrize("tuner", often([wt.WholeLayers(), wt.LoRA(r=2)], [wt.LoRA(r=2)]), ids=lambda tuner: tuner.name)
 def test_a_probe_tunes_and_judges_each_candidate_and_gives_the_model_back(tuner, tmp_path):
     model, tokenizer = tiny_model("bert", num_hidden_layers=6)
     opened, data = opened_of(model, tokenizer), data_of()

@@ -24,6 +24,7 @@ def compare(run, files, tiny_folder, folder, *more):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_compare_runs_what_is_missing_and_no_more(run, files, tiny_folder, tmp_path):
     folder = tmp_path / "compared"
     code, out, err = compare(run, files, tiny_folder, folder, "--json")
@@ -83,6 +84,7 @@ def test_compare_runs_what_is_missing_and_no_more(run, files, tiny_folder, tmp_p
     assert code == 2 and "other settings (data)" in err
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_keeps_its_traceback_and_is_no_zero(run, files, tiny_folder, tmp_path, monkeypatch):
     from wheretune import pipeline as room
 
@@ -106,6 +108,7 @@ def test_a_run_that_fails_keeps_its_traceback_and_is_no_zero(run, files, tiny_fo
     assert not list(folder.glob("runs/top/*/*/failed.txt"))
 
 
+@pytest.mark.slow
 def test_a_comparison_that_was_killed_runs_what_is_missing(run, tiny_folder, tmp_path):
     train = jsonl(tmp_path / "train.jsonl", rows_of(200))
     command = [

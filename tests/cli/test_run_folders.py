@@ -43,7 +43,8 @@ def test_data_that_changed_is_not_mixed_with_what_it_was(run, files, tiny_folder
     one_line(*run(*command, "--resume")[::2], "other settings (data)")
 
 
-@pytest.mark.parametrize("pause", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("pause", [0.0, 0.3])
 def test_killed_while_it_trains_it_goes_on_and_ends_the_same(run, tiny_folder, tmp_path, pause):
     train = jsonl(tmp_path / "train.jsonl", rows_of(200))
     command = ["tune", "--model", tiny_folder("bert"), "--train", train, "--epochs", "12", "--batch-size", "4"]

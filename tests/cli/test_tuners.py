@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 import wheretune as wt
 from helpers.commands import FAST, one_line
 from helpers.models import tiny_model
+from helpers.often import often
 from helpers.texts import rows_of
 from helpers.tuners import EVERY, PEFT
 from wheretune import catalog
@@ -21,7 +22,7 @@ def test_every_tuner_of_the_catalog_is_tried():
     assert {*EVERY, "full"} == set(catalog.names("tuner"))
 
 
-@pytest.mark.parametrize("tuner", EVERY)
+@pytest.mark.parametrize("tuner", often(EVERY, ["lora", "adapter", "bias"]))
 def test_plan_tune_evaluate_predict_merge(run, files, tiny_folder, tmp_path, tuner):
     model, scores, planned, folder = tiny_folder("bert"), tmp_path / "s", tmp_path / "p.json", tmp_path / "run"
     options = [part for option in EVERY[tuner] for part in ("--tuner-option", option)]
@@ -71,7 +72,7 @@ def test_plan_tune_evaluate_predict_merge(run, files, tiny_folder, tmp_path, tun
         torch.testing.assert_close(plain(**batch).logits.softmax(-1), torch.tensor(ours), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("tuner", ["lora", "pissa", "adalora", "prefix"])
+@pytest.mark.parametrize("tuner", often(["lora", "pissa", "adalora", "prefix"], ["adalora"]))
 def test_stopped_it_goes_on_and_ends_the_same(run, files, tiny_folder, tmp_path, monkeypatch, tuner):
     def command(folder):
         options = [part for option in EVERY[tuner] for part in ("--tuner-option", option)]

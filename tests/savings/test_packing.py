@@ -1,6 +1,7 @@
 """Texts one after the other give what padded ones give: outputs, gradients, a cached prefix and whole runs."""
 
 import json
+from itertools import product
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import transformers as hf
 import wheretune as wt
 from helpers.families import GROUPED, TUNERS, pairs, planned, tiny
 from helpers.models import tiny_model
+from helpers.often import often
 from helpers.savings import HEADS, assert_same, batch, caching, given, headed, outcome, ran, texts, without_dropout
 from wheretune.errors import ConfigError, ModelError
 from wheretune.heads.headed import HeadedModel
@@ -192,8 +194,10 @@ def test_texts_that_are_all_the_same_but_one_show_what_reads_across(tmp_path):
 
 
 @pytest.mark.parametrize("family", DECODERS)
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("layers", [(1, 3), (3,), ()], ids=["two", "last", "head-only"])
+@pytest.mark.parametrize(
+    ("head", "layers"),
+    often(product(HEADS, ((1, 3), (3,), ())), [("concat", (1, 3)), ("last-token", (3,)), ("last-token", ())]),
+)
 def test_a_cached_prefix_feeds_packed_texts(family, head, layers, tmp_path):
     rows, collate = texts()
     model, tuned = headed(family, head, layers)
@@ -259,8 +263,9 @@ def assert_close(one, other):
         torch.testing.assert_close(other[name], value, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("family", "head"), often(product(("gpt2", "llama", "qwen2"), HEADS), [("gpt2", "concat"), ("llama", "last-token")])
+)
 def test_packed_and_padded_runs_end_with_the_same_weights(family, head, tmp_path):
     padded = trained(family, tmp_path / "padded", False, head)
     start = without_dropout(family, (2, 3), head)[0].model.state_dict()

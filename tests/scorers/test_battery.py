@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertCon
 
 import wheretune as wt
 from helpers.models import ENCODERS, FAMILIES, tiny_model
+from helpers.often import often
 from helpers.scoring import score_all
 from helpers.texts import classes_of, sentences
 from reference import scorers as twin
@@ -111,10 +113,13 @@ def compare(found, values, stds, matrix, atol=1e-5):
         np.testing.assert_allclose(np.array(found.similarity), matrix, atol=atol)
 
 
-@pytest.mark.parametrize("n", [23, 61], ids=["fewer samples than dimensions", "more"])
-@SIZES
-@SIDES
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "side", "batch_size", "n"),
+    often(  # n: fewer samples than dimensions, and more
+        product(FAMILIES, ("left", "right"), (1, 5, 64), (23, 61)),
+        lambda family, side, batch_size, n: batch_size == 5 and (side == "right") == (n == 23),
+    ),
+)
 def test_all_scorers_in_one_pass_equal_their_twins(family, side, batch_size, n):
     model, tokenizer = tiny_model(family, side)
     texts, labels = sentences(n), classes_of(n)
@@ -132,6 +137,7 @@ def test_all_scorers_in_one_pass_equal_their_twins(family, side, batch_size, n):
         assert scores.scorer.name == scorer.name
 
 
+@pytest.mark.slow
 def test_all_scorers_equal_their_twins_on_a_real_model_and_pairs(minilm):
     model, tokenizer = AutoModel.from_pretrained(minilm).eval(), AutoTokenizer.from_pretrained(minilm)
     pairs = [(a, b) for a, b in zip(sentences(20), sentences(20, seed=1), strict=True)]
@@ -154,8 +160,13 @@ def test_gradients_of_a_regression_start_at_the_mean_label():
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    often(
+        product(("gpt2", "llama"), (torch.float32, torch.bfloat16, torch.float16)),
+        [("gpt2", torch.float32), ("llama", torch.bfloat16)],
+    ),
+)
 def test_semantic_deviation_equals_its_twin(family, dtype, tied):
     model, tokenizer = tiny_model(family, kind=AutoModelForCausalLM, tie_word_embeddings=tied)
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) is tied

@@ -9,6 +9,7 @@ from torch import nn
 
 import wheretune as wt
 from helpers.families import CHOSEN, FAMILIES, NO_BIASES, TUNERS, pairs, planned, tiny
+from helpers.often import often
 from wheretune.errors import MergeError, ModelError, PlanError
 from wheretune.heads.headed import HeadedModel
 from wheretune.model.finding import find_layers
@@ -115,12 +116,7 @@ def test_an_encoder_decoder_has_no_one_sequence_of_states(family):
         forward_states(find_layers(tiny(family)), {"input_ids": ids, "attention_mask": ids})
 
 
-KIN = ("lora-all-linear", "pissa", "dora", "adalora", "pfeiffer")  # on most families only where it is asked: -m slow
-MOST = ("roberta", "xlm-r", "electra", "mpnet", "opt", "qwen2", "gemma", "mistral", "phi", "bart")
-PAIRS = [
-    pytest.param(family, tuner, marks=[pytest.mark.slow] if tuner in KIN and family in MOST else [])
-    for family, tuner in pairs(*FAMILIES)
-]
+PAIRS = often(pairs(*FAMILIES), lambda family, tuner: family in ("bert", "gpt2", "llama") or tuner in ("full", "lora"))
 
 
 @pytest.mark.parametrize("family", NO_BIASES)
@@ -218,7 +214,7 @@ def test_recomputing_is_refused_where_a_family_has_none():
 
 
 @pytest.mark.parametrize("tuner", ["full", "adapter"])
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"mpnet"}))
+@pytest.mark.parametrize("family", often(sorted(FAMILIES.keys() - {"mpnet"}), ["bert", "deberta", "gpt2", "llama"]))
 def test_recomputing_gives_the_same_gradients_and_leaves_the_prefix_alone(family, tuner):
     def gradients(recompute):
         model = tiny(family).train()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,71 +61,108 @@ def compare(
         WheretuneError: Of every kind, for what the user can mend; before anything is written.
         OutputError: The folder holds another comparison.
     """
-    session = session or Session()
-    check_names(what, cache)
-    data = _data(what, session)
-    what = settled(what)
-    scorers = {method.name: _scorer(what, method) for method in what.methods if methods.needs_scores(method)}
-    claim(folder / COMPARISON, _claimed(what, data, list(scorers.values()), session))
-    scores = _scores(what, scorers, folder, session)
-    executor: Executor = catalog.build("executor", what.executor)
-    work = Work(what, scores, folder, cache, session)
-    results: dict[Job, RunResult | Failure] = {}
-    while jobs := next_jobs(what, results):
-        results.update(executor.run(work, jobs))
-        left = [str(job) for job in jobs if job not in results]
-        if left:
-            raise RuntimeError(f"the executor {executor.name} says nothing of {'; '.join(left)}")
-    compared = Compared(what, rows(what, results, {name: one.seconds for name, one in scores.items()}))
-    write_tables(compared, folder)
-    return compared
+    return _Study(what, folder, cache, session or Session()).run()
 
 
-def check_names(what: Comparison, cache: CacheSettings | None = None) -> None:
-    """Refuses what is known to be wrong without the model and the data.
+@dataclass(frozen=True, eq=False)
+class _Study:
+    """A comparison in its folder, with what this process has opened."""
 
-    Raises:
-        WheretuneError: A name is unknown, or a setting cannot be used.
-    """
-    if cache is not None:
-        check_cache(what.settings, cache)
-    catalog.build("scorer", what.scorer)
-    catalog.build("head", what.head)
-    catalog.build("executor", what.executor)
-    for name in what.metrics:
-        catalog.find("metric", name)
-    for method in what.methods:
-        methods.check(method)
+    what: Comparison
+    folder: Path
+    cache: CacheSettings | None
+    session: Session
 
+    def run(self) -> Compared:
+        """Refuses what is wrong, opens, scores and runs what is missing, and writes the tables."""
+        self.check_names()
+        data = self.data()
+        return self.settled().finished(data)
 
-def _data(what: Comparison, session: Session) -> dict[str, DataInfo]:
-    """By split, what every run reads."""
-    train = session.data(what.train).info
-    held = {"validation": what.validation, "test": what.test}
-    read = {name: session.data(spec, like=train).info for name, spec in held.items() if spec is not None}
-    return {"train": train, **read}
+    def check_names(self) -> None:
+        """Refuses what is known to be wrong without the model and the data."""
+        if self.cache is not None:
+            check_cache(self.what.settings, self.cache)
+        for axis in ("scorer", "head", "executor"):
+            catalog.build(axis, getattr(self.what, axis))
+        for name in self.what.metrics:
+            catalog.find("metric", name)
+        for method in self.what.methods:
+            methods.check(method)
 
+    def data(self) -> dict[str, DataInfo]:
+        """By split, what every run reads."""
+        train = self.session.data(self.what.train).info
+        held = {"validation": self.what.validation, "test": self.what.test}
+        read = {name: self.session.data(spec, like=train).info for name, spec in held.items() if spec is not None}
+        return {"train": train, **read}
 
-def settled(what: Comparison) -> Comparison:
-    """The comparison with `k` settled for its model, whose weights are not opened.
+    def settled(self) -> _Study:
+        """The same with `k` settled for its model, whose weights are not opened; refuses what the model cannot bear."""
+        from wheretune.model.finding import check_one_sequence
+        from wheretune.model.opening import outline
 
-    Raises:
-        ModelError: The model is not of a kind that can be tuned.
-        PlanError: A method cannot choose among so many layers.
-        WheretuneError: A method's tuner has nothing to attach to in any layer.
-    """
-    from wheretune.model.finding import check_one_sequence
-    from wheretune.model.opening import outline
+        stack, info = outline(self.what.model)
+        check_one_sequence(stack.base)
+        k = resolve_k(self.what.k, self.what.ratio, len(info))
+        for method in self.what.methods:
+            selector = _selector(method, k, self.what.seeds[0])
+            if selector is not None:
+                planning.check(selector, len(info))
+                _check_tuner(catalog.build("tuner", method.tuner), info)
+        return replace(self, what=replace(self.what, k=k, ratio=None))
 
-    stack, info = outline(what.model)
-    check_one_sequence(stack.base)
-    what = replace(what, k=resolve_k(what.k, what.ratio, len(info)), ratio=None)
-    for method in what.methods:
-        selector = _selector(what, method, what.seeds[0])
-        if selector is not None:
-            planning.check(selector, len(info))
-            _check_tuner(catalog.build("tuner", method.tuner), info)
-    return what
+    def finished(self, data: dict[str, DataInfo]) -> Compared:
+        """The rows, once every run has ended."""
+        claim(self.folder / COMPARISON, self.claimed(data))
+        work = Work(self.what, self.scores(), self.folder, self.cache, self.session)
+        executor: Executor = catalog.build("executor", self.what.executor)
+        results: dict[Job, RunResult | Failure] = {}
+        while jobs := next_jobs(self.what, results):
+            results.update(executor.run(work, jobs))
+            left = [str(job) for job in jobs if job not in results]
+            if left:
+                raise RuntimeError(f"the executor {executor.name} says nothing of {'; '.join(left)}")
+        seconds = {name: one.seconds for name, one in work.scores.items()}
+        compared = Compared(self.what, rows(self.what, results, seconds))
+        write_tables(compared, self.folder)
+        return compared
+
+    def claimed(self, data: dict[str, DataInfo]) -> dict[str, Any]:
+        """What a folder is for: model and data known by their content, and all that a run depends on."""
+        from wheretune.model.inputs import max_tokens
+
+        language = any("language-model" in catalog.find("scorer", one.name).card.needs for one in self.scorers.values())
+        opened = self.session.model(self.what.model, language=language)
+        max_tokens(opened.stack.base, opened.tokenizer, self.what.train.max_length)
+        content = to_json(replace(self.what, model=replace(self.what.model, name="", revision=None)))
+        kept = {key: value for key, value in content.items() if key not in (*GROWING, *IDLE)}
+        return kept | {"model_hash": opened.info.hash, "data": {name: info.hash for name, info in data.items()}}
+
+    @cached_property
+    def scorers(self) -> dict[str, Spec]:
+        """By name of a method that chooses by scores, what scores the layers for it, with all its parameters."""
+        from wheretune.trials import tuned_as
+
+        named = {one.name: tuned_as(one.scorer or self.what.scorer, one.tuner)
+                 for one in self.what.methods if methods.needs_scores(one)}  # fmt: skip
+        return {name: Spec.of(catalog.build("scorer", spec)) for name, spec in named.items()}
+
+    def scores(self) -> dict[str, LayerScores]:
+        """By name of a method, its scores; those that are not in the folder yet share one pass."""
+        from wheretune.pipeline import score
+
+        path = self.folder / SCORES
+        known = {scores.scorer: scores for scores in (load_scores(path) if path.is_file() else [])}
+        missing = [scorer for scorer in dict.fromkeys(self.scorers.values()) if scorer not in known]
+        if missing:
+            what = self.what
+            reading = Reading(batch_size=2 * what.settings.batch_size, seed=what.train.seed)
+            probes = self.folder / PROBES
+            made = score(what.model, what.train, missing, reading, folder=probes, session=self.session)
+            known |= zip(missing, made, strict=True)
+            save_scores(list(known.values()), path)
+        return {name: known[scorer] for name, scorer in self.scorers.items()}
 
 
 def _check_tuner(tuner: Tuner, info: ModelInfo) -> None:
@@ -138,45 +176,10 @@ def _check_tuner(tuner: Tuner, info: ModelInfo) -> None:
                 raise
 
 
-def _claimed(what: Comparison, data: dict[str, DataInfo], scorers: list[Spec], session: Session) -> dict[str, Any]:
-    """What a folder is for: model and data known by their content, and all that a run depends on."""
-    from wheretune.model.inputs import max_tokens
-
-    language = any("language-model" in catalog.build("scorer", scorer).card.needs for scorer in scorers)
-    opened = session.model(what.model, language=language)
-    max_tokens(opened.stack.base, opened.tokenizer, what.train.max_length)
-    content = to_json(replace(what, model=replace(what.model, name="", revision=None)))
-    kept = {key: value for key, value in content.items() if key not in (*GROWING, *IDLE)}
-    return kept | {"model_hash": opened.info.hash, "data": {name: info.hash for name, info in data.items()}}
-
-
-def _scorer(what: Comparison, method: Method) -> Spec:
-    """What scores the layers for a method, with all its parameters."""
-    from wheretune.trials import tuned_as
-
-    return Spec.of(catalog.build("scorer", tuned_as(method.scorer or what.scorer, method.tuner)))
-
-
-def _selector(what: Comparison, method: Method, seed: int) -> Any:
+def _selector(method: Method, k: int, seed: int) -> Any:
     """The selector of one run; None where no layer is tuned."""
-    assert what.k is not None  # as `settled` made sure
-    spec = methods.selector_of(method, k=what.k, seed=seed)
+    spec = methods.selector_of(method, k=k, seed=seed)
     return None if spec is None else catalog.build("selector", spec)
-
-
-def _scores(what: Comparison, scorers: dict[str, Spec], folder: Path, session: Session) -> dict[str, LayerScores]:
-    """By name of a method, its scores; those that are not in the folder yet share one pass."""
-    from wheretune.pipeline import score
-
-    there = load_scores(folder / SCORES) if (folder / SCORES).is_file() else []
-    known = {scores.scorer: scores for scores in there}
-    missing = [scorer for scorer in dict.fromkeys(scorers.values()) if scorer not in known]
-    if missing:
-        reading = Reading(batch_size=2 * what.settings.batch_size, seed=what.train.seed)
-        made = score(what.model, what.train, missing, reading, folder=folder / PROBES, session=session)
-        known |= zip(missing, made, strict=True)
-        save_scores(list(known.values()), folder / SCORES)
-    return {name: known[scorer] for name, scorer in scorers.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,11 +216,12 @@ class Work:
         from wheretune.pipeline import tune
 
         what, session = self.what, self.session
+        assert what.k is not None  # as `settled` made sure
         method = next(method for method in what.methods if method.name == job.method)
         info = session.model(what.model).info
         plan = planning.plan(
             self.scores.get(method.name, info),
-            _selector(what, method, job.seed),
+            _selector(method, what.k, job.seed),
             tuner=catalog.build("tuner", method.tuner),
             head=catalog.build("head", method.head or what.head),
             schedule=catalog.build("schedule", method.schedule),
