@@ -188,7 +188,9 @@ def tune(
         return load_result(folder / RESULT)
 
     plan = _planned(spec, folder, session, show)
-    settings = spec.settings
+    settings, why = planning.settled(spec.settings, plan)
+    if why is not None:
+        show(f"{_share(spec, plan)}{why}")
     model = headed(opened.stack, catalog.build("head", plan.head), data["train"], settings.seed)
     tuned = apply(
         model,
@@ -226,6 +228,7 @@ def tune(
         provenance=provenance(),
         saved=saved.description,
         predictions=predictions,
+        learning_rate=settings.learning_rate,
     )
     save(result, folder / RESULT)
     _leave_no_checkpoint(folder)
@@ -260,6 +263,14 @@ def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[obje
         if made is not None:
             show(made)
     return plan
+
+
+def _share(spec: RunSpec, plan: Plan) -> str:
+    """How many layers were chosen, where the spec leaves it open."""
+    params = spec.selector.params
+    if spec.plan is not None or {params.get("k", 0), params.get("ratio", 0)} != {None}:
+        return ""
+    return f"{len(plan.layers)} of {len(plan.model)} layers, a third; "
 
 
 def _claimed(spec: RunSpec, opened: Opened, data: dict[str, TextData]) -> dict[str, Any]:

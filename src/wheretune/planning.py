@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wheretune.records.cost import Cost
     from wheretune.records.data import DataInfo
     from wheretune.records.model import ModelInfo
+    from wheretune.records.runs import TrainSettings
     from wheretune.schedules.base import Schedule
     from wheretune.tuners.base import Tuner
 
@@ -193,6 +194,33 @@ def _training(model: ModelInfo, layers: Sequence[int], tuner: Tuner, head: Head,
         embeddings=tuner.trains_embeddings,
         all_states=head.all_layers,
     )
+
+
+WIDTH = 768  # of a model's states: the width that the tuners' rates are told for
+
+
+def learning_rate(tuner: Tuner, model: ModelInfo, layers: Sequence[int]) -> float:
+    """The peak learning rate that suits a tuner on some layers, to one digit.
+
+    Decided: rate * 768 / width / sqrt(share of the layers), where `rate` is the tuner's; a narrow model and few layers
+    bear, and need, more. docs/log.md has what was tried.
+    """
+    share = len(layers) / len(model) or 1.0
+    return float(f"{tuner.rate * WIDTH / model.hidden_size / share**0.5:.1g}")
+
+
+def settled(settings: TrainSettings, plan: Plan) -> tuple[TrainSettings, str | None]:
+    """The settings with the learning rate that suits the plan, where they leave it open, and what was taken in words.
+
+    Raises:
+        ConfigError: The plan's tuner is not known.
+    """
+    if settings.learning_rate is not None:
+        return settings, None
+    rate = learning_rate(catalog.build("tuner", plan.tuner), plan.model, plan.layers)
+    where = f"{len(plan.layers)} of {len(plan.model)} layers" if plan.layers else "no layer"
+    why = f"learning rate {rate:g}: what suits {plan.tuner.name} on {where} of width {plan.model.hidden_size}"
+    return replace(settings, learning_rate=rate), why
 
 
 # --- several scorers -----------------------------------------------------------------------------

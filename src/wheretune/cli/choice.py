@@ -16,12 +16,29 @@ if TYPE_CHECKING:
     from wheretune.records.base import Spec
 
 
+def count_of(text: str) -> int | None:
+    """A number of layers; `auto` is None.
+
+    Raises:
+        ConfigError: It is no whole number.
+    """
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(f"--k is {text!r}", "give a whole number, or auto") from error
+
+
 @group
 class CountOptions(Group):
     """How many layers are tuned."""
 
     panel: ClassVar[str] = "Choice"
-    k: Annotated[int | None, option("--k", "Layers to tune.", default="a quarter of the layers")] = None
+    k: Annotated[
+        int | None,
+        option("--k", "Layers to tune, or auto: a third of them.", default="auto", metavar="N|auto", parser=count_of),
+    ] = None
     ratio: Annotated[
         float | None,
         option("--ratio", "In place of --k: the share of the layers to tune, rounded down.", default="none"),

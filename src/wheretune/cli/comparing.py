@@ -22,7 +22,7 @@ from wheretune.cli.options import (
     metric_names,
 )
 from wheretune.cli.printing import note, show
-from wheretune.cli.training import CacheOptions, LoopOptions, SavingOptions
+from wheretune.cli.training import CacheOptions, LoopOptions, SavingOptions, rate_in_words, rates_of
 
 if TYPE_CHECKING:
     from wheretune.recipes.base import Recipe
@@ -82,10 +82,10 @@ def compare(
         str,
         option(
             "--learning-rates",
-            "Candidates; each method takes its best on the validation data.",
+            "Candidates; each method takes its best on the validation data. auto is what suits each plan.",
             rich_help_panel="Training",
         ),
-    ] = "5e-5",
+    ] = "auto",
     executor: Annotated[
         str, option("--executor", "How the runs are spread over machines.", axis="executor", rich_help_panel="Training")
     ] = "serial",
@@ -128,7 +128,7 @@ def compare(
         k=k,
         ratio=ratio,
         seeds=tuple(dict.fromkeys(numbers(seeds, int, "--seeds"))),
-        learning_rates=tuple(sorted(set(numbers(learning_rates, float, "--learning-rates")))),
+        learning_rates=rates_of(learning_rates),
         reference=reference,
         scorer=scorer_of(scorer),
         head=whole("head", head),
@@ -168,8 +168,8 @@ def _report(compared: Compared, paper: Recipe | None, folder: Path, json_: bool)
 
     for row in compared.rows:
         if row.searched and not json_:
-            tried = ", ".join(f"{rate:g}: {value:.4f}" for rate, value in row.searched.items())
-            show(f"{row.method}: learning rate {row.learning_rate:g} was best on validation ({tried})")
+            tried = ", ".join(f"{rate_in_words(rate)}: {value:.4f}" for rate, value in row.searched.items())
+            show(f"{row.method}: learning rate {rate_in_words(row.learning_rate)} was best on validation ({tried})")
         for where, why in row.failures.items():
             note(f"failed: {row.method} in {where}: {why}", style="bold red")
     found = lines(compared)

@@ -28,7 +28,7 @@ from wheretune.cli.options import (
 )
 from wheretune.cli.printing import show
 from wheretune.cli.reporting import selector_that_fits
-from wheretune.cli.training import KeptCacheOptions, SavingOptions, TrainingOptions
+from wheretune.cli.training import KeptCacheOptions, SavingOptions, TrainingOptions, rate_of
 
 if TYPE_CHECKING:
     from wheretune.records.base import Spec
@@ -89,7 +89,10 @@ def tune(
     folder, names = to.folder, metric_names(metric)
     if training.tokens_per_batch is not None:
         refuse(context, ("batch_size",), "--tokens-per-batch")
-    settings, kept = training.settings(savings, learning_rate=training.learning_rate, seed=seed), cache.settings()
+    settings, kept = (
+        training.settings(savings, learning_rate=rate_of(training.learning_rate), seed=seed),
+        cache.settings(),
+    )
     check_cache(settings, kept)
     train, judged = data.spec_of_train(seed), data.judged()
     if plan_file is not None:
@@ -203,6 +206,8 @@ def _profile_and_plan() -> Callable[[object], None]:
     def hand(made: object) -> None:
         if isinstance(made, LayerScores):
             scored.append(made)
+        if isinstance(made, str):
+            show(made)
         if isinstance(made, Plan):
             for scores in scored:
                 show(scores.profile(made.layers))

@@ -58,7 +58,39 @@ class LoopOptions(Group):
 class TrainingOptions(LoopOptions):
     """How the chosen layers are trained."""
 
-    learning_rate: Annotated[float, option("--learning-rate", "Peak learning rate.")] = 5e-5
+    learning_rate: Annotated[
+        str, option("--learning-rate", "Peak learning rate; auto takes what suits tuner, layers and model.")
+    ] = "auto"
+
+
+def rates_of(text: str, flag: str = "--learning-rates") -> tuple[float | None, ...]:
+    """Learning rates with commas between them, the lowest first, each once; `auto` is None.
+
+    Raises:
+        ConfigError: One is no number.
+    """
+    try:
+        rates = {None if part.strip() == "auto" else float(part) for part in text.split(",") if part.strip()}
+    except ValueError as error:
+        raise ConfigError(f"{flag} is {text!r}", "give a number such as 2e-4, or auto") from error
+    return tuple(sorted(rates, key=lambda rate: rate or 0.0))
+
+
+def rate_of(text: str) -> float | None:
+    """One learning rate; `auto` is None.
+
+    Raises:
+        ConfigError: It is no number.
+    """
+    rates = rates_of(text, "--learning-rate")
+    if len(rates) != 1:
+        raise ConfigError(f"--learning-rate is {text!r}", "give a number such as 2e-4, or auto")
+    return rates[0]
+
+
+def rate_in_words(rate: float | None) -> str:
+    """As it is written on the command line."""
+    return "auto" if rate is None else f"{rate:g}"
 
 
 @group

@@ -18,11 +18,11 @@ Where = Literal["auto", "memory", "disk", "off"]
 
 @record
 class TrainSettings:
-    """How the chosen layers are trained; the defaults are those of PRiSM and its journal version.
+    """How the chosen layers are trained.
 
     Attributes:
         epochs: Passes over the data.
-        learning_rate: The peak, falling linearly to 0.
+        learning_rate: The peak, falling linearly to 0; None takes what suits the plan, see `planning.learning_rate`.
         batch_size: Texts in a batch.
         warmup_ratio: The share of the steps in which the learning rate rises.
         weight_decay: AdamW's.
@@ -36,7 +36,7 @@ class TrainSettings:
     """
 
     epochs: int = 3
-    learning_rate: float = 5e-5
+    learning_rate: float | None = None
     batch_size: int = 16
     warmup_ratio: float = 0.0
     weight_decay: float = 0.01
@@ -49,10 +49,10 @@ class TrainSettings:
     packed: bool = False
 
     def __post_init__(self) -> None:
-        tokens = self.tokens_per_batch
+        tokens, rate = self.tokens_per_batch, self.learning_rate
         for name, value, fits, remedy in (
             ("epochs", self.epochs, self.epochs >= 1, "give 1 or more"),
-            ("learning_rate", self.learning_rate, 0 < self.learning_rate < 10, "give a number above 0 and below 10"),
+            ("learning_rate", rate, rate is None or 0 < rate < 10, "give a number above 0 and below 10"),
             ("batch_size", self.batch_size, self.batch_size >= 1, "give 1 or more"),
             ("warmup_ratio", self.warmup_ratio, 0 <= self.warmup_ratio < 1, "give a share from 0 to below 1"),
             ("tokens_per_batch", tokens, tokens is None or tokens >= 1, "give 1 or more"),
@@ -166,6 +166,7 @@ class RunResult:
         seconds: Wall-clock seconds: `train`, `cache` (making the prefix cache), `evaluate`.
         peak_memory_bytes: Highest resident memory of the process while it trained (on CUDA: of the device).
         steps: Optimizer steps.
+        learning_rate: The peak that was taken, also where the spec left it open.
         versions: The packages that computed it.
         provenance: When, where and from which state of the code.
         saved: What was left out of the computation and why, or why nothing was.
@@ -185,6 +186,7 @@ class RunResult:
     provenance: dict[str, str]
     saved: dict[str, str] = field(default_factory=dict)
     predictions: dict[str, str] = field(default_factory=dict)
+    learning_rate: float | None = None
     format: Literal[2] = 2
 
     def __post_init__(self) -> None:

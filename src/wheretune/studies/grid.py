@@ -27,10 +27,10 @@ class Comparison:
         test: The data the table is about.
         methods: What is set side by side, each under a name of its own.
         validation: The data the learning rate is chosen on; needed where there are several.
-        k: Layers to tune, for the methods that choose and do not say so themselves; None: a quarter, or `ratio`.
+        k: Layers to tune, for the methods that choose and do not say so themselves; None: a third, or `ratio`.
         ratio: The same as a share of the model's layers.
         seeds: One run per seed.
-        learning_rates: Candidates, tried with the first seed for each method on its own.
+        learning_rates: Candidates, tried with the first seed for each method on its own; None is what suits each plan.
         reference: Name of the method that every speed-up is measured against; where it is not among the methods, no
             speed-up is known.
         scorer: Of the methods that choose by scores and name no scorer.
@@ -48,7 +48,7 @@ class Comparison:
     k: int | None = None
     ratio: float | None = None
     seeds: tuple[int, ...] = (0, 42, 100)
-    learning_rates: tuple[float, ...] = (5e-5,)
+    learning_rates: tuple[float | None, ...] = (None,)
     reference: str = FULL.name
     scorer: Spec = field(default_factory=lambda: Spec("cosine-centrality"))
     head: Spec = field(default_factory=lambda: Spec("last-token"))
@@ -95,16 +95,21 @@ class Job:
 
     Attributes:
         method: The name of its method.
-        learning_rate: Its peak.
+        learning_rate: Its peak; None takes what suits the plan.
         seed: Seed for all random draws.
     """
 
     method: str
-    learning_rate: float
+    learning_rate: float | None
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.method}, lr {self.learning_rate:g}, seed {self.seed}"
+        return f"{self.method}, lr {self.rate}, seed {self.seed}"
+
+    @property
+    def rate(self) -> str:
+        """The learning rate in words."""
+        return "auto" if self.learning_rate is None else f"{self.learning_rate:g}"
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ def _tried(what: Comparison, method: str) -> list[Job]:
     return [Job(method, rate, what.seeds[0]) for rate in what.learning_rates]
 
 
-def searched(what: Comparison, method: str, results: Results) -> dict[float, Metric]:
+def searched(what: Comparison, method: str, results: Results) -> dict[float | None, Metric]:
     """By learning rate, the main metric on the validation data with the first seed; empty where there is one rate."""
     if len(what.learning_rates) == 1:
         return {}
@@ -152,13 +157,13 @@ def searched(what: Comparison, method: str, results: Results) -> dict[float, Met
     return {rate: one.metrics["validation"][0] for rate, one in outcomes if isinstance(one, RunResult)}
 
 
-def best_rate(what: Comparison, method: str, results: Results) -> float:
+def best_rate(what: Comparison, method: str, results: Results) -> float | None:
     """The learning rate that did best on the validation data, the lower of equals; the first where none finished."""
     found = searched(what, method, results)
 
-    def goodness(rate: float) -> tuple[float, float]:
+    def goodness(rate: float | None) -> tuple[float, float]:
         metric = found[rate]
-        return (metric.value if metric.higher_is_better else -metric.value, -rate)
+        return (metric.value if metric.higher_is_better else -metric.value, -(rate or 0.0))
 
     return max(found, key=goodness, default=what.learning_rates[0])
 
@@ -169,7 +174,7 @@ class Row:
 
     Attributes:
         method: Its name.
-        learning_rate: The one that did best on the validation data.
+        learning_rate: The candidate that did best on the validation data; None: each plan's own.
         searched: By learning rate, the main metric on the validation data; empty where there was one rate.
         results: One per seed that finished.
         score_seconds: What the scoring pass took, which several scorers may have shared, for a method that chooses by
@@ -178,11 +183,16 @@ class Row:
     """
 
     method: str
-    learning_rate: float
-    searched: dict[float, float]
+    learning_rate: float | None
+    searched: dict[float | None, float]
     results: tuple[RunResult, ...]
     score_seconds: float
     failures: dict[str, str]
+
+    @property
+    def taken(self) -> float | None:
+        """The learning rate that its runs took; None where it is each plan's own and none has finished."""
+        return self.results[0].learning_rate if self.results else self.learning_rate
 
     @property
     def metrics(self) -> list[Metric]:

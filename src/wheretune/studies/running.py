@@ -202,7 +202,7 @@ class Work:
 
     def __call__(self, job: Job) -> RunResult | Failure:
         """The run's result, or why there is none."""
-        where = self.folder / RUNS / job.method / f"lr-{job.learning_rate:g}" / f"seed-{job.seed}"
+        where = self.folder / RUNS / job.method / f"lr-{job.rate}" / f"seed-{job.seed}"
         try:
             result = self._run(job, where)
         except Exception as error:  # whatever it is, the other runs go on

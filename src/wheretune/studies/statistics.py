@@ -17,7 +17,7 @@ class Line:
 
     Attributes:
         method: Its name.
-        learning_rate: The one that was chosen for it.
+        learning_rate: The one that was chosen for it, or that suits its plan.
         asked: Seeds that were asked for.
         seeds: Seeds that finished.
         failures: Runs that failed.
@@ -36,7 +36,7 @@ class Line:
     """
 
     method: str
-    learning_rate: float
+    learning_rate: float | None
     asked: int
     seeds: int
     failures: int
@@ -62,12 +62,12 @@ def lines(compared: Compared) -> list[Line]:
 
 def _line(row: Row, reference: Row | None, asked: int) -> Line:
     if not row.results:
-        return Line(row.method, row.learning_rate, asked, 0, len(row.failures))
+        return Line(row.method, row.taken, asked, 0, len(row.failures))
     values = [metric.value for metric in row.metrics]
     peaks = [one.peak_memory_bytes for one in row.results if one.peak_memory_bytes is not None]
     return Line(
         method=row.method,
-        learning_rate=row.learning_rate,
+        learning_rate=row.taken,
         asked=asked,
         seeds=len(row.results),
         failures=len(row.failures),

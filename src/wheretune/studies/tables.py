@@ -37,7 +37,7 @@ CSV_COLUMNS = (
 
 def cells(line: Line) -> list[str]:
     """A line as a person reads it, under `COLUMNS`."""
-    rate = f"{line.learning_rate:g}"
+    rate = "auto" if line.learning_rate is None else f"{line.learning_rate:g}"
     if line.mean is None or line.trainable_parameters is None or line.train_seconds is None:
         return [line.method, UNKNOWN, "failed", rate, *[UNKNOWN] * (len(COLUMNS) - 4)]
     spread = "" if line.std is None else f" ± {line.std:.4f}"
@@ -88,7 +88,7 @@ def _records(row: Row) -> Iterator[dict[str, Any]]:
                 yield {
                     "method": row.method,
                     "seed": result.spec.settings.seed,
-                    "learning_rate": row.learning_rate,
+                    "learning_rate": result.learning_rate,
                     "layers": " ".join(map(str, result.plan.layers)),
                     "split": split,
                     "metric": metric.name,

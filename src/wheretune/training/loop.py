@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainingArguments
 
+from wheretune.errors import ConfigError
 from wheretune.support.processes import check_one_process
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.clock import Clock, TrainLog
@@ -53,10 +54,12 @@ def train(
         The time and the steps it took.
 
     Raises:
-        ConfigError: A setting cannot train anything, or several processes were started.
+        ConfigError: There is no learning rate, a setting cannot train anything, or several processes were started.
         TrainingError: The folder holds a checkpoint of another training.
     """
     check_one_process()
+    if settings.learning_rate is None:
+        raise ConfigError("there is no learning rate", "give one, or take planning.settled's", "learning_rate")
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     clock = Clock(description, now)
     trainer = OurTrainer(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from wheretune.savings.prefix_cache.deciding import CacheReport
 
 STEPS = 8  # timed at a stretch
+RATE = 5e-5  # any learning rate takes the same time
 
 
 def time_steps(
@@ -64,7 +65,7 @@ def time_steps(
         ConfigError: A setting cannot train anything.
         WheretuneError: As `wheretune tune` raises for model, data and plan.
     """
-    settings = settings or TrainSettings()
+    settings = replace(settings or TrainSettings(), learning_rate=RATE)
     if steps < 2:
         raise ConfigError(f"{steps} step cannot be timed: the first one warms up", "time 2 or more")
     texts = load_data(data, labels="ignored")

@@ -46,11 +46,13 @@ class Tuner(Protocol):
         name: In the catalog.
         needs_layers: Whether layers must be chosen.
         trains_norms: Whether the norms of the chosen layers train, so that gradients flow to what enters them.
+        rate: The peak learning rate that suits it on all layers of a model of width 768; see `planning.settled`.
     """
 
     name: ClassVar[str]
     needs_layers: ClassVar[bool]
     trains_norms: ClassVar[bool]
+    rate: ClassVar[float]
 
     @property
     def trains_embeddings(self) -> bool:

@@ -48,6 +48,7 @@ class LowRank(ABC):
     name: ClassVar[str]
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = False
+    rate: ClassVar[float] = 5e-4
     trains_embeddings: ClassVar[bool] = False
 
     @abstractmethod
