@@ -181,7 +181,7 @@ def tables(lines: list[dict[str, Any]]) -> str:
 def table(model: str, lines: list[dict[str, Any]]) -> Iterator[str]:
     of_model = [line for line in lines if line["model"] == model]
     sets = list(dict.fromkeys(line["set"] for line in of_model))
-    yield f"\n{model}: accuracy of the default - of stock Trainer (mean over seeds +- half an interval of 95 %), seconds\n"
+    yield f"\n{model}: accuracy of the default - of stock Trainer, mean over seeds ± half an interval of 95 %\n"
     yield "| rows | " + " | ".join(sets) + " | mean | seconds: default / stock |"
     yield "|---|" + "---|" * (len(sets) + 2)
     for rows in sorted({line["rows"] for line in of_model}):

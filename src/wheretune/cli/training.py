@@ -29,7 +29,7 @@ class LoopOptions(Group):
             metavar="N",
         ),
     ] = None
-    warmup_ratio: Annotated[float, option("--warmup-ratio", "Share of the steps that warm up.")] = 0.0
+    warmup_ratio: Annotated[float, option("--warmup-ratio", "Share of the steps that warm up.")] = 0.1
     weight_decay: Annotated[float, option("--weight-decay", "AdamW's.")] = 0.01
 
     def settings(self, savings: SavingOptions, **own: Any) -> TrainSettings:

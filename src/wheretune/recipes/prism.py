@@ -26,6 +26,7 @@ PRISM = Recipe(
         k=3,
         seeds=(0, 42, 100),
         learning_rates=(1e-5, 2e-5, 5e-5),
+        settings={"warmup_ratio": 0.0},
     ),
     printed=(
         printed(

@@ -22,6 +22,7 @@ SALF = Recipe(
         rivals=(EVERYWHERE, method(selector=Spec("top", {"ratio": 0.5}), tuner=LORA)),
         reference=EVERYWHERE.name,
         seeds=(42,),
+        settings={"warmup_ratio": 0.0},
     ),
     printed=(
         printed(

@@ -38,7 +38,7 @@ class TrainSettings:
     epochs: int = 3
     learning_rate: float | None = None
     batch_size: int = 16
-    warmup_ratio: float = 0.0
+    warmup_ratio: float = 0.1
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
     seed: int = 0
