@@ -188,7 +188,7 @@ def tune(
         return load_result(folder / RESULT)
 
     plan = _planned(spec, folder, session, show)
-    settings, why = planning.settled(spec.settings, plan)
+    settings, why = planning.settled(spec.settings, plan, len(data["train"]))
     if why is not None:
         show(f"{_share(spec, plan)}{why}")
     model = headed(opened.stack, catalog.build("head", plan.head), data["train"], settings.seed)

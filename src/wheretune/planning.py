@@ -196,30 +196,41 @@ def _training(model: ModelInfo, layers: Sequence[int], tuner: Tuner, head: Head,
     )
 
 
-WIDTH = 768  # of a model's states: the width that the tuners' rates are told for
+WIDTH, STEPS = 768, 225  # what the tuners' rates are told for
 
 
-def learning_rate(tuner: Tuner, model: ModelInfo, layers: Sequence[int]) -> float:
+def learning_rate(tuner: Tuner, model: ModelInfo, layers: Sequence[int], steps: int) -> float:
     """The peak learning rate that suits a tuner on some layers, to one digit.
 
-    Decided: rate * 768 / width / sqrt(share of the layers), where `rate` is the tuner's; a narrow model and few layers
-    bear, and need, more. docs/log.md has what was tried.
+    Decided: rate * (768 / width) / sqrt(share of the layers) * sqrt(225 / steps), where `rate` is the tuner's and the
+    last factor lies between 1/4 and 2: a narrow model, few layers and few steps bear, and need, more. docs/log.md has
+    what was tried.
     """
     share = len(layers) / len(model) or 1.0
-    return float(f"{tuner.rate * WIDTH / model.hidden_size / share**0.5:.1g}")
+    few = min(max((STEPS / steps) ** 0.5, 0.25), 2.0)
+    return float(f"{tuner.rate * WIDTH / model.hidden_size / share**0.5 * few:.1g}")
 
 
-def settled(settings: TrainSettings, plan: Plan) -> tuple[TrainSettings, str | None]:
+def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSettings, str | None]:
     """The settings with the learning rate that suits the plan, where they leave it open, and what was taken in words.
+
+    Args:
+        settings: How it trains.
+        plan: What trains.
+        texts: How many texts it trains on.
 
     Raises:
         ConfigError: The plan's tuner is not known.
     """
     if settings.learning_rate is not None:
         return settings, None
-    rate = learning_rate(catalog.build("tuner", plan.tuner), plan.model, plan.layers)
+    tokens = settings.tokens_per_batch
+    batch = settings.batch_size if tokens is None else max(1, int(tokens / plan.cost.tokens))
+    steps = settings.epochs * -(-texts // batch)
+    rate = learning_rate(catalog.build("tuner", plan.tuner), plan.model, plan.layers, steps)
     where = f"{len(plan.layers)} of {len(plan.model)} layers" if plan.layers else "no layer"
-    why = f"learning rate {rate:g}: what suits {plan.tuner.name} on {where} of width {plan.model.hidden_size}"
+    width = plan.model.hidden_size
+    why = f"learning rate {rate:g}: what suits {plan.tuner.name} on {where} of width {width} in {steps} steps"
     return replace(settings, learning_rate=rate), why
 
 

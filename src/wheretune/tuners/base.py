@@ -46,7 +46,8 @@ class Tuner(Protocol):
         name: In the catalog.
         needs_layers: Whether layers must be chosen.
         trains_norms: Whether the norms of the chosen layers train, so that gradients flow to what enters them.
-        rate: The peak learning rate that suits it on all layers of a model of width 768; see `planning.settled`.
+        rate: The peak learning rate that suits it on all layers of a model of width 768 in 225 steps; see
+            `planning.learning_rate`.
     """
 
     name: ClassVar[str]

@@ -26,7 +26,7 @@ class WholeLayers:
     name: ClassVar[str] = "full"
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = True
-    rate: ClassVar[float] = 1.2e-4
+    rate: ClassVar[float] = 6e-5
 
     @property
     def trains_embeddings(self) -> bool:
