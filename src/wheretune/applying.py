@@ -18,6 +18,7 @@ from wheretune.model.freezing import exclude_frozen, head_parameters
 from wheretune.model.identity import check_plan, describe, tensor_hashes
 from wheretune.model.placement import hold_masters
 from wheretune.model.recomputing import checkpoint_activations
+from wheretune.records.data import check_seed
 from wheretune.schedules.follower import ScheduleFollower
 from wheretune.support.files import PARTIAL
 
@@ -285,8 +286,10 @@ def apply(
         masters: Hold in fp32 what trains of a half-precision model, until `undo`; see `model.placement.hold_masters`.
 
     Raises:
+        ConfigError: The seed is out of range.
         PlanError: The plan was made for another model, or names no layer.
         ModelError: The tuner does not find in the layers what it attaches to.
     """
+    check_seed(seed)
     tuner, schedule = catalog.build("tuner", plan.tuner), catalog.build("schedule", plan.schedule)
     return Tuned(model, plan, tuner, schedule, seed, frozen_dropout, before, masters)
