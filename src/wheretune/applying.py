@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -161,7 +161,17 @@ class Tuned:
             )
         return self._scheduled.trained()
 
-    def _unmoved(self, trained: Mapping[str, nn.Parameter], changed: set[str]) -> list[str]:
+    @property
+    def waiting(self) -> dict[str, nn.Parameter]:
+        """The parameters that should train in a step now, by name: without those that a schedule has frozen."""
+        moving = self._scheduled is not None
+        return {name: p for name, p in self.trainable.items() if p.requires_grad or not moving}
+
+    def untouched(self, names: Set[str]) -> list[str]:
+        """The parts (`layer 3`, `the head`) that should train in a step now and of which no parameter is named."""
+        return self._unmoved(self.waiting, names)
+
+    def _unmoved(self, trained: Mapping[str, nn.Parameter], changed: Set[str]) -> list[str]:
         """The parts that trained and of which no tensor changed."""
         prefix = f"{self.stack.base_path}." if self.stack.base_path else ""
         paths = {f"layer {index}": f"{prefix}{self.stack.layers[index].path}." for index in self.plan.layers}
@@ -170,7 +180,7 @@ class Tuned:
             return any(name.startswith(path) for name in names)
 
         unmoved = [part for part, path in paths.items() if inside(path, trained) and not inside(path, changed)]
-        return [*unmoved, *(["the head"] if self._on_top and changed.isdisjoint(self._on_top) else [])]
+        return [*unmoved, *(["the head"] if self._on_top and not any(name in changed for name in self._on_top) else [])]
 
     def undo(self) -> None:
         """Takes off what the tuner put in, and gives every parameter back the `requires_grad` it had.

@@ -37,6 +37,7 @@ from wheretune.support.files import claim, sweep
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
 from wheretune.training.checkpoints import checkpoints
+from wheretune.training.engagement import EngagementCallback
 from wheretune.training.loop import train
 
 if TYPE_CHECKING:
@@ -204,7 +205,16 @@ def tune(
             rows = encode(data["train"], opened.tokenizer, length)
             with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache) as saved:
                 words = description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"
-                trained = train(model, rows, collate, settings, folder, words, tuned.followers)
+                trained = train(
+                    model,
+                    rows,
+                    collate,
+                    settings,
+                    folder,
+                    words,
+                    tuned.followers,
+                    callbacks=[EngagementCallback(tuned)],
+                )
         remove_delta(folder)  # of a sitting that was killed before its result was written
         save_delta(tuned, folder, data=data["train"].info, max_length=length)
         started = time.perf_counter()

@@ -88,7 +88,7 @@ def test_whose_a_folder_is(tmp_path):
     folder = tmp_path / "run"
 
     def take(**flags):
-        with taking(folder, ("mark", "done", "part-*"), "done", **{"resume": False, "overwrite": False} | flags):
+        with taking(folder, ("mark", "done", "part-*"), **{"overwrite": False} | flags):
             pass
 
     take()
@@ -97,7 +97,7 @@ def test_whose_a_folder_is(tmp_path):
     (folder / ".mark.partial-1").mkdir()  # killed while the marker was written
     take()
     (folder / "thesis.tex").write_text("years of work")
-    for flags in ({}, {"resume": True}, {"overwrite": True}):
+    for flags in ({}, {"overwrite": True}):
         with pytest.raises(OutputError, match="not written by this command"):
             take(**flags)
     assert (folder / "thesis.tex").exists()
@@ -105,9 +105,8 @@ def test_whose_a_folder_is(tmp_path):
     (folder / "part-1").mkdir()
     take()  # begun and not finished: goes on
     (folder / "done").write_text("")
-    with pytest.raises(OutputError, match="finished run"):
-        take()
-    take(resume=True)
+    take()  # and a finished one stays
+    assert (folder / "done").exists() and (folder / "part-1").exists()
     take(overwrite=True)
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]  # what is not ours stays
 
@@ -115,7 +114,7 @@ def test_whose_a_folder_is(tmp_path):
 def test_a_folder_begun_in_vain_is_removed_but_not_one_with_something_in_it(tmp_path):
     for more in (False, True):
         folder = tmp_path / f"run-{more}"
-        with pytest.raises(OutputError, match="x"), taking(folder, ("mark",), "done", resume=False, overwrite=False):
+        with pytest.raises(OutputError, match="x"), taking(folder, ("mark",), overwrite=False):
             write_text(folder / "mark", "{}")
             if more:
                 write_text(folder / "scores.json", "{}")
@@ -203,7 +202,7 @@ def test_what_cannot_be_renamed_is_put_aside_all_the_same(tmp_path, monkeypatch)
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
     monkeypatch.setattr(os, "rename", refuse)  # as overlay file systems say of a folder that an image brought
-    with taking(tmp_path, ("mark", "part-*"), "done", resume=False, overwrite=True):
+    with taking(tmp_path, ("mark", "part-*"), overwrite=True):
         assert not list(tmp_path.iterdir())
 
 

@@ -117,8 +117,10 @@ def digest_rows(rows: Iterable[Any]) -> str:
 
 
 @contextmanager
-def taking(folder: Path, owned: Sequence[str], finished: str, *, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Makes `folder` ready to be written to. A stopped run goes on without being asked to.
+def taking(folder: Path, owned: Sequence[str], *, overwrite: bool) -> Iterator[None]:
+    """Makes `folder` ready to be written to. A stopped run goes on without being asked to, a finished one stays.
+
+    That nothing else is mixed into either is the concern of `claim`.
 
     If what is done inside fails for something the user can mend, before anything of worth is there, a folder that was
     begun here is removed again.
@@ -126,15 +128,13 @@ def taking(folder: Path, owned: Sequence[str], finished: str, *, resume: bool, o
     Args:
         folder: Where the command writes.
         owned: Patterns of the names that the command writes; the first is the file that marks the folder as its own.
-        finished: The file that shows that it had finished.
-        resume: Take a finished folder as well.
         overwrite: Start over: what the command wrote goes, anything else stays.
 
     Raises:
-        OutputError: It holds something else, or a finished run and neither `resume` nor `overwrite` is given.
+        OutputError: It holds something else.
     """
     try:
-        fresh = _take(folder, owned, finished, resume, overwrite)
+        fresh = _take(folder, owned, overwrite)
     except OSError as error:
         raise refusal(folder, error, "choose another folder") from error
     try:
@@ -145,7 +145,7 @@ def taking(folder: Path, owned: Sequence[str], finished: str, *, resume: bool, o
         raise
 
 
-def _take(folder: Path, owned: Sequence[str], finished: str, resume: bool, overwrite: bool) -> bool:
+def _take(folder: Path, owned: Sequence[str], overwrite: bool) -> bool:
     """Whether the folder is begun anew."""
     if folder.is_file():
         raise OutputError(f"{folder} is a file", "give a folder", "output")
@@ -165,12 +165,6 @@ def _take(folder: Path, owned: Sequence[str], finished: str, resume: bool, overw
                 shutil.move(path, aside / path.name)  # overlay file systems rename no folder of a lower layer
         shutil.rmtree(aside)
         return True
-    if (folder / finished).is_file() and not resume:
-        raise OutputError(
-            f"the folder {folder} already exists and holds a finished run",
-            "read it again (resume), replace it (overwrite), or choose another folder",
-            "output",
-        )
     return False
 
 
