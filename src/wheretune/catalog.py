@@ -90,6 +90,8 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "trl": "wheretune.exports.trl:trl",
         "axolotl": "wheretune.exports.axolotl:axolotl",
         "llama-factory": "wheretune.exports.llama_factory:llama_factory",
+        "unsloth": "wheretune.exports.unsloth:unsloth",
+        "ms-swift": "wheretune.exports.ms_swift:ms_swift",
     },
     "executor": {"serial": "wheretune.support.executors.serial:Serial"},
     "recipe": {

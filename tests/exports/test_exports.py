@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+import types
 import warnings
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -163,6 +165,59 @@ def test_trl_names_no_layer_but_the_chosen():
     (pattern,) = yaml.safe_load(export(plan, "trl"))["unfrozen_parameters"]
     names = [f"bert.encoder.layer.{layer}.q.weight" for layer in range(12)]
     assert [name for name in names if re.match(pattern, name)] == ["bert.encoder.layer.1.q.weight"]
+
+
+def run_as_unsloth(script):
+    """What a script asks of Unsloth, by method, and what it leaves behind; a stand-in takes down what it is given."""
+    asked = {}
+    model = AutoModelForCausalLM.from_config(FAMILIES["gpt2"](len(tiny_tokenizer("gpt2"))))
+
+    class FastLanguageModel:
+        @staticmethod
+        def from_pretrained(name, **options):
+            asked["from_pretrained"] = (name, options)
+            return model, None
+
+        @staticmethod
+        def get_peft_model(model, **options):
+            asked["get_peft_model"] = options
+            return get_peft_model(model, PEFT_TYPE_TO_CONFIG_MAPPING["LORA"](**options))
+
+    left = {}
+    sys.modules["unsloth"] = types.SimpleNamespace(FastLanguageModel=FastLanguageModel)
+    try:
+        exec(script, left)
+    finally:
+        del sys.modules["unsloth"]
+    return asked, left["model"]
+
+
+def inside(names):
+    return {name.split(".h.")[1].split(".")[0] for name in names if ".h." in name}
+
+
+@pytest.mark.parametrize("tuner", [wt.LoRA(r=2, alpha=3.5), wt.DoRA(r=2), wt.PiSSA(r=2), wt.WholeLayers(), wt.Bias()])
+def test_unsloth_and_ms_swift_train_the_plan_s_layers(tuner):
+    plan = planned("gpt2", tuner)
+    asked, model = run_as_unsloth(export(plan, "unsloth"))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    swift = yaml.safe_load(export(plan, "ms-swift"))
+    assert asked["from_pretrained"][0] == swift["model"] == plan.model.name
+    assert inside(trained) == {"1", "3"} and all(".h." in name for name in trained)
+    if isinstance(tuner, wt.WholeLayers | wt.Bias):
+        assert asked["from_pretrained"][1] == {"full_finetuning": True}
+        assert (swift["tuner_type"], swift["freeze_parameters_ratio"]) == ("full", 1.0)
+        thawed = re.compile(swift["trainable_parameters_regex"])  # swift/utils/transformers_utils.py: pattern.search
+        assert {name for name, _ in model.named_parameters() if thawed.search(name)} == trained
+        assert not thawed.search("transformer.h.11.mlp.c_fc.bias") and isinstance(tuner, wt.Bias) == all(
+            name.endswith("bias") for name in trained
+        )
+    else:
+        given = asked["get_peft_model"]
+        assert given["target_modules"] == swift["target_modules"] == plan.targets(tuner.targets)
+        assert (given["r"], given["lora_alpha"]) == (swift["lora_rank"], swift["lora_alpha"]) == (2, tuner.alpha or 2)
+        assert given.get("use_dora", False) == swift.get("use_dora", False) == isinstance(tuner, wt.DoRA)
+        assert given.get("init_lora_weights") == swift.get("init_weights")
 
 
 def test_a_schedule_that_moves_is_no_other_tool_s(monkeypatch):
