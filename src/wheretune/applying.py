@@ -18,6 +18,7 @@ from wheretune.model.freezing import exclude_frozen, head_parameters
 from wheretune.model.identity import check_plan, describe, tensor_hashes
 from wheretune.model.placement import hold_masters
 from wheretune.model.recomputing import checkpoint_activations
+from wheretune.records.base import looks
 from wheretune.records.data import check_seed
 from wheretune.schedules.follower import ScheduleFollower
 from wheretune.support.files import PARTIAL
@@ -111,6 +112,13 @@ class Tuned:
     def trainable_parameters(self) -> int:
         """How many parameters may train, the head's included."""
         return sum(parameter.numel() for parameter in self.trainable.values())
+
+    def _repr_html_(self) -> str:
+        tensors, total = len(self.trainable), self.trainable_parameters
+        return str(looks("html", self.plan, f"applied: {total:,} parameters in {tensors} tensors may train"))
+
+    def __repr__(self) -> str:
+        return f"Tuned({self.plan}, trainable_parameters={self.trainable_parameters})"
 
     def recompute(self) -> None:
         """Trades time for memory: the layers that see a gradient run again in the backward pass.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from wheretune import catalog, planning, trials
 from wheretune.applying import apply
 from wheretune.data.tokens import encode, mean_length
+from wheretune.delta.card import write_card
 from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.errors import WheretuneError
 from wheretune.heads.headed import headed
@@ -237,6 +238,8 @@ def tune(
         saved=saved.description,
         predictions=predictions,
     )
+    train_info = data["train"].info
+    write_card(folder, plan, train_info, {name: (data[name].info, metrics) for name, metrics in result.metrics.items()})
     save(result, folder / RESULT)
     _leave_no_checkpoint(folder)
     return result

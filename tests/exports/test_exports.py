@@ -22,7 +22,6 @@ from helpers.commands import one_line
 from helpers.models import FAMILIES, tiny_model, tiny_tokenizer
 from helpers.texts import sentences
 from wheretune import catalog, planning
-from wheretune.delta.card import model_card
 from wheretune.errors import ConfigError
 from wheretune.exports.base import export
 from wheretune.exports.peft import peft_config
@@ -253,24 +252,6 @@ def test_export_and_inspect_on_the_command_line(run, tiny_folder, tmp_path):
     code, out, _ = run("inspect", tiny_folder("llama"))
     assert code == 0 and "layers.3" in out and "adalora" in out
     one_line(*run("inspect")[::2], "MODEL is missing")
-
-
-def test_the_card_says_which_layers_why_how_sure_and_at_what_cost_and_escapes_names():
-    model, tokenizer = tiny_model("bert")
-    scores = wt.score(
-        model, tokenizer, wt.from_texts(sentences(12), ["<b>|no|</b>", "`yes`"] * 6), wt.CosineCentrality()
-    )
-    plan = wt.plan(scores, wt.Highest(2), tuner=wt.LoRA(r=2))
-    card = model_card(plan, scores.data)
-    front = yaml.safe_load(card.split("---")[1])
-    assert front["library_name"] == "wheretune"
-    assert f"| {', '.join(map(str, plan.layers))} of 4, counted from 0" in card
-    assert "highest(k=2) from the scores of cosine-centrality" in card and "of resamples choose the same" in card
-    assert f"| {plan.cost.trainable_parameters} of {plan.cost.total_parameters} parameters" in card
-    assert "<b>" not in card and r"&lt;b&gt;\|no\|&lt;/b&gt;" in card and r"\`yes\`" in card
-    for layer in plan.layers:
-        assert f"| {layer} | encoder.layer.{layer} | {scores.values[layer]:.4f} |" in card
-    assert "no means over samples" in model_card(replace(plan, confidence=None), None)
 
 
 @pytest.mark.slow
