@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Two processes of one thread: the models are tiny. What runs in further processes is not in the coverage.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --disable-warnings --cov
 
-.PHONY: demo test test-all coverage lint
+.PHONY: demo test test-all test-oldest coverage lint
 
 demo: .venv/.installed
 	$(BIN)/wheretune demo --output runs/demo --overwrite
@@ -15,6 +15,9 @@ test: .venv/.installed lint  # what must run every time
 
 test-all: test  # and what takes long; the second table is the coverage of both
 	$(PYTEST) --cov-append -m slow
+
+test-oldest: .venv-oldest/.installed  # with the oldest versions that pyproject.toml states
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -q -n 2 --disable-warnings
 
 coverage: test-all  # and the lines that nothing runs
 	$(BIN)/coverage report --show-missing
@@ -27,4 +30,9 @@ lint: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet -e '.[demo,dev]'
+	touch $@
+
+.venv-oldest/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	PIP_CONSTRAINT=$(CURDIR)/constraints-oldest.txt .venv-oldest/bin/pip install --quiet -e '.[demo]' pytest pytest-xdist hypothesis beartype
 	touch $@

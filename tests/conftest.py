@@ -7,6 +7,7 @@ import typing
 from pathlib import Path
 
 import jaxtyping
+import matplotlib.figure  # noqa: F401 (before names of annotations are made real, as all that is not ours)
 
 import wheretune
 from helpers import typechecker  # noqa: F401 (beartype, before names of annotations are made real)

@@ -37,6 +37,7 @@ from .selectors.fixed import Bottom, Explicit, Random, Top
 from .selectors.near import Near
 from .selectors.ranked import Highest, Lowest, MiddleBest, Suffix
 from .tasks.base import from_texts, load_data
+from .training.engagement import EngagementCallback
 from .training.followers import FollowerCallback
 from .tuners.adalora import AdaLoRA
 from .tuners.adapter import Adapter
@@ -66,6 +67,7 @@ __all__ = [
     "DataSpec",
     "Depth",
     "DoRA",
+    "EngagementCallback",
     "EuclideanCentrality",
     "Explicit",
     "FeatureVariance",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,8 @@ from wheretune.model.freezing import exclude_frozen, head_parameters
 from wheretune.model.identity import check_plan, describe, tensor_hashes
 from wheretune.model.placement import hold_masters
 from wheretune.model.recomputing import checkpoint_activations
+from wheretune.records.base import looks
+from wheretune.records.data import check_seed
 from wheretune.schedules.follower import ScheduleFollower
 from wheretune.support.files import PARTIAL
 
@@ -111,6 +113,13 @@ class Tuned:
         """How many parameters may train, the head's included."""
         return sum(parameter.numel() for parameter in self.trainable.values())
 
+    def _repr_html_(self) -> str:
+        tensors, total = len(self.trainable), self.trainable_parameters
+        return str(looks("html", self.plan, f"applied: {total:,} parameters in {tensors} tensors may train"))
+
+    def __repr__(self) -> str:
+        return f"Tuned({self.plan}, trainable_parameters={self.trainable_parameters})"
+
     def recompute(self) -> None:
         """Trades time for memory: the layers that see a gradient run again in the backward pass.
 
@@ -160,7 +169,17 @@ class Tuned:
             )
         return self._scheduled.trained()
 
-    def _unmoved(self, trained: Mapping[str, nn.Parameter], changed: set[str]) -> list[str]:
+    @property
+    def waiting(self) -> dict[str, nn.Parameter]:
+        """The parameters that should train in a step now, by name: without those that a schedule has frozen."""
+        moving = self._scheduled is not None
+        return {name: p for name, p in self.trainable.items() if p.requires_grad or not moving}
+
+    def untouched(self, names: Set[str]) -> list[str]:
+        """The parts (`layer 3`, `the head`) that should train in a step now and of which no parameter is named."""
+        return self._unmoved(self.waiting, names)
+
+    def _unmoved(self, trained: Mapping[str, nn.Parameter], changed: Set[str]) -> list[str]:
         """The parts that trained and of which no tensor changed."""
         prefix = f"{self.stack.base_path}." if self.stack.base_path else ""
         paths = {f"layer {index}": f"{prefix}{self.stack.layers[index].path}." for index in self.plan.layers}
@@ -169,7 +188,7 @@ class Tuned:
             return any(name.startswith(path) for name in names)
 
         unmoved = [part for part, path in paths.items() if inside(path, trained) and not inside(path, changed)]
-        return [*unmoved, *(["the head"] if self._on_top and changed.isdisjoint(self._on_top) else [])]
+        return [*unmoved, *(["the head"] if self._on_top and not any(name in changed for name in self._on_top) else [])]
 
     def undo(self) -> None:
         """Takes off what the tuner put in, and gives every parameter back the `requires_grad` it had.
@@ -285,8 +304,10 @@ def apply(
         masters: Hold in fp32 what trains of a half-precision model, until `undo`; see `model.placement.hold_masters`.
 
     Raises:
+        ConfigError: The seed is out of range.
         PlanError: The plan was made for another model, or names no layer.
         ModelError: The tuner does not find in the layers what it attaches to.
     """
+    check_seed(seed)
     tuner, schedule = catalog.build("tuner", plan.tuner), catalog.build("schedule", plan.schedule)
     return Tuned(model, plan, tuner, schedule, seed, frozen_dropout, before, masters)

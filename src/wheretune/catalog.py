@@ -90,6 +90,8 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "trl": "wheretune.exports.trl:trl",
         "axolotl": "wheretune.exports.axolotl:axolotl",
         "llama-factory": "wheretune.exports.llama_factory:llama_factory",
+        "unsloth": "wheretune.exports.unsloth:unsloth",
+        "ms-swift": "wheretune.exports.ms_swift:ms_swift",
     },
     "executor": {"serial": "wheretune.support.executors.serial:Serial"},
     "recipe": {
@@ -172,6 +174,10 @@ def build(axis: str, spec: Spec) -> Any:
         given[key] = build(axis, value) if isinstance(value, Spec) and not kind.keeps_spec else value
     try:
         return made(**given)
+    except ConfigError as error:
+        if error.field not in given:
+            raise
+        raise ConfigError(f"the {axis} {spec.name}: {error.problem}", error.remedy) from error
     except TypeError as error:
         raise ConfigError(f"the {axis} {spec.name} does not take these parameters ({error})", "see --help") from error
 

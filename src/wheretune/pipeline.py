@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from wheretune import catalog, planning, trials
 from wheretune.applying import apply
 from wheretune.data.tokens import encode, mean_length
+from wheretune.delta.card import write_card
 from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.errors import WheretuneError
 from wheretune.heads.headed import headed
@@ -37,6 +38,7 @@ from wheretune.support.files import claim, sweep
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
 from wheretune.training.checkpoints import checkpoints
+from wheretune.training.engagement import EngagementCallback
 from wheretune.training.loop import train
 
 if TYPE_CHECKING:
@@ -206,7 +208,16 @@ def tune(
             rows = encode(data["train"], opened.tokenizer, length)
             with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache) as saved:
                 words = description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"
-                trained = train(model, rows, collate, settings, folder, words, tuned.followers)
+                trained = train(
+                    model,
+                    rows,
+                    collate,
+                    settings,
+                    folder,
+                    words,
+                    tuned.followers,
+                    callbacks=[EngagementCallback(tuned)],
+                )
         remove_delta(folder)  # of a sitting that was killed before its result was written
         save_delta(tuned, folder, data=data["train"].info, max_length=length)
         started = time.perf_counter()
@@ -230,6 +241,8 @@ def tune(
         predictions=predictions,
         learning_rate=settings.learning_rate,
     )
+    train_info = data["train"].info
+    write_card(folder, plan, train_info, {name: (data[name].info, metrics) for name, metrics in result.metrics.items()})
     save(result, folder / RESULT)
     _leave_no_checkpoint(folder)
     return result

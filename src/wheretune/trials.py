@@ -35,6 +35,7 @@ from wheretune.selectors.fixed import Explicit
 from wheretune.support.files import claim, digest, write_json
 from wheretune.support.provenance import versions
 from wheretune.tasks.base import task_of
+from wheretune.training.engagement import EngagementCallback
 from wheretune.training.loop import train
 
 if TYPE_CHECKING:
@@ -183,7 +184,16 @@ class _Trial:
             rows = encode(self.tuning, tokenizer, self.length)
             with saving(tuned.stack, info.hash, rows, collate, settings, place, None):
                 description = f"tuning layer {layer} alone"
-                train(model, rows, collate, settings, place, description, tuned.followers)
+                train(
+                    model,
+                    rows,
+                    collate,
+                    settings,
+                    place,
+                    description,
+                    tuned.followers,
+                    callbacks=[EngagementCallback(tuned)],
+                )
             tuned.check()
             metrics, predicted = judge(model, self.judging, tokenizer, self.length)
             main, right = metrics[0], [int(one.right) for one in predicted if one.right is not None]

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-import typer
 import typer.main
 
 import wheretune

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+import types
 import warnings
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -20,7 +22,6 @@ from helpers.commands import one_line
 from helpers.models import FAMILIES, tiny_model, tiny_tokenizer
 from helpers.texts import sentences
 from wheretune import catalog, planning
-from wheretune.delta.card import model_card
 from wheretune.errors import ConfigError
 from wheretune.exports.base import export
 from wheretune.exports.peft import peft_config
@@ -165,6 +166,59 @@ def test_trl_names_no_layer_but_the_chosen():
     assert [name for name in names if re.match(pattern, name)] == ["bert.encoder.layer.1.q.weight"]
 
 
+def run_as_unsloth(script):
+    """What a script asks of Unsloth, by method, and what it leaves behind; a stand-in takes down what it is given."""
+    asked = {}
+    model = AutoModelForCausalLM.from_config(FAMILIES["gpt2"](len(tiny_tokenizer("gpt2"))))
+
+    class FastLanguageModel:
+        @staticmethod
+        def from_pretrained(name, **options):
+            asked["from_pretrained"] = (name, options)
+            return model, None
+
+        @staticmethod
+        def get_peft_model(model, **options):
+            asked["get_peft_model"] = options
+            return get_peft_model(model, PEFT_TYPE_TO_CONFIG_MAPPING["LORA"](**options))
+
+    left = {}
+    sys.modules["unsloth"] = types.SimpleNamespace(FastLanguageModel=FastLanguageModel)
+    try:
+        exec(script, left)
+    finally:
+        del sys.modules["unsloth"]
+    return asked, left["model"]
+
+
+def inside(names):
+    return {name.split(".h.")[1].split(".")[0] for name in names if ".h." in name}
+
+
+@pytest.mark.parametrize("tuner", [wt.LoRA(r=2, alpha=3.5), wt.DoRA(r=2), wt.PiSSA(r=2), wt.WholeLayers(), wt.Bias()])
+def test_unsloth_and_ms_swift_train_the_plan_s_layers(tuner):
+    plan = planned("gpt2", tuner)
+    asked, model = run_as_unsloth(export(plan, "unsloth"))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    swift = yaml.safe_load(export(plan, "ms-swift"))
+    assert asked["from_pretrained"][0] == swift["model"] == plan.model.name
+    assert inside(trained) == {"1", "3"} and all(".h." in name for name in trained)
+    if isinstance(tuner, wt.WholeLayers | wt.Bias):
+        assert asked["from_pretrained"][1] == {"full_finetuning": True}
+        assert (swift["tuner_type"], swift["freeze_parameters_ratio"]) == ("full", 1.0)
+        thawed = re.compile(swift["trainable_parameters_regex"])  # swift/utils/transformers_utils.py: pattern.search
+        assert {name for name, _ in model.named_parameters() if thawed.search(name)} == trained
+        assert not thawed.search("transformer.h.11.mlp.c_fc.bias") and isinstance(tuner, wt.Bias) == all(
+            name.endswith("bias") for name in trained
+        )
+    else:
+        given = asked["get_peft_model"]
+        assert given["target_modules"] == swift["target_modules"] == plan.targets(tuner.targets)
+        assert (given["r"], given["lora_alpha"]) == (swift["lora_rank"], swift["lora_alpha"]) == (2, tuner.alpha or 2)
+        assert given.get("use_dora", False) == swift.get("use_dora", False) == isinstance(tuner, wt.DoRA)
+        assert given.get("init_lora_weights") == swift.get("init_weights")
+
+
 def test_a_schedule_that_moves_is_no_other_tool_s(monkeypatch):
     moving = replace(planning.plan(made_up.model_info(), wt.Top(2)), schedule=Spec("moving"))
     monkeypatch.setitem(catalog.ROWS, "schedule", {**catalog.ROWS["schedule"], "moving": f"{__name__}:Moving"})
@@ -198,24 +252,6 @@ def test_export_and_inspect_on_the_command_line(run, tiny_folder, tmp_path):
     code, out, _ = run("inspect", tiny_folder("llama"))
     assert code == 0 and "layers.3" in out and "adalora" in out
     one_line(*run("inspect")[::2], "MODEL is missing")
-
-
-def test_the_card_says_which_layers_why_how_sure_and_at_what_cost_and_escapes_names():
-    model, tokenizer = tiny_model("bert")
-    scores = wt.score(
-        model, tokenizer, wt.from_texts(sentences(12), ["<b>|no|</b>", "`yes`"] * 6), wt.CosineCentrality()
-    )
-    plan = wt.plan(scores, wt.Highest(2), tuner=wt.LoRA(r=2))
-    card = model_card(plan, scores.data)
-    front = yaml.safe_load(card.split("---")[1])
-    assert front["library_name"] == "wheretune"
-    assert f"| {', '.join(map(str, plan.layers))} of 4, counted from 0" in card
-    assert "highest(k=2) from the scores of cosine-centrality" in card and "of resamples choose the same" in card
-    assert f"| {plan.cost.trainable_parameters} of {plan.cost.total_parameters} parameters" in card
-    assert "<b>" not in card and r"&lt;b&gt;\|no\|&lt;/b&gt;" in card and r"\`yes\`" in card
-    for layer in plan.layers:
-        assert f"| {layer} | encoder.layer.{layer} | {scores.values[layer]:.4f} |" in card
-    assert "no means over samples" in model_card(replace(plan, confidence=None), None)
 
 
 @pytest.mark.slow

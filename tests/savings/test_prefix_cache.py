@@ -402,7 +402,7 @@ def test_below_the_lowest_trained_layer_nothing_is_kept_in_an_unmodified_trainer
         )
         layer.module.register_forward_pre_hook(lambda module, _, index=index: dropping.append((index, module.training)))
     how = {} if checkpointing is None else dict(
-        activation_checkpointing=True, activation_checkpointing_kwargs={"use_reentrant": checkpointing}
+        gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": checkpointing}
     )  # fmt: skip
     if checkpointing is not None:
         model.enable_input_require_grads()

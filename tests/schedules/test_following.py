@@ -291,3 +291,15 @@ def test_in_an_unmodified_trainer(tmp_path):
     tuned.check()
     tuned.undo()
     assert not any("forward" in vars(layer.module) for layer in find_layers(model.base).layers)
+
+
+@pytest.mark.parametrize("schedule", [Turns(), MostChanged()])
+def test_what_a_schedule_has_frozen_is_not_waited_for_in_the_first_step(schedule, caplog):
+    model, tuned, rows, collate = fresh(layers=LAYERS, schedule=schedule)
+    assert tuned.waiting == tuned.trainable
+    train(model, rows, collate, SETTINGS, None, followers=tuned.followers, callbacks=[wt.EngagementCallback(tuned)])
+    assert not caplog.records
+    if schedule.unit == "layer":
+        tuned.followers[0].begin(Training(3, torch.optim.AdamW(tuned.trainable.values())))
+        tuned.followers[0].before_step(1)
+        assert tuned.untouched(set()) == ["layer 2", "the head"] and tuned.waiting.keys() < tuned.trainable.keys()

@@ -29,6 +29,7 @@ from wheretune import (
     Spec,
     Suffix,
     Top,
+    catalog,
     choose,
     from_texts,
     plan,
@@ -36,7 +37,7 @@ from wheretune import (
 )
 from wheretune.cost.flops import compute_share
 from wheretune.cost.training import Training
-from wheretune.errors import PlanError
+from wheretune.errors import ConfigError, PlanError
 from wheretune.records.model import LayerParts
 from wheretune.selectors.blocks import blocks
 from wheretune.selectors.budget import Affordable
@@ -224,3 +225,19 @@ def test_budget_says_what_it_spends_and_prefers_what_costs_less(measured):
     for wrong in (Budget(0), Budget(1.1)):
         with pytest.raises(PlanError, match="the budget is"):
             choose(scores, wrong)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize(
+    ("axis", "name"),
+    [("selector", "random"), ("selector", "block-random"), ("scorer", "random"), ("scorer", "layer-probe")],
+)
+def test_a_seed_that_no_generator_takes_is_refused_when_it_is_given(axis, name, seed):
+    made = catalog.find(axis, name)
+    with pytest.raises(ConfigError, match=f"the seed is {seed}; give a whole number from 0 to 4294967295") as refused:
+        made(seed=seed)
+    assert refused.value.field == "seed"
+    assert made(seed=2**32 - 1).seed == 2**32 - 1
+    with pytest.raises(ConfigError, match=f"the {axis} {name}: the seed is {seed}") as refused:
+        catalog.build(axis, Spec(name, {"seed": seed}))
+    assert refused.value.field is None  # no option of a command's own

@@ -1,5 +1,6 @@
 """How records look in a terminal and a notebook, and their figures."""
 
+import base64
 import html
 import re
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from helpers import made_up
+from helpers.training import fresh
 from wheretune import planning
 from wheretune.errors import ConfigError
 from wheretune.records.base import Spec
@@ -131,3 +133,24 @@ def test_numbers_in_words():
         "0 bytes", "999 bytes", "1000 kB", "12.3 MB", "5000 GB"
     ]  # fmt: skip
     assert (count(592_130), count(21.3e6), short(0.00123), short(12345.6)) == ("592.1 K", "21.3 M", "0.00123", "12346")
+
+
+def test_a_notebook_s_page_has_the_profile_and_nothing_of_the_data_s_own():
+    scores, plan = named(MARKUP)
+    page = scores._repr_html_()
+    (alt, kind, drawn), rest = re.findall(r'<img alt="([^"]*)" src="data:image/(png);base64,([^"]*)">', page)[0], page
+    assert kind == "png" and base64.b64decode(drawn).startswith(b"\x89PNG")
+    assert html.unescape(alt).endswith(f"of {MARKUP}, n = 30")
+    assert "<b>" not in rest and "&lt;b&gt;" in page and "<script" not in page
+    assert scores._repr_mimebundle_()["text/html"] == page
+    assert "<b>" not in plan._repr_html_() and "<img" not in plan._repr_html_() and "block" not in plan.__repr__()
+
+
+def test_a_tuned_model_is_shown_as_its_plan_and_what_trains():
+    _, tuned, *_ = fresh(layers=(1, 3))
+    page = html.unescape(re.sub(r"<[^>]*>", "", tuned._repr_html_()))
+    assert (
+        "1, 3" in page
+        and f"applied: {tuned.trainable_parameters:,} parameters in {len(tuned.trainable)} tensors" in page
+    )
+    assert repr(tuned).startswith("Tuned(Plan(layers=[1, 3]")

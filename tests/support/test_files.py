@@ -1,8 +1,10 @@
 """Files are whole or not there, and a folder belongs to one command."""
 
+import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -86,7 +88,7 @@ def test_whose_a_folder_is(tmp_path):
     folder = tmp_path / "run"
 
     def take(**flags):
-        with taking(folder, ("mark", "done", "part-*"), "done", **{"resume": False, "overwrite": False} | flags):
+        with taking(folder, ("mark", "done", "part-*"), **{"overwrite": False} | flags):
             pass
 
     take()
@@ -95,7 +97,7 @@ def test_whose_a_folder_is(tmp_path):
     (folder / ".mark.partial-1").mkdir()  # killed while the marker was written
     take()
     (folder / "thesis.tex").write_text("years of work")
-    for flags in ({}, {"resume": True}, {"overwrite": True}):
+    for flags in ({}, {"overwrite": True}):
         with pytest.raises(OutputError, match="not written by this command"):
             take(**flags)
     assert (folder / "thesis.tex").exists()
@@ -103,9 +105,8 @@ def test_whose_a_folder_is(tmp_path):
     (folder / "part-1").mkdir()
     take()  # begun and not finished: goes on
     (folder / "done").write_text("")
-    with pytest.raises(OutputError, match="finished run"):
-        take()
-    take(resume=True)
+    take()  # and a finished one stays
+    assert (folder / "done").exists() and (folder / "part-1").exists()
     take(overwrite=True)
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]  # what is not ours stays
 
@@ -113,7 +114,7 @@ def test_whose_a_folder_is(tmp_path):
 def test_a_folder_begun_in_vain_is_removed_but_not_one_with_something_in_it(tmp_path):
     for more in (False, True):
         folder = tmp_path / f"run-{more}"
-        with pytest.raises(OutputError, match="x"), taking(folder, ("mark",), "done", resume=False, overwrite=False):
+        with pytest.raises(OutputError, match="x"), taking(folder, ("mark",), overwrite=False):
             write_text(folder / "mark", "{}")
             if more:
                 write_text(folder / "scores.json", "{}")
@@ -135,3 +136,94 @@ def test_a_claim_names_what_differs(tmp_path):
     claim(tmp_path / "c.json", {"a": 1, "b": [2, 3]})
     with pytest.raises(OutputError, match=r"other settings \(b\)"):
         claim(tmp_path / "c.json", {"a": 1, "b": [2, 4]})
+
+
+def failing(monkeypatch, name, number, folders=False):
+    """Lets a call of the system fail as some file systems do, for folders alone or for all."""
+    real = getattr(os, name)
+
+    def call(target, *given, **more):
+        mode = (os.fstat(target) if isinstance(target, int) else Path(target).stat()).st_mode
+        if stat.S_ISDIR(mode) or not folders:
+            raise OSError(number, os.strerror(number))
+        return real(target, *given, **more)
+
+    monkeypatch.setattr(os, name, call)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "folders"),
+    [
+        ("fsync", errno.EINVAL, True), ("fsync", errno.EACCES, True), ("fsync", errno.ENOTSUP, False),
+        ("open", errno.EACCES, True), ("chmod", errno.EPERM, False), ("chmod", errno.ENOTSUP, False),
+    ],
+)  # fmt: skip
+def test_a_file_system_that_lacks_what_we_would_like(tmp_path, monkeypatch, name, number, folders):
+    failing(monkeypatch, name, number, folders)
+
+    def fill(draft):
+        draft.mkdir()
+        (draft / "part").write_text("1")
+
+    write_text(tmp_path / "a.json", "{}")
+    write(tmp_path / "folder", fill)
+    monkeypatch.undo()
+    assert (tmp_path / "a.json").read_text() == "{}" and (tmp_path / "folder" / "part").read_text() == "1"
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "words"),
+    [
+        ("fsync", errno.ENOSPC, "No space left on device.*free some room there"), ("fsync", errno.EIO, "error"),
+        ("replace", errno.EXDEV, "cross-device.*choose another place"), ("replace", errno.EROFS, "Read-only"),
+        ("mkdir", errno.EROFS, "Read-only file system.*choose another place"),
+        ("mkdir", errno.EDQUOT, "quota exceeded.*free some room there"),
+    ],
+)  # fmt: skip
+def test_a_file_system_that_refuses_is_an_error_in_one_line(tmp_path, monkeypatch, name, number, words):
+    (tmp_path / "a.json").write_text("old")
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(OutputError, match=f"(?i)cannot write .*a.json.*{words}"):
+        write_text(tmp_path / "a.json", "{}")
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == "old"
+
+
+def test_what_cannot_be_renamed_is_put_aside_all_the_same(tmp_path, monkeypatch):
+    (tmp_path / "mark").write_text("{}")
+    (tmp_path / "part-1").mkdir()
+    (tmp_path / "part-1" / "inside").write_text("1")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "rename", refuse)  # as overlay file systems say of a folder that an image brought
+    with taking(tmp_path, ("mark", "part-*"), overwrite=True):
+        assert not list(tmp_path.iterdir())
+
+
+def test_lines_end_as_they_are_written(tmp_path):
+    write_text(tmp_path / "x", "a\nß\n")
+    assert (tmp_path / "x").read_bytes() == "a\nß\n".encode()
+
+
+def test_no_module_that_windows_lacks_is_asked_for(tmp_path):
+    code = (
+        "import sys, psutil; sys.modules |= dict.fromkeys(('resource', 'fcntl', 'pwd', 'grp', 'termios'))\n"
+        "import pkgutil, importlib, wheretune\n"
+        "for one in pkgutil.walk_packages(wheretune.__path__, 'wheretune.'):\n"
+        "    if one.name.split('.')[1] in ('support', 'records', 'catalog', 'cost', 'planning', 'cli', 'show'):\n"
+        "        importlib.import_module(one.name)\n"
+        "from wheretune.support import provenance\n"
+        "psutil.Process = lambda: type('P', (), {'memory_info': lambda _: type('M', (), {'peak_wset': 7})})()\n"
+        "print(provenance._highest_since_start())"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": SOURCE, "LC_ALL": "C", "PYTHONUTF8": "0"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.stdout == "7\n", found.stderr

@@ -145,7 +145,7 @@ def compare(
     from wheretune.studies.running import OWNED
     from wheretune.studies.running import compare as run_comparison
 
-    with taking(folder, OWNED, "table.md", resume=to.resume, overwrite=to.overwrite):
+    with taking(folder, OWNED, overwrite=to.overwrite):
         compared = run_comparison(what, folder, cache=kept, session=session)
     _report(compared, paper, folder, json_)
     if any(row.failures for row in compared.rows):
@@ -197,7 +197,7 @@ def demo(
         bool,
         option(
             "--resume",
-            "Read a finished --output again; a stopped one goes on without being asked.",
+            "Not needed: a stopped demo goes on, and a finished one is read again.",
             rich_help_panel="Output",
         ),
     ] = False,
@@ -215,7 +215,7 @@ def demo(
     from wheretune.support.words import count, seconds
 
     model = room.model_folder()
-    with taking(output, room.OWNED, "full/result.json", resume=resume, overwrite=overwrite):
+    with taking(output, room.OWNED, overwrite=overwrite):
         claim(output / room.OWNED[0], {"version": __version__})
         show("all-MiniLM-L6-v2 (6 layers) and BBC news articles of 5 classes, both from PyPI packages.")
         done = room.demo(output, show)

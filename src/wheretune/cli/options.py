@@ -334,7 +334,7 @@ class FolderOptions(Group):
     panel: ClassVar[str] = "Output"
     output: Annotated[Path | None, option("--output", "Folder of the run.", metavar="DIR")] = None
     resume: Annotated[
-        bool, option("--resume", "Read a finished --output again; a stopped one goes on without being asked.")
+        bool, option("--resume", "Not needed: a stopped run goes on, and a finished one is read again.")
     ] = False
     overwrite: Annotated[bool, option("--overwrite", "Replace what wheretune left in --output.")] = False
 

@@ -219,7 +219,7 @@ def export(
         str,
         option(
             "--to",
-            "Which tool: peft, trl, axolotl, llama-factory, or what another package adds.",
+            "Which tool: peft, trl, axolotl, llama-factory, unsloth, ms-swift, or what another package adds.",
             axis="export",
             rich_help_panel="Output",
         ),

@@ -26,7 +26,7 @@ from wheretune.cli.options import (
     metric_names,
     there,
 )
-from wheretune.cli.printing import show
+from wheretune.cli.printing import note, show
 from wheretune.cli.reporting import selector_that_fits
 from wheretune.cli.training import KeptCacheOptions, SavingOptions, TrainingOptions, rate_of
 
@@ -69,8 +69,8 @@ def tune(
     """Tune the chosen layers; without a plan, score and choose first.
 
     The folder holds only what changed (delta.safetensors) and all it takes to use it. A run that was stopped goes on
-    from its last finished epoch when it is started again, and its result holds the whole spec, with which
-    `wheretune run` makes it again.
+    from its last finished epoch when it is started again; one that has ended says so and is shown again. Its result
+    holds the whole spec, with which `wheretune run` makes it again.
 
     For example:
 
@@ -175,12 +175,15 @@ def _tune(
     read_all(session, spec)
     if selector is not None:
         spec = replace(spec, selector=selector())
-    with taking(folder, OWNED, RESULT, resume=to.resume, overwrite=to.overwrite):
+    ended = (folder / RESULT).is_file() and not to.overwrite
+    with taking(folder, OWNED, overwrite=to.overwrite):
         from wheretune import pipeline
 
         result = pipeline.tune(
             spec, folder, session=session, cache=cache, show=(lambda _: None) if json_ else _profile_and_plan()
         )
+    if ended:  # with the same settings: others were refused
+        note(f"nothing to do: finished {result.provenance.get('time', 'earlier')}; result in {folder / RESULT}")
     show(None if json_ else _summary(result, folder), json_, to_json(result))
 
 

@@ -80,6 +80,6 @@ def base_spec(content: Mapping[str, Any], folder: Path) -> ModelSpec:
 def sha256(folder: Path) -> str:
     """SHA-256 of the delta's tensors and, where there is one, of the adapter's files."""
     found = hashlib.sha256((folder / TENSORS).read_bytes())
-    for path in sorted((folder / ADAPTER).glob("*")):
+    for path in sorted((folder / ADAPTER).glob("*"), key=lambda path: path.name):
         found.update(path.read_bytes())
     return found.hexdigest()

@@ -23,7 +23,7 @@ from wheretune.model.identity import describe
 from wheretune.model.opening import open_model
 from wheretune.model.placement import hold_masters
 from wheretune.records import older
-from wheretune.records.base import from_json, to_json
+from wheretune.records.base import from_json, looks, to_json
 from wheretune.records.runs import Manifest
 from wheretune.tasks.base import load_data, task_of
 from wheretune.tuners.peft import attach_saved
@@ -121,6 +121,10 @@ class Finetuned:
     max_length: int
     attached: Attached
     let_masters_go: Callable[[], None]
+
+    def _repr_html_(self) -> str:
+        learned = task_of(self.data).describe(self.data.classes)
+        return str(looks("html", self.manifest.plan, f"tuned on {self.data.rows} rows: {learned}"))
 
     def logits(self, data: TextData, batch_size: int = 32) -> Float[np.ndarray, "row output"]:
         """The logits of every row."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save_file
 
-from wheretune.delta.card import model_card
+from wheretune.delta.card import write_card
 from wheretune.delta.folder import ADAPTER, CARD, MANIFEST, TENSORS, sha256
 from wheretune.errors import OutputError, TrainingError
 from wheretune.records.base import save
 from wheretune.records.runs import Manifest
-from wheretune.support.files import write, write_text
+from wheretune.support.files import write
 
 if TYPE_CHECKING:
     from wheretune.applying import Tuned
@@ -52,7 +52,7 @@ def save_delta(
     if save_adapter is not None:
         elsewhere = {id(parameter) for parameter in tuned.attached.parameters}
         write(folder / ADAPTER, lambda draft: save_adapter(draft, tuned.plan.model))
-    write_text(folder / CARD, model_card(tuned.plan, data))
+    write_card(folder, tuned.plan, data)
     here = {name: value for name, value in tuned.trainable.items() if id(value) not in elsewhere}
     tensors = {name: value.detach().cpu().contiguous() for name, value in here.items()}
     write(folder / TENSORS, lambda draft: save_file(tensors, draft, {"format": "pt"}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -13,6 +13,9 @@ from wheretune.errors import ConfigError
 if TYPE_CHECKING:
     from wheretune.records.plan import Plan
 
+FREEZE = """import re
+for name, p in model.named_parameters():
+    p.requires_grad = any(re.match(u, name) for u in unfrozen_parameters)"""
 LOW_RANK = ("lora", "dora", "pissa")  # the tuners that PEFT, Axolotl and LLaMA-Factory all have
 
 
@@ -71,6 +74,12 @@ def unfrozen(plan: Plan, tool: str) -> list[str]:
         raise ConfigError("this plan trains everything, and needs no export", f"fine-tune the whole model in {tool}")
     prefix = f"{plan.model.prefix}." if plan.model.prefix else ""
     return [f"^{prefix}{layer.path}.{end}" for layer in plan.layer_infos]
+
+
+def exactly(patterns: Sequence[str]) -> list[str]:
+    """The patterns with the dots of their paths escaped: `layer.1.` would match layer 10 as well."""
+    parts = [pattern.partition("[") for pattern in patterns]
+    return [path.replace(".", r"\.") + bracket + rest for path, bracket, rest in parts]
 
 
 def as_yaml(words: str, content: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wheretune.exports.base import as_yaml, low_rank, unfrozen, whole_alpha
+from wheretune.exports.base import FREEZE, as_yaml, exactly, low_rank, unfrozen, whole_alpha
 
 if TYPE_CHECKING:
     from wheretune.records.plan import Plan
@@ -19,13 +19,10 @@ def trl(plan: Plan) -> str:
     tuner = low_rank(plan)
     if tuner is None or tuner.name == "pissa":  # TRL's own config has no word for PiSSA
         return as_yaml(
-            "TRL's own scripts do not read this key. In a script of yours, before the SFTTrainer is made:\n"
-            "import re\n"
-            "for name, p in model.named_parameters():\n"
-            "    p.requires_grad = any(re.match(u, name) for u in unfrozen_parameters)",
+            f"TRL's own scripts do not read this key. In a script of yours, before the SFTTrainer is made:\n{FREEZE}",
             {
                 "model_name_or_path": plan.model.name,
-                "unfrozen_parameters": [_exact(pattern) for pattern in unfrozen(plan, "TRL")],
+                "unfrozen_parameters": exactly(unfrozen(plan, "TRL")),
             },
         )
     return as_yaml(
@@ -40,9 +37,3 @@ def trl(plan: Plan) -> str:
             "lora_target_modules": plan.targets(tuner.targets),
         },
     )
-
-
-def _exact(pattern: str) -> str:
-    """The pattern with the dots of the path escaped: `layer.1.` would match layer 10 as well."""
-    path, bracket, rest = pattern.partition("[")
-    return path.replace(".", r"\.") + bracket + rest

@@ -29,7 +29,18 @@ def checkpoint_activations(stack: LayerStack, lowest: int) -> None:
         if not isinstance(layer.module, GradientCheckpointingLayer):
             raise ModelError(f"{type(stack.base).__name__} has no activation checkpointing", "train without it")
         layer.module.gradient_checkpointing = True
-        layer.module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+        layer.module._gradient_checkpointing_func = partial(_checkpoint, use_reentrant=False)  # type: ignore[assignment]
+
+
+def _checkpoint(forward: Callable[..., Any], *args: Any, use_reentrant: bool) -> Any:
+    """Checkpoints a layer without its cache of keys and values, which would grow twice.
+
+    Newer Transformers hand it over by name and drop it themselves; before 5.3 or so GPT-2's came by position.
+    """
+    from transformers.cache_utils import Cache
+
+    given = (None if isinstance(one, Cache) else one for one in args)
+    return checkpoint(forward, *given, use_reentrant=use_reentrant)
 
 
 def recomputed(base: nn.Module, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -175,6 +175,9 @@ class Shown:
     def _repr_mimebundle_(self, **_: Any) -> Any:
         return looks("notebook", self)
 
+    def _repr_html_(self) -> str:
+        return str(looks("html", self))
+
 
 def looks(how: str, *given: Any, **options: Any) -> Any:
     """What the function `how` of `show.records` makes of a record."""

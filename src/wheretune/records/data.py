@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from wheretune.errors import ConfigError
@@ -22,10 +23,10 @@ def check_seed(seed: int, field: str = "seed") -> None:
     """Refuses a seed that a generator would not take.
 
     Raises:
-        ConfigError: It is below 0 or above 4294967295.
+        ConfigError: It is no whole number, below 0 or above 4294967295.
     """
-    if not 0 <= seed < SEEDS:
-        raise ConfigError(f"the seed is {seed}", f"give a number from 0 to {SEEDS - 1}", field)
+    if not (isinstance(seed, Integral) and 0 <= seed < SEEDS):
+        raise ConfigError(f"the seed is {seed}", f"give a whole number from 0 to {SEEDS - 1}", field)
 
 
 @record

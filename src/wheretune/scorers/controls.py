@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from wheretune.errors import ScoreError
+from wheretune.records.data import check_seed
 from wheretune.scorers.base import Card, Finished
 
 if TYPE_CHECKING:
@@ -38,12 +38,9 @@ class RandomScores:
     name: ClassVar[str] = "random"
     card: ClassVar[Card] = Card("uniform(0, 1)", "every paper's random-k baseline", (), "none", "highest")
 
-    def score(self, stack: LayerStack) -> Finished:
-        """The draw.
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
-        Raises:
-            ScoreError: The seed is no whole number from 0.
-        """
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ScoreError(f"the seed of random is {self.seed!r}", "give a whole number from 0")
+    def score(self, stack: LayerStack) -> Finished:
+        """The draw."""
         return Finished(np.random.default_rng(self.seed).random(len(stack)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from wheretune.errors import PlanError
+from wheretune.records.data import check_seed
 from wheretune.selectors.base import TakesK
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ class Random(TakesK):
     seed: int = 0
     name: ClassVar[str] = "random"
     needs_scores: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seed(self.seed)
 
     def select(self, values: Values) -> tuple[int, ...]:
         """The chosen layers, ascending."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from base64 import b64encode
 from functools import singledispatch
-from io import StringIO
+from html import escape
+from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -22,7 +24,8 @@ from wheretune.support.words import count, short, short_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NOTEBOOK_WIDTH = 120
+NOTEBOOK_WIDTH = 120  # characters
+PICTURE_DPI = 90
 
 
 @singledispatch
@@ -80,10 +83,44 @@ def _(cost: Cost) -> Group:
 
 def notebook(record: Any) -> dict[str, str]:
     """A record as a notebook shows it: HTML, and plain text beside it."""
+    return {"text/html": html(record), "text/plain": _written(record).export_text()}
+
+
+def html(record: Any, *more: str) -> str:
+    """A record as HTML that loads nothing: its picture, where it has one, and its table. All text in it is escaped.
+
+    Args:
+        record: What is shown.
+        more: Lines below its table.
+    """
+    page = _written(record, *more).export_html(
+        inline_styles=True, code_format="<pre style='line-height:1.2'>{code}</pre>"
+    )
+    return picture(record) + page
+
+
+@singledispatch
+def picture(record: Any) -> str:
+    """The figure of a record as an `img`; nothing for a record that has none."""
+    return ""
+
+
+@picture.register
+def _(scores: LayerScores) -> str:
+    drawn = BytesIO()
+    figure = profile_of(scores, scores.choice.layers if scores.choice is not None else ())
+    figure.savefig(drawn, format="png", dpi=PICTURE_DPI)
+    words = escape(f"score profile: {scores.scorer.name} of {scores.model.name}, n = {scores.n_samples}")
+    return f'<img alt="{words}" src="data:image/png;base64,{b64encode(drawn.getvalue()).decode()}">'
+
+
+def _written(record: Any, *more: str) -> Console:
+    """A console that has printed a record, and some lines below it."""
     console = Console(record=True, file=StringIO(), width=NOTEBOOK_WIDTH, force_jupyter=False)
     console.print(terminal(record))
-    html = console.export_html(inline_styles=True, clear=False, code_format="<pre style='line-height:1.2'>{code}</pre>")
-    return {"text/html": html, "text/plain": console.export_text()}
+    for line in more:
+        console.print(Text(line))
+    return console
 
 
 # --- figures -------------------------------------------------------------------------------------

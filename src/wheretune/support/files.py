@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -10,13 +11,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from wheretune.errors import OutputError, WheretuneError
 
 PARTIAL = ".partial-"  # in the name of every draft, so that what a killed process left is known and swept
+NO_ROOM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+LOST = {errno.EIO, *NO_ROOM}  # what fsync says when content did not reach the disk; all else: it cannot be done there
 
 
 def write(path: Path, fill: Callable[[Path], object]) -> None:
@@ -38,16 +41,21 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
             draft = scratch / path.name
             fill(draft)
             for part in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
-                part.chmod(0o755 if part.is_dir() else 0o644)  # safetensors would keep its files to their owner
+                with suppress(OSError):  # a file system without modes, or with an owner of its own
+                    part.chmod(0o755 if part.is_dir() else 0o644)  # safetensors would keep its files to their owner
                 _fsync(part)
             draft.replace(path)
             _fsync(path.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path} ({error.strerror or error})", "choose another place", "output"
-        ) from error
+        raise refusal(path, error, "choose another place") from error
+
+
+def refusal(path: Path, error: OSError, remedy: str) -> OutputError:
+    """What to say when a place cannot be written to: the system's own words, and what helps."""
+    remedy = f"free some room there, or {remedy}" if error.errno in NO_ROOM else remedy
+    return OutputError(f"cannot write {path} ({error.strerror or error})", remedy, "output")
 
 
 def sweep(folder: Path, name: str = "*") -> None:
@@ -57,16 +65,27 @@ def sweep(folder: Path, name: str = "*") -> None:
 
 
 def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Makes sure that a file or a folder is on the disk, where the system offers that.
+
+    Windows opens no folder and syncs no file that was opened to be read; some network file systems sync no folder.
+
+    Raises:
+        OSError: Content was lost.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in LOST:
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` in UTF-8."""
-    write(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    """Writes `text` in UTF-8, its lines ended as they are, also on Windows."""
+    write(path, lambda draft: draft.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -98,8 +117,10 @@ def digest_rows(rows: Iterable[Any]) -> str:
 
 
 @contextmanager
-def taking(folder: Path, owned: Sequence[str], finished: str, *, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Makes `folder` ready to be written to. A stopped run goes on without being asked to.
+def taking(folder: Path, owned: Sequence[str], *, overwrite: bool) -> Iterator[None]:
+    """Makes `folder` ready to be written to. A stopped run goes on without being asked to, a finished one stays.
+
+    That nothing else is mixed into either is the concern of `claim`.
 
     If what is done inside fails for something the user can mend, before anything of worth is there, a folder that was
     begun here is removed again.
@@ -107,19 +128,15 @@ def taking(folder: Path, owned: Sequence[str], finished: str, *, resume: bool, o
     Args:
         folder: Where the command writes.
         owned: Patterns of the names that the command writes; the first is the file that marks the folder as its own.
-        finished: The file that shows that it had finished.
-        resume: Take a finished folder as well.
         overwrite: Start over: what the command wrote goes, anything else stays.
 
     Raises:
-        OutputError: It holds something else, or a finished run and neither `resume` nor `overwrite` is given.
+        OutputError: It holds something else.
     """
     try:
-        fresh = _take(folder, owned, finished, resume, overwrite)
+        fresh = _take(folder, owned, overwrite)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {folder} ({error.strerror or error})", "choose another folder", "output"
-        ) from error
+        raise refusal(folder, error, "choose another folder") from error
     try:
         yield
     except WheretuneError:
@@ -128,7 +145,7 @@ def taking(folder: Path, owned: Sequence[str], finished: str, *, resume: bool, o
         raise
 
 
-def _take(folder: Path, owned: Sequence[str], finished: str, resume: bool, overwrite: bool) -> bool:
+def _take(folder: Path, owned: Sequence[str], overwrite: bool) -> bool:
     """Whether the folder is begun anew."""
     if folder.is_file():
         raise OutputError(f"{folder} is a file", "give a folder", "output")
@@ -145,15 +162,9 @@ def _take(folder: Path, owned: Sequence[str], finished: str, resume: bool, overw
         aside = Path(tempfile.mkdtemp(prefix=f".old{PARTIAL}", dir=folder))
         for pattern in owned:  # the mark goes first: a kill in between leaves a folder that is nobody's to resume
             for path in folder.glob(pattern):
-                path.rename(aside / path.name)
+                shutil.move(path, aside / path.name)  # overlay file systems rename no folder of a lower layer
         shutil.rmtree(aside)
         return True
-    if (folder / finished).is_file() and not resume:
-        raise OutputError(
-            f"the folder {folder} already exists and holds a finished run",
-            "read it again (resume), replace it (overwrite), or choose another folder",
-            "output",
-        )
     return False
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,16 +24,26 @@ def peak_memory() -> Iterator[dict[str, int]]:
         torch.cuda.reset_peak_memory_stats()
     else:
         with contextlib.suppress(OSError):
-            reset.write_text("5")  # Linux: the high-water mark starts again from here
+            reset.write_text("5", encoding="utf-8")  # Linux: the high-water mark starts again from here
     yield found
     if torch.cuda.is_available():
         found["peak"] = torch.cuda.max_memory_allocated()
     elif status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
         found["peak"] = int(line.split()[1]) * 1024
     else:
-        unit = 1 if sys.platform == "darwin" else 1024
-        found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        found["peak"] = _highest_since_start()
+
+
+def _highest_since_start() -> int:
+    """The highest resident memory of this process so far, in bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def provenance() -> dict[str, str]:
@@ -57,7 +66,7 @@ def _code() -> str:
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(here), *words], capture_output=True, encoding="utf-8", check=True, timeout=10
         ).stdout.strip()
 
     try:

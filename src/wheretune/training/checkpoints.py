@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +68,13 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, state: TrainerState) -
     def fill(draft: Path) -> None:
         draft.mkdir()
         save_file({name: value.detach().contiguous() for name, value in tensors.items()}, draft / TENSORS)
-        (draft / REST).write_text(json.dumps({"format": FORMAT, "groups": checkpoint.groups, "rest": checkpoint.rest}))
+        plain = {"format": FORMAT, "groups": checkpoint.groups, "rest": checkpoint.rest}
+        (draft / REST).write_text(json.dumps(plain), encoding="utf-8")
         state.save_to_json(str(draft / TRAINER))
 
     write(folder / f"{CHECKPOINT}-{state.global_step}", fill)
     for older in checkpoints(folder)[:-1]:
-        older.rename(folder / f".{older.name}{PARTIAL}")  # first out of sight, so that no half of it is resumed
+        shutil.move(older, folder / f".{older.name}{PARTIAL}")  # first out of sight, so that no half of it is resumed
     sweep(folder)
 
 
@@ -82,7 +84,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         TrainingError: Another version wrote it.
     """
-    plain = json.loads((Path(path) / REST).read_text())
+    plain = json.loads((Path(path) / REST).read_text(encoding="utf-8"))
     if plain.get("format") != FORMAT:
         raise TrainingError(f"another version of wheretune wrote {path}", "start the run over, or use that version")
     checkpoint = Checkpoint({}, {}, plain["groups"], {}, {}, plain["rest"])

@@ -21,6 +21,7 @@ from wheretune.training.trainer import OurTrainer
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import TrainerCallback
 
     from wheretune.model.steps import Follower
     from wheretune.records.data import Collate
@@ -36,6 +37,7 @@ def train(
     description: str = "training",
     followers: Sequence[Follower] = (),
     now: Callable[[], float] = time.perf_counter,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainLog:
     """Trains the parameters that require a gradient, on length-bucketed batches.
 
@@ -49,12 +51,14 @@ def train(
         description: What the progress bar says.
         followers: What else takes part: `Tuned.followers`.
         now: The clock, in seconds.
+        callbacks: What else is told of the training, such as `EngagementCallback`.
 
     Returns:
         The time and the steps it took.
 
     Raises:
         ConfigError: There is no learning rate, a setting cannot train anything, or several processes were started.
+        EngagementError: A callback sees that what should train does not.
         TrainingError: The folder holds a checkpoint of another training.
     """
     check_one_process()
@@ -70,6 +74,7 @@ def train(
         clock,
         FollowerCallback(followers),
         settings.tokens_per_batch,
+        callbacks,
     )
     there = [] if folder is None else checkpoints(folder)
     trainer.train(resume_from_checkpoint=str(there[-1]) if there else None)

@@ -25,7 +25,7 @@ from wheretune.training.checkpoints import (
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import TrainingArguments
+    from transformers import TrainerCallback, TrainingArguments
 
     from wheretune.records.data import Collate
     from wheretune.training.clock import Clock
@@ -58,6 +58,7 @@ class OurTrainer(Trainer):
         clock: Counts the seconds.
         followers: Calls the followers.
         tokens: At most so many tokens in a batch, with the padding; None for batches of a number of texts.
+        callbacks: What else is told of the training.
     """
 
     def __init__(
@@ -69,10 +70,10 @@ class OurTrainer(Trainer):
         clock: Clock,
         followers: FollowerCallback,
         tokens: int | None,
+        callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        super().__init__(
-            model, arguments, data_collator=collate, train_dataset=Rows(rows), callbacks=[clock, followers]
-        )
+        every = [clock, followers, *callbacks]
+        super().__init__(model, arguments, data_collator=collate, train_dataset=Rows(rows), callbacks=every)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self._clock, self._followers, self._tokens = clock, followers, tokens

@@ -18,7 +18,7 @@ def free_memory() -> int:
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):  # no container, or none with a limit
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        free = min(free, int((group / "memory.max").read_bytes()) - int((group / "memory.current").read_bytes()))
     return max(0, free)
 
 

@@ -87,13 +87,13 @@ def write_states(draft: Path, computed: Iterable[Tensor], dtype: torch.dtype, ma
             found.update(raw)
             file.write(raw)
     about = {"format": FORMAT, "sha256": found.hexdigest(), "seconds": machine.now() - started}
-    (draft / ABOUT).write_text(json.dumps(about))
+    (draft / ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
 
 def seconds_or_fault(folder: Path, size: int) -> float | str:
     """The seconds it took to make a cache of `size` bytes that lies in a folder, or what is wrong with it."""
     try:
-        about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
+        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         took = float(about["seconds"])
         if about["format"] != FORMAT:
             return "it has another format"
