@@ -7,7 +7,7 @@ Each hook copies one token per text out of the layer's output, so no layer's ful
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -149,11 +149,23 @@ class _Kept:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for every module inside, and the mode each had before outside."""
+    """Eval mode for every module inside, and the mode each had before outside.
+
+    What was compiled runs as it was written: a compiled module does not see hooks that came after it.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext():
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether `torch.compile` or `Module.compile` made anything of a model."""
+    return any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
