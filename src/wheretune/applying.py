@@ -8,16 +8,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.nn.parallel import DistributedDataParallel
 
 from wheretune import catalog
 from wheretune.errors import EngagementError, MergeError, OutputError, PlanError
 from wheretune.model.finding import find_layers
-from wheretune.model.freezing import exclude_frozen, head_parameters
+from wheretune.model.forward import is_compiled
+from wheretune.model.freezing import exclude_frozen
 from wheretune.model.identity import check_plan, describe, tensor_hashes
 from wheretune.model.placement import hold_masters
 from wheretune.model.recomputing import checkpoint_activations
+from wheretune.model.unread import read_on_top
 from wheretune.records.base import looks
 from wheretune.records.data import check_seed
 from wheretune.schedules.follower import ScheduleFollower
@@ -55,6 +59,12 @@ class Tuned:
         before: Mapping[str, str] | None = None,
         masters: bool = False,
     ) -> None:
+        if isinstance(model, DistributedDataParallel):
+            raise PlanError(
+                "DDP has noted already what trains", "apply the plan first, and let DDP wrap the model then"
+            )
+        if is_compiled(model):
+            torch.compiler.reset()  # what ran before was compiled without the hooks that come now
         self.model = model
         self.plan = plan
         self.stack = find_layers(model, plan.model.spec.layers_attribute)
@@ -65,7 +75,7 @@ class Tuned:
         self._frozen_dropout = frozen_dropout
         self._applied, self._temporary = True, False
         self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        top = {id(parameter) for parameter in head_parameters(self.stack)}
+        top = {id(parameter) for parameter in read_on_top(self.stack)}
         own = model.state_dict()  # held while the tuner is attached, so that nothing new takes their memory
         self.attached = tuner.attach(self.stack, plan.layers, seed)
         self._check_attached(tuner, schedule)

@@ -5,8 +5,10 @@ import torch
 import transformers
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+import wheretune as wt
 from helpers.models import FAMILIES, tiny_model, tiny_tokenizer
-from wheretune.errors import ModelError
+from wheretune.data.tokens import encode
+from wheretune.errors import DataError, ModelError
 from wheretune.model.finding import find_layers
 from wheretune.model.freezing import head_parameters
 from wheretune.model.identity import describe
@@ -153,3 +155,37 @@ def test_a_folder_without_a_model(tmp_path, tiny_folder):
     (tmp_path / "model.safetensors").write_bytes(b"half a fi")
     with pytest.raises(ModelError, match="cannot open the model"):
         load_model(ModelSpec(str(tmp_path)))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("what", ["pad", "word", "type"])
+def test_a_token_without_an_embedding_is_named(family, what):
+    model, tokenizer = tiny_model(family)
+    texts = ["the good movie", "a bad and hot plot"]
+    if what == "type":
+        if family == "gpt2":  # makes no such ids
+            return
+        model.config.type_vocab_size = 1
+        texts = [(text, "how good") for text in texts]
+    elif what == "pad":
+        tokenizer.add_special_tokens({"pad_token": "<new>"})
+    else:
+        tokenizer.add_tokens(["plot-twist"])
+        texts[1] += " plot-twist"
+    data = wt.from_texts(texts, [0, 1])
+    for scorer in (wt.CosineCentrality(), wt.GradientNorm()):
+        with pytest.raises(ModelError, match=r"embeddings for them: its vocabulary is smaller; .*resize"):
+            wt.score(model, tokenizer, data, scorer)
+
+
+@pytest.mark.parametrize(("family", "pair", "special"), [("bert", False, 2), ("bert", True, 3), ("gpt2", False, 0)])
+def test_a_length_that_leaves_no_room_for_the_text(family, pair, special):
+    tokenizer = tiny_tokenizer(family)
+    data = wt.from_texts([("the good movie", "a bad plot")] * 2 if pair else ["the good movie"] * 2)
+    for length in range(special + 1):
+        with pytest.raises(
+            DataError, match=f"a length of {length} leaves no room .*; give {special + 1} or more"
+        ) as error:
+            encode(data, tokenizer, length)
+        assert error.value.field == "max_length"
+    assert {len(row["input_ids"]) for row in encode(data, tokenizer, special + 1)} == {special + 1}

@@ -20,7 +20,7 @@ def encode(data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, An
     them, GPT-2 and Qwen2 put nothing.
 
     Raises:
-        DataError: A text makes no tokens.
+        DataError: A text makes no tokens, or no token of it has room beside the special ones.
     """
     rows = encode_part(data, tokenizer, max_length, 0, len(data))
     say_cut(data, sum(len(row["input_ids"]) >= max_length for row in rows), max_length)
@@ -30,6 +30,13 @@ def encode(data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, An
 def encode_part(data: TextData, tokenizer: Any, max_length: int, start: int, stop: int) -> list[dict[str, Any]]:
     """Token ids of the rows from `start` to `stop`."""
     columns = [list(column) for column in zip(*data.texts[start:stop], strict=True)]
+    special = tokenizer.num_special_tokens_to_add(pair=len(columns) == 2)
+    if max_length <= special:  # Transformers would not cut them at all
+        raise DataError(
+            f"a length of {max_length} leaves no room for the text: this tokenizer adds {special} tokens of its own",
+            f"give {special + 1} or more",
+            "max_length",
+        )
     encoded = tokenizer(*columns, truncation=True, max_length=max_length, padding=False)
     rows: list[dict[str, Any]] = []
     for i in range(start, stop):

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from wheretune import catalog
 from wheretune.errors import ConfigError
-from wheretune.model.forward import forward_states, represent, represent_packed
+from wheretune.model.forward import forward_states, represent, represent_packed, token_first
 from wheretune.model.inputs import accepted, packed
 from wheretune.records.base import Spec
 from wheretune.tasks.base import task_of
@@ -56,6 +56,8 @@ class HeadedModel(nn.Module):
         self.task = task
         self.packed = False
         self.all_layers = head.all_layers
+        if head.all_layers:
+            token_first(stack)  # seen now, while nothing hangs on the model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.head: nn.Sequential = head.build(len(stack), stack.hidden_size, outputs, stack.causal)

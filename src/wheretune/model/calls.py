@@ -1,7 +1,7 @@
 """A layer's calling convention: where its states come in, in what form it puts them out, how it is passed by.
 
 No other file knows it. Families give a layer its states by place or by name (`hidden_states`); a layer puts out a
-tensor, or a tuple that begins with one.
+tensor, or a tuple or list that begins with one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,16 @@ def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 
 def layer_output(output: Any) -> Tensor:
     """The states in what a layer put out."""
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    hidden: Tensor = output[0] if isinstance(output, tuple | list) else output
     return hidden
+
+
+def like_output(output: Any) -> Callable[[Tensor], Any]:
+    """Puts states into the form in which a layer put out its own, with nothing beside them."""
+    if isinstance(output, tuple | list):
+        kind, beside = (list if isinstance(output, list) else tuple), len(output) - 1
+        return lambda hidden: kind([hidden, *[None] * beside])
+    return lambda hidden: hidden
 
 
 def watch_input(layer: nn.Module, see: Callable[[Tensor], None]) -> RemovableHandle:
@@ -105,14 +113,14 @@ def pass_by(layers: Sequence[nn.Module], states: Callable[[int, Tensor], Tensor 
         layers: The layers, each known to `states` by its place among them.
         states: What a layer puts out, given what enters it.
     """
-    length: list[int | None] = [None]  # of the tuple that a layer puts out; None for a plain tensor
+    form: list[Callable[[Tensor], Any]] = []  # in which the layer that ran last put out its states
 
     def call(place: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         hidden = states(place, layer_input(args, kwargs))
         if hidden is not None:
-            return hidden if length[0] is None else (hidden, *[None] * (length[0] - 1))
+            return form[0](hidden)
         output = forward(*args, **kwargs)
-        length[0] = len(output) if isinstance(output, tuple) else None
+        form[:] = [like_output(output)]
         return output
 
     undo = [wrap_forward(layer, partial(call, place)) for place, layer in enumerate(layers)]

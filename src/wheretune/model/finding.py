@@ -19,13 +19,14 @@ def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
     the decoder's are counted on from there.
 
     Args:
-        model: Any Hugging Face transformer, with or without a head.
+        model: Any Hugging Face transformer, with or without a head, and whatever holds just one; see `base_of`.
         attribute: The path of the list of layers below the base model, for a model that cannot be read.
 
     Raises:
-        ModelError: There is none (ALBERT shares one layer among all), naming the lists that were found.
+        ModelError: There is none (ALBERT shares one layer among all), naming the lists that were found; or `model`
+            holds several transformers.
     """
-    base: nn.Module = getattr(model, "base_model", model)
+    base = base_of(model)
     config = text_config(base)
     if attribute is not None:
         stacks = [(attribute, _named_list(base, attribute))]
@@ -55,6 +56,38 @@ def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
         causal=decodes,
         attribute=attribute,
     )
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The headless transformer inside `model`, however it is wrapped.
+
+    It is the base of the one outermost Transformers model among the modules: of a classifier, a module written by hand,
+    a SentenceTransformer, what PEFT, `torch.compile` or DDP made of them.
+
+    Raises:
+        ModelError: There are several, side by side, or PEFT puts a prompt before the text.
+    """
+    from transformers import PreTrainedModel
+
+    outermost: dict[str, PreTrainedModel] = {}
+    for path, part in model.named_modules():
+        if isinstance(part, PreTrainedModel) and not any(
+            f"{path}.".startswith(f"{p}." if p else "") for p in outermost
+        ):
+            outermost[path] = part
+        if getattr(getattr(part, "active_peft_config", None), "is_prompt_learning", False):
+            raise ModelError(
+                f"{type(part).__name__} puts a trained prompt before the text, which is no part of the transformer",
+                "give the model without it (get_base_model)",
+            )
+    if len(outermost) > 1:
+        raise ModelError(
+            f"{type(model).__name__} holds {len(outermost)} transformers ({', '.join(outermost)})",
+            f"give one of them, for example model.{next(iter(outermost))}",
+        )
+    holder: nn.Module = next(iter(outermost.values()), model)
+    base: nn.Module = getattr(holder, "base_model", holder)
+    return base
 
 
 def _layer(index: int, path: str, module: nn.Module, heads: int, decodes: bool) -> Layer:

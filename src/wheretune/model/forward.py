@@ -7,21 +7,20 @@ Each hook copies one token per text out of the layer's output, so no layer's ful
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from wheretune.errors import ModelError
 from wheretune.model.calls import watch_input, watch_output
 from wheretune.model.inputs import accepted, packed, representative_positions
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from wheretune.model.stack import LayerStack
     from wheretune.records.data import Batch
     from wheretune.records.scores import LastState, Pooling
@@ -77,7 +76,7 @@ def forward_states(
         The representative tokens, and what each reduction made of every layer.
 
     Raises:
-        ModelError: A layer did not run in the forward pass.
+        ModelError: A layer did not run in the forward pass, or puts out something else than states.
     """
     assert not pack or (pooling == "token" and not reductions)
     mask = inputs["attention_mask"]
@@ -86,10 +85,16 @@ def forward_states(
         if pack
         else partial(represent, mask=mask, pooling=pooling, causal=stack.causal)
     )
+    square = mask.shape[0] == mask.shape[1]  # then the shape does not show which comes first
+    form = _as_it_is if pack else partial(_batch_first, stack, mask, square and token_first(stack))
     kept = _Kept(stack, mask, read, reductions or {})
     own = stack.layers if last == "raw" else stack.layers[:-1]
-    hooks = [watch_input(stack.layers[0].module, partial(kept.keep, 0))]
-    hooks += [watch_output(layer.module, partial(kept.keep, layer.index + 1)) for layer in own]
+
+    def keep(index: int, hidden: Tensor) -> None:
+        kept.keep(index, form(hidden))
+
+    hooks = [watch_input(stack.layers[0].module, partial(keep, 0))]
+    hooks += [watch_output(layer.module, partial(keep, layer.index + 1)) for layer in own]
     try:
         output = stack.base(**(packed if pack else accepted)(stack.base, inputs))
     finally:
@@ -98,6 +103,45 @@ def forward_states(
     if last == "normed":
         kept.keep(len(stack), output[0])
     return kept.states()
+
+
+def _as_it_is(hidden: Tensor) -> Tensor:
+    return hidden
+
+
+def _batch_first(stack: LayerStack, mask: Tensor, turned: bool, hidden: Tensor) -> Tensor:
+    """The states of a layer as (batch, token, hidden), which has (token, batch, hidden) where `turned` or to be seen.
+
+    Raises:
+        ModelError: They are of another shape.
+    """
+    batch, tokens = mask.shape
+    if hidden.ndim != 3 or batch not in hidden.shape[:2]:
+        raise ModelError(
+            f"{type(stack.base).__name__} holds states of shape {tuple(hidden.shape)} for {batch} texts of {tokens} "
+            "tokens, and not (text, token, width)",
+            "open it with another attention, or score it by its weights (weight-snr)",
+        )
+    return hidden.transpose(0, 1) if turned or hidden.shape[0] != batch else hidden
+
+
+def token_first(stack: LayerStack) -> bool:
+    """Whether the layers of a model hold (token, batch, hidden), as XLNet's do: seen once, on two texts of three."""
+    known = _TOKEN_FIRST.get(stack.base)
+    if known is None:
+        shapes: list[torch.Size] = []
+        hook = watch_input(stack.layers[0].module, lambda hidden: shapes.append(hidden.shape))
+        ids = torch.zeros(2, 3, dtype=torch.long, device=next(stack.base.parameters()).device)
+        try:
+            with torch.no_grad(), evaluating(stack.base):
+                stack.base(**accepted(stack.base, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}))
+        finally:
+            hook.remove()
+        known = _TOKEN_FIRST[stack.base] = shapes[-1][0] != 2
+    return known
+
+
+_TOKEN_FIRST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 class _Kept:
@@ -149,11 +193,23 @@ class _Kept:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for every module inside, and the mode each had before outside."""
+    """Eval mode for every module inside, and the mode each had before outside.
+
+    What was compiled runs as it was written: a compiled module does not see hooks that came after it.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext():
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether `torch.compile` or `Module.compile` made anything of a model."""
+    return any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )

@@ -57,9 +57,10 @@ def accepted(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     counted from the first unmasked token. No key-value cache is built.
 
     Raises:
-        ModelError: As for `check_one_sequence`.
+        ModelError: As for `check_one_sequence` and `check_ids`.
     """
     check_one_sequence(base)
+    check_ids(base, inputs)
     takes = inspect.signature(base.forward).parameters
     given: dict[str, Any] = {name: value for name, value in inputs.items() if name in takes}
     if "use_cache" in takes:
@@ -70,6 +71,25 @@ def accepted(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     return given
 
 
+def check_ids(base: nn.Module, inputs: dict[str, Tensor]) -> None:
+    """Makes sure that a model has an embedding for every token of a batch, those that pad included.
+
+    Raises:
+        ModelError: It has none: tokens were added to the tokenizer, or it is another model's.
+    """
+    embeddings: Any = getattr(base, "get_input_embeddings", lambda: None)()
+    types = getattr(text_config(base), "type_vocab_size", None)
+    sizes = {"input_ids": getattr(embeddings, "num_embeddings", None), "token_type_ids": types or None}
+    words = {"input_ids": "token id", "token_type_ids": "token type id"}
+    for name, size in sizes.items():
+        if size is not None and name in inputs and (highest := int(inputs[name].max())) >= size:
+            raise ModelError(
+                f"the tokenizer gives the {words[name]} {highest}, and "
+                f"{type(base).__name__} has {size} embeddings for them: its vocabulary is smaller",
+                "give the model's own tokenizer, or model.resize_token_embeddings(len(tokenizer)) and save it again",
+            )
+
+
 def packed(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     """The inputs of a padded batch without its padding: all texts one after the other, in a batch of one.
 
@@ -77,9 +97,10 @@ def packed(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     in flash attention, and only where it is given neither a mask nor a key-value cache.
 
     Raises:
-        ModelError: As for `check_one_sequence`, or the model takes no positions.
+        ModelError: As for `check_one_sequence` and `check_ids`, or the model takes no positions.
     """
     check_one_sequence(base)
+    check_ids(base, inputs)
     takes = inspect.signature(base.forward).parameters
     if "position_ids" not in takes:
         raise ModelError(

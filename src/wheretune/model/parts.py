@@ -19,15 +19,21 @@ PER_HEAD = ("query_key_value", "in_proj")
 
 
 def linear_maps(module: nn.Module) -> dict[str, tuple[int, int]]:
-    """The linear maps below `module`: path -> (outputs, inputs)."""
+    """The linear maps below `module`: path -> (outputs, inputs); a map that PEFT adapted is the one that it was."""
     from transformers.pytorch_utils import Conv1D
 
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
+    adapted: list[str] = []
     for path, part in module.named_modules():
-        if isinstance(part, nn.Linear):
-            found[path] = (part.out_features, part.in_features)
-        elif isinstance(part, Conv1D):
-            found[path] = (part.nf, part.nx)
+        if path.startswith(tuple(adapted)):
+            continue
+        own = getattr(part, "base_layer", part)
+        if isinstance(own, nn.Linear):
+            found[path] = (own.out_features, own.in_features)
+        elif isinstance(own, Conv1D):
+            found[path] = (own.nf, own.nx)
+        if own is not part:
+            adapted.append(f"{path}.")
     return found
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from wheretune.data.batches import collator
-from wheretune.errors import ConfigError, ScoreError
+from wheretune.errors import ConfigError, ModelError, ScoreError
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe, fingerprints
 from wheretune.model.opening import Opened
@@ -374,8 +374,9 @@ def score(
     """Scores the layers of the user's own model; see `gather`.
 
     Args:
-        model: Any Hugging Face transformer, with or without a head; it is left as it was.
-        tokenizer: Its tokenizer.
+        model: Any Hugging Face transformer, with or without a head, or what holds one (a SentenceTransformer, a module
+            written by hand, a model that PEFT wrapped); it is left as it was.
+        tokenizer: Its tokenizer; None takes the one that the model carries, as a SentenceTransformer does.
         data: The texts, from `load_data` or `from_texts`.
         scorer: For example `CosineCentrality()`.
         batch_size: Texts in a forward pass; only what is computed batch by batch (`GradientNorm`) depends on it.
@@ -387,6 +388,9 @@ def score(
         ScoreError: A state is not finite.
     """
     stack = find_layers(model)
+    tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
+    if tokenizer is None:
+        raise ModelError(f"{type(model).__name__} carries no tokenizer", "give its tokenizer")
     hashes = fingerprints(stack)
     opened = Opened(stack, tokenizer, describe(stack, hashes), hashes)
     reading = Reading(batch_size, pooling, seed=data.info.spec.seed)
