@@ -67,7 +67,9 @@ def spelling_flags(command: Any) -> Iterator[None]:
         flag = flag_of(command, error.field)
         if flag is None or error.field is None or flag in error.problem:
             raise
-        raise type(error)(spelled(error.problem, error.field, flag), error.remedy) from error
+        remedy = re.sub(rf"\b{re.escape(error.field)}=", f"{flag} ", error.remedy)  # bad_rows=skip is --bad-rows skip
+        problem = error.problem if flag in remedy else spelled(error.problem, error.field, flag)
+        raise type(error)(problem, remedy) from error
 
 
 def spelled(problem: str, field: str, flag: str) -> str:
