@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wheretune import catalog
+from wheretune.data.texts import take
 from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError, TrainingError
 from wheretune.records.base import from_json, record, require
@@ -42,17 +43,20 @@ class Prediction:
     Attributes:
         row: Its number in the source of the data, from 0.
         truth: The name of the true class, or the true number; None where it is not known.
-        predicted: What the model says, likewise.
+        predicted: What the model says, likewise; None where the row has no text that could be read.
         probability: What the model gives for it; None where it predicts a number.
+        reason: Why the row counts in no metric; None where it does.
     """
 
     row: int
     truth: str | float | None
-    predicted: str | float
+    predicted: str | float | None
     probability: float | None = None
+    reason: str | None = None
 
     def __post_init__(self) -> None:
         require(self.row >= 0, f"its row is {self.row}")
+        require(self.predicted is not None or self.reason is not None, "nothing is predicted, and it does not say why")
         require(self.probability is None or 0 <= self.probability <= 1, f"its probability is {self.probability}")
 
     @property
@@ -166,6 +170,46 @@ def judged(
         elif measure.name in names:
             log.warning("%s is left out: it is not defined for %s", measure.name, task.describe(classes))
     return tuple(found), rowwise(predictions, data)
+
+
+def judged_every(
+    logits: Float[np.ndarray, "row output"], texts: TextData, labelled: TextData, names: Sequence[str] = ()
+) -> tuple[tuple[Metric, ...], tuple[Prediction, ...]]:
+    """As `judged`, with an answer for every row of the source: one without a label that counts, or without a text.
+
+    Args:
+        logits: Of the rows of `texts`.
+        texts: Every row whose text can be read.
+        labelled: Those of them whose label can be read as well, and why the others' cannot.
+        names: As for `judged`.
+
+    Returns:
+        The metrics of the rows of `labelled`, and a prediction of every row in the order of the source.
+    """
+    place = {row: i for i, row in enumerate(texts.rows)}
+    metrics, counted = judged(logits[[place[row] for row in labelled.rows]], labelled, names)
+    found = {one.row: one for one in counted}
+    rest = [row for row in texts.rows if row not in found]
+    if rest:
+        more = task_of(labelled.info).predict(logits[[place[row] for row in rest]], labelled.info.classes)
+        for one in rowwise(more, take(texts, [place[row] for row in rest])):
+            found[one.row] = dataclasses.replace(one, reason=labelled.unread[one.row])
+    for row, why in texts.unread.items():
+        found[row] = Prediction(row, None, None, reason=why)
+    return metrics, tuple(found[row] for row in sorted(found))
+
+
+def answers(predictions: Predictions, data: TextData) -> list[dict[str, Any]]:
+    """Every row of the source as a JSON object: what is predicted of it, or nothing and the reason.
+
+    Args:
+        predictions: Of the rows of `data`.
+        data: The rows that could be read, and why the others could not.
+    """
+    written = dict(zip(data.rows, predictions.rows(), strict=True))
+    empty = dict.fromkeys(next(iter(written.values())))
+    written |= {row: {**empty, "reason": why} for row, why in data.unread.items()}
+    return [written[row] for row in sorted(written)]
 
 
 def measures(task: Task, names: Sequence[str] = ()) -> tuple[Measure, ...]:

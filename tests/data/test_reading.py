@@ -131,7 +131,9 @@ def test_later_data_shares_the_classes_of_the_training_data(tmp_path):
     info = from_texts(sentences(3), ["no", "yes", "perhaps"]).info
     later = load_data(spec(tmp_path, [{"text": "a", "label": "yes"}]), like=info)
     assert later.labels == (2,) and later.info.classes == info.classes
-    with pytest.raises(DataError, match=r"the label 'maybe', which the training data has not, in row 1"):
+    with pytest.raises(
+        DataError, match=r"the label 'maybe', which the training data has not \(no, perhaps, yes\), in row 1"
+    ):
         load_data(spec(tmp_path, [{"text": "a", "label": "maybe"}]), like=info)
 
 

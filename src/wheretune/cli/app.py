@@ -20,7 +20,7 @@ from typer.core import TyperCommand
 
 from wheretune import __version__
 from wheretune.cli.groups import expanded, flag_of
-from wheretune.cli.printing import note
+from wheretune.cli.printing import note, readable_anywhere
 from wheretune.errors import WheretuneError
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
@@ -67,7 +67,9 @@ def spelling_flags(command: Any) -> Iterator[None]:
         flag = flag_of(command, error.field)
         if flag is None or error.field is None or flag in error.problem:
             raise
-        raise type(error)(spelled(error.problem, error.field, flag), error.remedy) from error
+        remedy = re.sub(rf"\b{re.escape(error.field)}=", f"{flag} ", error.remedy)  # bad_rows=skip is --bad-rows skip
+        problem = error.problem if flag in remedy else spelled(error.problem, error.field, flag)
+        raise type(error)(problem, remedy) from error
 
 
 def spelled(problem: str, field: str, flag: str) -> str:
@@ -150,6 +152,7 @@ def _quiet() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: every error of the user's in one line, with code 2."""
     _quiet()
+    readable_anywhere()
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = application(_asked(given))(args=given, prog_name="wheretune", standalone_mode=False)

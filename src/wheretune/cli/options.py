@@ -6,6 +6,7 @@ refuses by the name of the field, and the command line spells its flag.
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -77,8 +78,11 @@ def metric_names(given: list[str] | None) -> tuple[str, ...]:
 
 
 def absolute(name: str) -> str:
-    """A local file or folder by its absolute path, so that it is found from elsewhere too; another name as it is."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    """A local file or folder by its absolute path, so that it is found from elsewhere too; another name as it is.
+
+    Links are kept: what they point to may have another ending, or none.
+    """
+    return str(Path(name).absolute()) if Path(name).exists() else name
 
 
 def there(model: ModelSpec) -> ModelSpec:
@@ -172,6 +176,10 @@ class TextOptions(Group):
         int | None,
         option("--max-length", "Tokens that a text is cut to.", default="the model's limit, at most 512"),
     ] = None
+    bad_rows: Annotated[
+        Literal["refuse", "skip"],
+        option("--bad-rows", "Rows without text or with a label that cannot be used: refuse the data, or skip them."),
+    ] = "refuse"
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -185,20 +193,22 @@ class TextOptions(Group):
 
         return Spec("auto", self.columns)
 
-    def spec(self, source: str, seed: int = 0, *, every_row: bool = False) -> DataSpec:
-        """One file or data set, read so.
+    def spec(self, source: str, seed: int = 0, split: str = "train") -> DataSpec:
+        """One source, read so.
 
         Args:
-            source: The file or data set.
+            source: The files, folder or data set; see `data.sources.read_source`.
             seed: Seed for the draw of rows.
-            every_row: Leave `max_samples` aside, which is about training data.
+            split: Which split it is read for; `max_samples` is about training data.
 
         Raises:
             ConfigError: A number is below 1.
         """
+        from wheretune.data.sources import located
         from wheretune.records.data import DataSpec
 
-        return DataSpec(absolute(source), self.task(), None if every_row else self.max_samples, self.max_length, seed)
+        drawn = self.max_samples if split == "train" else None
+        return DataSpec(located(source, split), self.task(), drawn, self.max_length, seed, self.bad_rows)
 
 
 @group
@@ -258,7 +268,11 @@ class DataOptions(TextOptions):
         return {name.strip(): word.strip() for name, word in pairs}
 
 
-FORMATS = ".jsonl, .jsonl.gz, .csv, .tsv, .parquet or a hub data set as name:config:split"
+FORMATS = (
+    ".jsonl, .json, .csv, .tsv, .txt or .parquet, packed or not, several with commas or as a pattern; - for standard "
+    "input; a folder with files such as train.jsonl and test.csv; or a hub data set as name:config:split"
+)
+SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
 @group
@@ -281,13 +295,43 @@ class JudgedOptions(TrainOptions):
     """The training data, and what is judged after training."""
 
     train: Annotated[str | None, option("--train", f"Training data: {FORMATS}.", metavar="F")] = None
-    validation: Annotated[str | None, option("--validation", "Validation data.", metavar="F")] = None
+    validation: Annotated[
+        str | None,
+        option("--validation", "Validation data, or a share of the training data such as 10%.", metavar="F"),
+    ] = None
     test: Annotated[str | None, option("--test", "Test data.", metavar="F")] = None
 
-    def judged(self) -> dict[str, Any]:
-        """By split, what is judged."""
+    def spec_of_train(self, seed: int, flag: str = "--train") -> DataSpec:
+        """The training data, without the share that is set aside for validation."""
+        spec, share = super().spec_of_train(seed, flag), self._share()
+        return spec if share is None else replace(spec, part=(share, 1.0))
+
+    def judged(self, seed: int = 0) -> dict[str, Any]:
+        """By split, what is judged.
+
+        Args:
+            seed: That of the training data.
+        """
         given = {"validation": self.validation, "test": self.test}
-        return {name: self.spec(source, every_row=True) for name, source in given.items() if source is not None}
+        specs = {name: self.spec(source, split=name) for name, source in given.items() if source is not None}
+        share = self._share()
+        if share is not None:
+            specs["validation"] = replace(super().spec_of_train(seed), part=(0.0, share))
+        return specs
+
+    def _share(self) -> float | None:
+        """The share of the training data that is set aside for validation; None where there is none.
+
+        Raises:
+            ConfigError: It is not between 0 and 100 %.
+        """
+        found = SHARE.fullmatch(self.validation or "")
+        if found is None:
+            return None
+        share = float(found[1]) / 100
+        if not 0 < share < 1:
+            raise ConfigError(f"--validation is {self.validation}", "give more than 0% and less than 100%")
+        return share
 
 
 @group

@@ -5,6 +5,8 @@ With `--json` standard output holds JSON and nothing else. Rich is opened when s
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import sys
@@ -16,6 +18,34 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 120  # columns, where there is no terminal to ask
+
+
+READ_AS = {"–": "-", "…": "...", "±": "+-", "→": "->", "×": "x", "μ": "u", "²": "^2", "●": "*"}
+READ_AS |= dict.fromkeys("█▉▊▋▌▍▎▏", "#")
+
+
+def readable_anywhere() -> None:
+    """Lets standard output and error print what their encoding lacks (cp1252, ASCII) in the nearest characters."""
+
+    def nearest(error: UnicodeError) -> tuple[str | bytes, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        missing = error.object[error.start : error.end]
+        return "".join(READ_AS.get(character, "?") for character in missing), error.end
+
+    codecs.register_error("wheretune", nearest)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="wheretune")
+
+
+def as_json(data: Any) -> str:
+    """JSON on one line; characters that standard output cannot print are escaped, so that nothing is lost."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(data, allow_nan=False)
+    return text
 
 
 @cache
@@ -30,7 +60,7 @@ def console(*, stderr: bool = False) -> Console:
 def show(thing: object, as_json: bool = False, data: Any = None) -> None:
     """Prints what rich can print (text as it is, never as markup), or `data` as JSON where a script asked for it."""
     if as_json:
-        write_out(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")
+        write_out(f"{as_json(data)}\n")
     elif isinstance(thing, str):
         from rich.text import Text
 

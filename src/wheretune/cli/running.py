@@ -94,7 +94,7 @@ def tune(
         cache.settings(),
     )
     check_cache(settings, kept)
-    train, judged = data.spec_of_train(seed), data.judged()
+    train, judged = data.spec_of_train(seed), data.judged(seed)
     if plan_file is not None:
         refuse(context, DECIDED, "--plan, which has decided that")
         given = load_plan(plan_file)
@@ -134,6 +134,7 @@ def run(
 
     wheretune run spec.yaml --output runs/new --device cuda:0
     """
+    from wheretune.data.sources import located
     from wheretune.records.base import read_json
     from wheretune.records.runs import as_spec, check_cache
 
@@ -143,7 +144,7 @@ def run(
     check_cache(spec.settings, kept)
     model = there(replace(base.over(spec.model), name=absolute(base.model or spec.model.name)))
     parts = {name: getattr(spec, name) for name in ("train", "validation", "test")}
-    parts = {name: part and replace(part, source=absolute(part.source)) for name, part in parts.items()}
+    parts = {name: part and replace(part, source=located(part.source)) for name, part in parts.items()}
     _check_axes(spec)
     _tune(replace(spec, model=model, **parts), to.folder, to, kept, json_)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from wheretune.cli.groups import needed, option
+from wheretune.cli.groups import Group, group, needed, option
 from wheretune.cli.options import AsJson, BaseOptions, Config, DataFile, Metrics, metric_names, there
-from wheretune.cli.printing import note, show, write_out
+from wheretune.cli.printing import as_json, note, show, write_out
 from wheretune.cli.reporting import file_to_write
 from wheretune.errors import OutputError
 
@@ -21,9 +22,32 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What `wheretune tun
 BatchSize = Annotated[int, option("--batch-size", "Texts in a batch.", rich_help_panel="Data")]
 
 
+@group
+class ColumnOptions(Group):
+    """Columns that are called otherwise than in the training data."""
+
+    panel: ClassVar[str] = "Data"
+    text_column: Annotated[str | None, option("--text-column", "Column with the text.", default="as in training")] = (
+        None
+    )
+    pair_column: Annotated[
+        str | None, option("--pair-column", "Column with the second text of a pair.", default="as in training")
+    ] = None
+    label_column: Annotated[
+        str | None, option("--label-column", "Column with the label.", default="as in training")
+    ] = None
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Those that were given."""
+        every = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: column for name, column in every.items() if column is not None}
+
+
 def evaluate(
     folder: Folder,
     base: BaseOptions,
+    columns: ColumnOptions,
     data: DataFile = None,
     batch_size: BatchSize = 32,
     metric: Metrics = None,
@@ -41,7 +65,8 @@ def evaluate(
 ) -> None:
     """Measure a tuned model on labelled data.
 
-    With --output test.json the prediction of every row goes to predictions-test.jsonl beside it.
+    With --output test.json the prediction of every row goes to predictions-test.jsonl beside it. Rows without a text,
+    or with a label that cannot be used, are in no metric; they are counted apart, each with its reason.
 
     For example:
 
@@ -52,20 +77,24 @@ def evaluate(
     source, names = needed(data, "--data"), metric_names(metric)
     target = None if output is None else file_to_write(output)
     tuned = _opened(folder, base)
-    from wheretune.judging import judged, save_predictions
+    from wheretune.judging import judged_every, save_predictions
     from wheretune.records.base import to_json
     from wheretune.show.tables import table
     from wheretune.support.files import write_json
 
-    texts = tuned.read(source, "required")
-    found, predicted = judged(tuned.logits(texts, batch_size), texts, names)
-    content: dict[str, Any] = {"metrics": [to_json(one) for one in found]}
+    labelled = tuned.read(source, "required", columns.given)
+    texts = tuned.read(source, "ignored", columns.given) if labelled.unread else labelled
+    found, predicted = judged_every(tuned.logits(texts, batch_size), texts, labelled, names)
+    content: dict[str, Any] = {
+        "metrics": [to_json(one) for one in found], "rows": len(predicted), "not_counted": len(labelled.unread)
+    }  # fmt: skip
     if target is not None:
         content["predictions"] = save_predictions(predicted, target.parent, target.stem)
         write_json(target, content)
     rows = [(m.name, f"{m.value:.4f}", str(m.n), "higher" if m.higher_is_better else "lower") for m in found]
+    apart = f" ({len(labelled.unread)} of its {len(predicted)} rows are not counted)" if labelled.unread else ""
     show(
-        table(f"{folder} on {source}", ("metric", "value", "n", "better"), rows, left=("metric", "better")),
+        table(f"{folder} on {source}{apart}", ("metric", "value", "n", "better"), rows, left=("metric", "better")),
         json_,
         content,
     )
@@ -76,6 +105,7 @@ def evaluate(
 def predict(
     folder: Folder,
     base: BaseOptions,
+    columns: ColumnOptions,
     data: DataFile = None,
     batch_size: BatchSize = 32,
     output: Annotated[
@@ -91,6 +121,8 @@ def predict(
 ) -> None:
     """Predict labels for texts; the data needs none. One JSON object per row, in the order of the rows.
 
+    A row whose text cannot be read gets an empty answer with its reason.
+
     For example:
 
     wheretune predict runs/mine --data new.jsonl --output predictions.jsonl
@@ -100,15 +132,16 @@ def predict(
     source = needed(data, "--data")
     target = None if output is None else file_to_write(output)
     tuned = _opened(folder, base)
+    from wheretune.judging import answers
     from wheretune.support.files import write_text
 
-    rows = tuned.predictions(tuned.read(source, "ignored"), batch_size).rows()
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    texts = tuned.read(source, "ignored", columns.given)
+    rows = answers(tuned.predictions(texts, batch_size), texts)
     if target is None:
-        write_out(text)
+        write_out("".join(f"{as_json(row)}\n" for row in rows))
     else:
-        write_text(target, text)
-        note(f"{len(rows)} predictions in {target}")
+        write_text(target, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+        note(f"{len(texts)} predictions in {target}" + (f", {len(texts.unread)} rows without" if texts.unread else ""))
 
 
 def merge(

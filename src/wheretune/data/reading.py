@@ -1,27 +1,38 @@
-"""Files, tables and hub data sets -> rows."""
+"""Files, tables and hub data sets -> a table of rows."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wheretune.data.cells import plain
+from wheretune.data.files import Row
+from wheretune.data.memory import rows_in
+from wheretune.data.sources import read_source
 from wheretune.errors import DataError
-from wheretune.support.hub import HUB_SECONDS, ask_hub
-from wheretune.support.words import first_line
+from wheretune.support.log import log
 
 if TYPE_CHECKING:
     from wheretune.records.data import DataSpec
 
-FORMATS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
-Row = Mapping[str, Any]
+SHOWN = 5  # bad rows that a message names
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a row cannot be used.
+
+    Attributes:
+        why: What it has, such as "empty text".
+        field: The setting that would have to be another if all rows are so.
+    """
+
+    why: str
+    field: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +43,13 @@ class Table:
         source: What messages call it.
         rows: The rows.
         numbers: The number of each row in the source, from 0.
+        starts: Where the source is several files, the number of each file's first row, and its name.
     """
 
     source: str
     rows: Sequence[Row]
     numbers: tuple[int, ...]
+    starts: tuple[tuple[int, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,7 +59,7 @@ class Table:
         return any(column in row for row in self.rows)
 
     def column(self, name: str, field: str) -> list[object]:
-        """The cells of a column; None where a row lacks it.
+        """The cells of a column as `cells.plain` makes them; None where a row lacks it.
 
         Args:
             name: The column.
@@ -58,141 +71,120 @@ class Table:
         if not self.has(name):
             there = ", ".join(self.rows[0])
             raise DataError(f"{self.source} has no column {name!r} (its columns: {there})", "name one of them", field)
-        return [row.get(name) for row in self.rows]
+        return [plain(row.get(name)) for row in self.rows]
+
+    def take(self, places: Sequence[int]) -> Table:
+        """Some of the rows."""
+        rows, numbers = [self.rows[i] for i in places], tuple(self.numbers[i] for i in places)
+        return replace(self, rows=rows, numbers=numbers)
 
     def where(self, places: Sequence[int]) -> str:
-        """Places in this table as the rows of the source that a person counts; see `rows_in_words`."""
-        return rows_in_words(places, self.numbers)
+        """Places in this table as the rows of the source that a person counts."""
+        if len(self.starts) < 2:
+            shown = [str(self.numbers[i] + 1) for i in places]
+        else:
+            firsts = [first for first, _ in self.starts]
+            files = [self.starts[bisect_right(firsts, self.numbers[i]) - 1] for i in places]
+            shown = [f"{self.numbers[i] - first + 1} of {name}" for i, (first, name) in zip(places, files, strict=True)]
+        return f"row{'s' if len(places) > 1 else ''} {', '.join(shown)}"
+
+    def faults_in_words(self, faults: Mapping[int, Fault]) -> str:
+        """How many rows cannot be used, and of the first few which and why."""
+        first = sorted(faults)[:SHOWN]
+        reasons: dict[str, list[int]] = {}
+        for place in first:
+            reasons.setdefault(faults[place].why, []).append(place)
+        said = ", ".join(f"{why} in {self.where(places)}" for why, places in reasons.items())
+        more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        return f"{len(faults)} of {len(self)} rows of {self.source} cannot be used: {said}{more} (the first row is 1)"
 
 
 def rows_in_words(places: Sequence[int], numbers: Sequence[int]) -> str:
     """Rows as a person counts them in the source, the first is 1."""
-    shown = ", ".join(str(numbers[i] + 1) for i in places[:5])
-    more = f" and {len(places) - 5} more" if len(places) > 5 else ""
+    shown = ", ".join(str(numbers[i] + 1) for i in places[:SHOWN])
+    more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
     return f"row{'s' if len(places) > 1 else ''} {shown}{more} (the first row is 1)"
 
 
-def read_table(spec: DataSpec, rows: Sequence[Row] | None = None) -> Table:
-    """The rows that `spec` names: all of them, or `max_samples` of them, drawn with its seed.
+def read_table(spec: DataSpec, rows: Any = None) -> Table:
+    """All rows of the source that `spec` names.
 
     Args:
-        spec: Which source, how many rows of it, and the seed of the draw.
-        rows: The rows themselves, where they are in memory and `spec.source` is only a word for them.
+        spec: Which source.
+        rows: The data itself, where it is in memory and `spec.source` is only a word for it; see `memory.rows_in`.
 
     Raises:
-        DataError: As for `read_rows`, or there are no rows.
+        DataError: As for `read_source` and `rows_in`, or there are no rows.
     """
-    rows = read_rows(spec.source) if rows is None else rows
-    if not rows:
+    parts = read_source(spec.source) if rows is None else [(spec.source, rows_in(rows))]
+    every = [row for _, part in parts for row in part]
+    if not every:
         raise DataError(f"{spec.source} has no rows", "give some data")
-    if spec.max_samples is None or spec.max_samples >= len(rows):
-        return Table(spec.source, rows, tuple(range(len(rows))))
-    drawn = np.random.default_rng(spec.seed).choice(len(rows), spec.max_samples, replace=False)
-    numbers = tuple(sorted(int(number) for number in drawn))
-    return Table(spec.source, [rows[number] for number in numbers], numbers)
+    starts, first = [], 0
+    for name, part in parts:
+        starts.append((first, name))
+        first += len(part)
+    return Table(spec.source, every, tuple(range(len(every))), tuple(starts))
 
 
-def read_rows(source: str) -> list[Row]:
-    """The rows of a local file or of a hub data set.
+def usable(table: Table, faults: Mapping[int, Fault], bad_rows: str) -> Table:
+    """The rows that can be used.
 
     Args:
-        source: A file (`.jsonl`, `.jsonl.gz`, `.csv`, `.tsv`, `.parquet`) or `name:config:split`.
+        table: The rows.
+        faults: By place in the table, why a row cannot be used.
+        bad_rows: `refuse` refuses any such row, `skip` leaves it out and says so.
 
     Raises:
-        DataError: It does not exist, or cannot be read as what its ending says.
+        DataError: There are such rows, and they are refused, or no other row is left.
     """
-    path = Path(source)
-    if path.is_file():
-        kind = next((ending for ending in FORMATS if source.lower().endswith(ending)), None)
-        if kind is None:
-            raise DataError(f"{source} has an ending that is not known", f"give one of {', '.join(FORMATS)}")
-        try:
-            rows = _READERS[kind](path)
-        except DataError:
-            raise
-        except Exception as error:
-            why = f"{source} cannot be read as {kind} ({first_line(error)})"
-            raise DataError(why, "check the file and its ending") from error
-    elif source.count(":") == 2 and not source.lower().endswith(FORMATS):
-        rows = _read_hub(*source.split(":"))
-    else:
-        raise DataError(f"no such file: {source}", "check the path, or name a hub data set as name:config:split")
-    if not rows:
-        raise DataError(f"{source} has no rows", "give a file with data")
-    return rows
+    if not faults:
+        return table
+    said = table.faults_in_words(faults)
+    if len(faults) == len(table):
+        field = faults[min(faults)].field
+        raise DataError(said, f"mend the data, or name another {field.replace('_', ' ')}", field)
+    if bad_rows == "refuse":
+        raise DataError(said, "mend these rows, or leave them out with bad_rows=skip", "bad_rows")
+    log.warning("%s; they are left out", said)
+    return table.take([place for place in range(len(table)) if place not in faults])
 
 
-def _read_jsonl(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path} line {number} is not JSON ({error})", "mend the line") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path} line {number} is no JSON object", 'write {"text": ..., "label": ...}')
-            rows.append(row)
-    return rows
+def drawn(spec: DataSpec, rows: int, strata: Sequence[object] | None) -> list[int]:
+    """The places of the rows that `spec` asks for among those that can be used: a pure function of its seed.
+
+    `max_samples` draws first; `part` then takes a part of what was drawn, which has of every class as large a share as
+    the whole has.
+
+    Args:
+        spec: How many rows, and which part of them.
+        rows: How many there are.
+        strata: The class of each row; None where there are none.
+
+    Raises:
+        DataError: The part holds no row.
+    """
+    places = np.arange(rows)
+    if spec.max_samples is not None and spec.max_samples < rows:
+        places = np.sort(np.random.default_rng(spec.seed).choice(rows, spec.max_samples, replace=False))
+    if spec.part is None:
+        return [int(place) for place in places]
+    kept = _stratified(len(places), None if strata is None else [strata[place] for place in places.tolist()], spec.seed)
+    start, stop = (round(edge * len(places)) for edge in spec.part)
+    if start >= stop:
+        low, high = spec.part
+        raise DataError(f"{high - low:.0%} of the {len(places)} rows of {spec.source} is no row", "take more", "part")
+    return [int(place) for place in np.sort(places[kept[start:stop]])]
 
 
-def _read_separated(separator: str) -> Callable[[Path], list[Row]]:
-    def read(path: Path) -> list[Row]:
-        csv.field_size_limit(2**31 - 1)
-        text = path.read_text(encoding="utf-8-sig")
-        try:
-            return _parse(path, text, separator, csv.QUOTE_MINIMAL)
-        except csv.Error:
-            if separator != "\t":
-                raise
-            return _parse(path, text, separator, csv.QUOTE_NONE)  # as GLUE's files, where a quote is a character
-
-    return read
-
-
-def _parse(path: Path, text: str, separator: str, quoting: Literal[0, 3]) -> list[Row]:
-    lines = io.StringIO(text, newline="")
-    reader = csv.DictReader(lines, delimiter=separator, restval="", quoting=quoting, strict=True)
-    rows: list[Row] = list(reader)
-    for number, row in enumerate(rows, start=1):
-        if None in row:
-            raise DataError(f"{path} row {number} has more cells than the header", "quote its text")
-    return rows
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    import pyarrow.parquet
-
-    rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
-    return rows
-
-
-_READERS: dict[str, Callable[[Path], list[Row]]] = {
-    ".jsonl": _read_jsonl,
-    ".jsonl.gz": _read_jsonl,
-    ".csv": _read_separated(","),
-    ".tsv": _read_separated("\t"),
-    ".parquet": _read_parquet,
-}
-
-
-def _read_hub(name: str, config: str, split: str) -> list[Row]:
-    from huggingface_hub import HfApi
-
-    try:
-        ask_hub(lambda: HfApi().dataset_info(name, timeout=HUB_SECONDS))
-        from datasets import load_dataset
-
-        loaded = load_dataset(name, config or None, split=split)
-    except Exception as error:
-        raise DataError(
-            f"the hub does not give the data set {name}:{config}:{split} ({first_line(error)})",
-            "check the name and the network, or give a local file",
-        ) from error
-    names = {column: feature.names for column, feature in loaded.features.items() if hasattr(feature, "names")}
-    return [
-        {key: names[key][value] if key in names and value >= 0 else value for key, value in row.items()}
-        for row in loaded
-    ]
+def _stratified(rows: int, strata: Sequence[object] | None, seed: int) -> np.ndarray:
+    """All places in a seeded random order in which the classes are spread evenly."""
+    generator = np.random.default_rng([seed, 1])
+    order = generator.permutation(rows)
+    if strata is None:
+        return order
+    within: dict[object, list[int]] = {}
+    for place in order.tolist():
+        within.setdefault(strata[place], []).append(place)
+    keys = {place: (i + generator.random()) / len(own) for own in within.values() for i, place in enumerate(own)}
+    return np.array(sorted(keys, key=lambda place: keys[place]))

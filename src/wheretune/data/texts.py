@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wheretune.errors import DataError
+from wheretune.data.cells import MAYBE_GAPS, kind, whole_text
+from wheretune.data.reading import Fault
+from wheretune.support.log import log
 
 if TYPE_CHECKING:
     from wheretune.data.reading import Table
@@ -26,6 +28,7 @@ class TextData:
         labels: The label of each row as the task reads it (a class index, a number); None where there are none.
         rows: The row of each text in its source, from 0.
         continuations: What follows each text, where the task names a column for it.
+        unread: By row of the source, why a row that is left out could not be used.
     """
 
     info: DataInfo
@@ -33,44 +36,54 @@ class TextData:
     labels: tuple[Any, ...] | None
     rows: tuple[int, ...]
     continuations: tuple[str, ...] | None = None
+    unread: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.texts)
 
 
-def read_texts(table: Table, columns: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """The texts of each row.
+def text_faults(table: Table, columns: Mapping[str, str]) -> dict[int, Fault]:
+    """By place, why the texts of a row cannot be used.
 
     Args:
         table: The rows.
         columns: By setting, the column that it names.
 
     Raises:
-        DataError: A column is missing, or a text is empty or not encodable.
+        DataError: A column is missing.
     """
-    cells = [[as_text(cell) for cell in table.column(name, field)] for field, name in columns.items()]
-    texts = list(zip(*cells, strict=True))
-    empty = [place for place, parts in enumerate(texts) if not all(text.strip() for text in parts)]
-    if empty:
-        raise DataError(
-            f"{table.source} has empty text in {table.where(empty)}", "remove these rows or give them a text"
-        )
-    broken = [place for place, parts in enumerate(texts) if not all(encodable(text) for text in parts)]
-    if broken:
-        raise DataError(
-            f"{table.source} has half a character (a lone surrogate) in {table.where(broken)}", "mend these rows"
-        )
-    return texts
+    faults: dict[int, Fault] = {}
+    unsure: Counter[str] = Counter()
+    for setting, name in columns.items():
+        for place, cell in enumerate(table.column(name, setting)):
+            why = _text_fault(cell)
+            if why is not None:
+                faults.setdefault(place, Fault(why, setting))
+            elif cell in MAYBE_GAPS:
+                unsure[str(cell)] += 1
+    for word, times in unsure.items():
+        log.warning("%s has the text %r %d times; where it stands for a gap, leave it empty", table.source, word, times)
+    return faults
 
 
-def encodable(text: str) -> bool:
-    """Whether every character of a text is whole."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+def _text_fault(cell: object) -> str | None:
+    if cell is None:
+        return "empty text"
+    other = kind(cell)
+    if other is not None:
+        return f"{other} where a text belongs"
+    return None if whole_text(str(cell)) else "half a character (a lone surrogate)"
 
 
-def as_text(value: object) -> str:
-    """A cell as text; nothing where it is missing."""
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+def read_texts(table: Table, columns: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """The texts of each row, which `text_faults` has seen.
+
+    Args:
+        table: The rows.
+        columns: By setting, the column that it names.
+    """
+    cells = [[str(cell) for cell in table.column(name, setting)] for setting, name in columns.items()]
+    return list(zip(*cells, strict=True))
 
 
 def shuffled(data: TextData, seed: int) -> TextData:

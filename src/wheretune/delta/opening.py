@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 
 from wheretune import catalog
+from wheretune.data.sources import located
 from wheretune.data.tokens import encode
 from wheretune.delta.folder import ADAPTER, MANIFEST, TENSORS, base_spec, local_folder, read_manifest
 from wheretune.errors import DeltaError
@@ -23,7 +24,7 @@ from wheretune.model.identity import describe
 from wheretune.model.opening import open_model
 from wheretune.model.placement import hold_masters
 from wheretune.records import older
-from wheretune.records.base import from_json, looks, to_json
+from wheretune.records.base import Spec, from_json, looks, to_json
 from wheretune.records.runs import Manifest
 from wheretune.tasks.base import load_data, task_of
 from wheretune.tuners.peft import attach_saved
@@ -148,9 +149,19 @@ class Finetuned:
             logits: Tensor = used.eval()(**batch).logits
         return logits.float()
 
-    def read(self, source: str, labels: LabelUse) -> TextData:
-        """Data with the columns, task and classes of the training data."""
-        return load_data(replace(self.data.spec, source=source, max_samples=None), like=self.data, labels=labels)
+    def read(self, data: Any, labels: LabelUse, columns: Mapping[str, str] | None = None) -> TextData:
+        """Data with the task and classes of the training data; `unread` says which rows cannot be used, and why.
+
+        Args:
+            data: A source by its name, of whose splits `test` is read, or the data itself; see `load_data`.
+            labels: As for `load_data`.
+            columns: By setting of the task, columns that are called otherwise than in the training data.
+        """
+        source = located(data, "test", "validation") if isinstance(data, str) else "memory"
+        trained = self.data.spec
+        task = Spec(trained.task.name, trained.task.params | dict(columns or {}))
+        spec = replace(trained, source=source, task=task, max_samples=None, part=None, bad_rows="skip")
+        return load_data(spec, like=self.data, labels=labels, rows=None if isinstance(data, str) else data)
 
 
 def open_finetuned(folder: str | Path, model: str | ModelSpec | None = None) -> Finetuned:

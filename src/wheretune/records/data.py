@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import field
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from wheretune.errors import ConfigError
 from wheretune.records.base import Spec, record, require
@@ -34,11 +34,15 @@ class DataSpec:
     """Which data, and how it is read.
 
     Attributes:
-        source: A local file, a hub data set as `name:config:split`, or a word for data in memory.
+        source: A local file, several with commas, a pattern such as `data/*.parquet`, `-` for standard input, a folder
+            of splits or a hub data set as `place:config:split`, or a word for data in memory.
         task: What is to be learned; its columns and templates are the task's own settings. `auto` asks the data.
         max_samples: At most so many rows, drawn with `seed`; None means all.
         max_length: Tokens a text is cut to; None means what the model can read, at most 512.
-        seed: Seed for the draw of `max_samples` rows.
+        seed: Seed for the draw of `max_samples` rows, and for the order in which `part` takes them.
+        bad_rows: What becomes of rows that cannot be used: `refuse` all the data, or `skip` them.
+        part: Where a part of the rows begins and ends, as shares of all in a seeded order that spreads the classes
+            evenly: (0, 0.1) and (0.1, 1) are a tenth for validation and the rest. None means all.
     """
 
     source: str
@@ -46,8 +50,12 @@ class DataSpec:
     max_samples: int | None = None
     max_length: int | None = None
     seed: int = 0
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    part: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.part is not None and not 0 <= self.part[0] < self.part[1] <= 1:
+            raise ConfigError(f"part is {self.part}", "give two shares from 0 to 1, the lower first", "part")
         for name, value in (("max_samples", self.max_samples), ("max_length", self.max_length)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', ' ')} is {value}", "give 1 or more", name)
@@ -64,6 +72,7 @@ class DataInfo:
         task: The task that the data makes, with its settings; `unlabelled` where no labels were read.
         classes: The names of the classes; none where the task has none.
         hash: SHA-256 over texts and labels.
+        left_out: How many rows could not be used.
     """
 
     spec: DataSpec
@@ -71,6 +80,7 @@ class DataInfo:
     task: Spec
     classes: tuple[str, ...]
     hash: str
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         require(self.rows >= 0, f"it has {self.rows} rows")

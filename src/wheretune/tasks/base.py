@@ -6,24 +6,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from wheretune import catalog
-from wheretune.data.reading import read_table
-from wheretune.data.texts import TextData, as_text, read_texts
+from wheretune.data.cells import MAYBE_GAPS, is_number, written_kind
+from wheretune.data.reading import SHOWN, Fault, drawn, read_table, usable
+from wheretune.data.texts import TextData, read_texts, take, text_faults
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec
 from wheretune.records.data import DataInfo, DataSpec
 from wheretune.support.files import digest_rows
+from wheretune.support.log import log
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Shaped
     from torch import Tensor
 
-    from wheretune.data.reading import Row, Table
+    from wheretune.data.reading import Table
     from wheretune.metrics.base import Predictions
     from wheretune.records.data import Collate
 
@@ -53,15 +56,18 @@ class TaskReader(Protocol):
 
     name: ClassVar[str]
 
-    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
-        """One or two texts per row and, where the task names a column for it, what follows each row's text.
+    def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
+        """By place in the table, why a row cannot be used; the arguments are those of `labels`.
 
         Raises:
-            DataError: A column is missing, or a text cannot be used.
+            DataError: A column is missing.
         """
 
+    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+        """One or two texts per row and, where the task names a column for it, what follows each row's text."""
+
     def labels(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> Labelled:
-        """The labels.
+        """The labels of rows without faults.
 
         Args:
             table: The rows.
@@ -69,7 +75,7 @@ class TaskReader(Protocol):
             use: `optional` lets the default label column be missing; `ignored` does not look at labels.
 
         Raises:
-            DataError: A label is missing, of the wrong kind or unknown, or all are the same.
+            DataError: The column is missing, or all labels are the same where they must differ.
         """
 
 
@@ -144,10 +150,22 @@ class TextTask:
         """Another task with the same columns."""
         return kind(**{one.name: getattr(self, one.name) for one in dataclasses.fields(TextTask)})
 
-    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+    @property
+    def text_columns(self) -> dict[str, str]:
+        """By setting, the columns of texts."""
         named = ("text_column", "pair_column", "target_column")
-        columns = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
-        texts = read_texts(table, columns)
+        return {name: getattr(self, name) for name in named if getattr(self, name) is not None}
+
+    def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
+        found = text_faults(table, self.text_columns)
+        for place, cell in enumerate(self.label_cells(table, use) or ()):
+            fault = _label_fault(cell, self.label_name) or self.unlike(cell, classes)
+            if fault is not None:
+                found.setdefault(place, fault)
+        return found
+
+    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+        texts = read_texts(table, self.text_columns)
         if self.target_column is None:
             return texts, None
         return [text[:-1] for text in texts], [text[-1] for text in texts]
@@ -157,27 +175,44 @@ class TextTask:
         """The column of the labels."""
         return self.label_column or "label"
 
+    def unlike(self, cell: object, classes: tuple[str, ...] | None) -> Fault | None:
+        """Why a label that is one string or number is none of this task's; by default all are.
+
+        Args:
+            cell: As `label_cells` gives it.
+            classes: As for `labels`.
+        """
+        return None
+
     def label_cells(self, table: Table, use: LabelUse) -> list[object] | None:
         """The cells of the label column; None where they are not looked at, or may be missing and are.
 
+        Among numbers, words such as NA are gaps.
+
         Raises:
-            DataError: The column is missing, or a cell is empty.
+            DataError: The column is missing.
         """
         column = self.label_name
         if use == "ignored" or (use == "optional" and self.label_column is None and not table.has(column)):
             return None
         cells = table.column(column, "label_column")
-        missing = [place for place, cell in enumerate(cells) if not as_text(cell).strip()]
-        if missing:
-            raise DataError(
-                f"{table.source} has no {column} in {table.where(missing)}", "remove these rows or label them"
-            )
+        others = {cell for cell in cells if isinstance(cell, str | int | float) and cell not in MAYBE_GAPS}
+        if others and all(map(is_number, others)):
+            return [None if isinstance(cell, str) and cell in MAYBE_GAPS else cell for cell in cells]
         return cells
 
     def collator(self, tokenizer: Any) -> Collate:
         from wheretune.data.batches import collator
 
         return collator(tokenizer)
+
+
+def _label_fault(cell: object, column: str) -> Fault | None:
+    """Why a cell is no label of any task."""
+    if cell is None:
+        return Fault(f"no {column}", "label_column")
+    other = written_kind(cell)
+    return None if other is None else Fault(f"{other} where one {column} belongs", "label_column")
 
 
 def task_of(info: DataInfo) -> Task:
@@ -187,33 +222,66 @@ def task_of(info: DataInfo) -> Task:
 
 
 def load_data(
-    spec: DataSpec,
+    what: Any,
     *,
     like: DataInfo | None = None,
     labels: LabelUse = "required",
-    rows: Sequence[Row] | None = None,
+    rows: Any = None,
 ) -> TextData:
-    """Reads and checks what `spec` names.
+    """Reads and checks data.
 
     Args:
-        spec: Where the data is and how to read it.
-        like: The training data, whose task and classes this data must share; where the task of `spec` leaves a setting
-            out (a column), the training data's holds.
+        what: A `DataSpec`; or a source by its name; or the data itself, as for `rows`.
+        like: The training data, whose task and classes this data must share; where the task of the spec leaves a
+            setting out (a column), the training data's holds.
         labels: `optional` lets the default label column be missing; `ignored` does not look at labels.
-        rows: The rows themselves, where they are in memory and `spec.source` is only a word for them.
+        rows: The data itself, where it is in memory and the spec's `source` is only a word for it: a list of dicts or
+            of strings, a dict of columns, a `datasets.Dataset` or `DatasetDict`, a frame of pandas or polars.
 
     Raises:
         ConfigError: There is no such task, or it is not that of the training data.
-        DataError: A column is missing, a text is empty, a label is missing, unknown, or there is one class only.
+        DataError: A column is missing, a row cannot be used and the spec does not skip such rows, or there is one class
+            only.
     """
+    if isinstance(what, str):
+        what = DataSpec(what)
+    spec, rows = (what, rows) if isinstance(what, DataSpec) else (DataSpec("memory"), what)
     reader: TaskReader = catalog.build("task", spec.task if like is None else _shared(spec, like))
-    table = read_table(spec, rows)
+    classes = None if like is None else like.classes
+    every = read_table(spec, rows)
+    faults = reader.faults(every, classes, labels)
+    table = usable(every, faults, spec.bad_rows)
     texts, continuations = reader.texts(table)
-    read = reader.labels(table, like.classes if like is not None else None, labels)
-    info = DataInfo(spec, len(table), _brief(read.task), read.classes, _digest(texts, continuations, read.values))
-    return TextData(
-        info, tuple(texts), read.values, table.numbers, None if continuations is None else tuple(continuations)
-    )
+    read = reader.labels(table, classes, labels)
+    places = drawn(spec, len(table), read.values if read.classes else None)
+    info = DataInfo(spec, len(places), _brief(read.task), read.classes, hash="", left_out=len(faults))
+    follow = None if continuations is None else tuple(continuations)
+    unread = {every.numbers[place]: fault.why for place, fault in faults.items()}
+    data = take(TextData(info, tuple(texts), read.values, table.numbers, follow, unread), places)
+    if classes is None and data.labels is not None and read.classes:
+        say_classes(data)
+    return replace(data, info=replace(info, hash=_digest(data.texts, data.continuations, data.labels)))
+
+
+UNEVEN = 4.0  # how many times as many rows as the rarest class the most frequent one has, when that is said
+
+
+def say_classes(data: TextData) -> None:
+    """Says when the classes are uneven, or when a draw of rows has lost some."""
+    assert data.labels is not None
+    source, times = data.info.spec.source, Counter(data.info.classes[label] for label in data.labels)
+    lost = [name for name in data.info.classes if not times[name]]
+    if lost:
+        log.warning(
+            "none of the %d rows drawn from %s is of %s, so nothing is learned of it; draw more (max_samples)",
+            len(data), source, " or ".join(map(repr, lost[:SHOWN])) + (" and others" if len(lost) > SHOWN else ""),
+        )  # fmt: skip
+    (most, many), (least, few) = times.most_common()[0], times.most_common()[-1]
+    if many >= UNEVEN * few:
+        log.warning(
+            "the classes of %s are uneven: of %d rows %d are %r and %d %r; read macro-f1 beside accuracy",
+            source, len(data), many, most, few, least,
+        )  # fmt: skip
 
 
 def _shared(spec: DataSpec, like: DataInfo) -> Spec:
@@ -243,18 +311,18 @@ def _digest(texts: Sequence[tuple[str, ...]], continuations: Sequence[str] | Non
 
 
 def from_texts(
-    texts: Sequence[str | tuple[str, str]],
-    labels: Sequence[object] | None = None,
+    texts: Iterable[str | tuple[str, str]],
+    labels: Iterable[object] | None = None,
     *,
     task: str = "auto",
     max_length: int | None = None,
     name: str = "memory",
 ) -> TextData:
-    """Data that is already in memory.
+    """Data that is already in memory, as texts and labels; `load_data` takes data sets, frames and lists of dicts.
 
     Args:
         texts: One string per row, or a pair of strings per row.
-        labels: Per row a class (string or whole number) or a number; scoring needs none.
+        labels: Per row a class (string or whole number) or a number, also as an array or a tensor; scoring needs none.
         task: The name of a task; `auto` makes a regression of numbers that are not all whole.
         max_length: Tokens a text is cut to; None means what the model can read, at most 512.
         name: What to call the data in results.
@@ -262,14 +330,17 @@ def from_texts(
     Raises:
         DataError: As for `load_data`, or the lengths differ, or some rows are pairs and some are not.
     """
-    if labels is not None and len(labels) != len(texts):
-        raise DataError(f"{len(texts)} texts and {len(labels)} labels", "give as many of the one as of the other")
-    parts = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
+    parts = [tuple(text) if isinstance(text, tuple | list) else (text,) for text in texts]
+    values = None if labels is None else list(labels)
+    if values is not None and len(values) != len(parts):
+        raise DataError(f"{len(parts)} texts and {len(values)} labels", "give as many of the one as of the other")
+    if not all(len(part) in (1, 2) for part in parts):
+        raise DataError("a row has neither one text nor two", "give a string or a pair of strings per row")
     if len({len(part) for part in parts}) > 1:
         raise DataError("some rows are pairs of texts and some are not", "give the one or the other")
     columns = ("text", "pair")[: len(parts[0]) if parts else 1]
-    rows: list[Row] = [dict(zip(columns, part, strict=True)) for part in parts]
-    if labels is not None:
-        rows = [{**row, "label": label} for row, label in zip(rows, labels, strict=True)]
+    rows: list[dict[str, object]] = [dict(zip(columns, part, strict=True)) for part in parts]
+    if values is not None:
+        rows = [{**row, "label": label} for row, label in zip(rows, values, strict=True)]
     params = {"pair_column": "pair"} if "pair" in columns else {}
     return load_data(DataSpec(name, Spec(task, params), max_length=max_length), labels="optional", rows=rows)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
+from wheretune.data.reading import Fault
 from wheretune.errors import DataError
 from wheretune.metrics.base import Predictions
 from wheretune.tasks.base import Labelled, TextTask
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
     from wheretune.data.reading import Table
     from wheretune.tasks.base import LabelUse
+
+WHOLE = re.compile(r"-?\d+\.0+")  # a whole number as a data frame writes it
 
 
 @final
@@ -42,13 +46,6 @@ class Classification(TextTask):
         names = [class_name(cell) for cell in cells]
         known = classes if classes is not None else tuple(sorted(set(names), key=natural))
         index = {name: place for place, name in enumerate(known)}
-        unknown = [place for place, name in enumerate(names) if name not in index]
-        if unknown:
-            raise DataError(
-                f"{table.source} has the label {names[unknown[0]]!r}, which the training data has not, "
-                f"in {table.where(unknown)}",
-                f"use the labels {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}",
-            )
         if len(known) < 2:
             raise DataError(
                 f"{table.source} has one class only ({self.label_name} is {known[0]!r} in every row)",
@@ -56,6 +53,12 @@ class Classification(TextTask):
                 "label_column",
             )
         return Labelled(self, tuple(index[name] for name in names), known)
+
+    def unlike(self, cell: object, classes: tuple[str, ...] | None) -> Fault | None:
+        if classes is None or class_name(cell) in classes:
+            return None
+        known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+        return Fault(f"the label {class_name(cell)!r}, which the training data has not ({known}),", "label_column")
 
     def describe(self, classes: Sequence[str]) -> str:
         return f"classification into {len(classes)} classes"
@@ -90,8 +93,9 @@ class Classification(TextTask):
 
 
 def class_name(cell: object) -> str:
-    """A label as a string; 1.0 from a data frame and 1 from JSON are the same class."""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+    """A label as a string; 1.0 from a data frame, "1.0" from its CSV and 1 from JSON are the same class."""
+    name = str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+    return str(int(name.partition(".")[0])) if WHOLE.fullmatch(name) else name
 
 
 def natural(name: str) -> tuple[int, int, str]:

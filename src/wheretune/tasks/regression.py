@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
+from wheretune.data.reading import Fault
 from wheretune.errors import DataError
 from wheretune.metrics.base import Predictions
 from wheretune.tasks.base import Labelled, TextTask
@@ -37,17 +38,12 @@ class Regression(TextTask):
         if cells is None:
             return self.become(Unlabelled).labels(table, classes, use)
         numbers = tuple(number(cell) for cell in cells)
-        for place, value in enumerate(numbers):
-            if not math.isfinite(value):
-                raise DataError(
-                    f"{table.source} has the {self.label_name} {cells[place]!r} in {table.where([place])}, "
-                    "which is no number",
-                    "mend the row, or make it a classification",
-                    "task",
-                )
-        if min(numbers) == max(numbers):
+        if classes is None and min(numbers) == max(numbers):
             raise DataError(f"{table.source} has the same {self.label_name} in every row", "give data that varies")
         return Labelled(self, numbers)
+
+    def unlike(self, cell: object, classes: tuple[str, ...] | None) -> Fault | None:
+        return None if math.isfinite(number(cell)) else Fault(f"no number as {self.label_name}: {cell!r}", "task")
 
     def describe(self, classes: Sequence[str]) -> str:
         return "regression"

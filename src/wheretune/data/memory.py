@@ -1,0 +1,90 @@
+"""Data that is already in memory -> rows: data sets, data frames, tables, lists and columns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from wheretune.data.files import Row, arrow_rows, named_once, with_classes
+from wheretune.errors import DataError
+from wheretune.support.log import log
+
+KINDS = "a list of dicts or of strings, a dict of columns, a Dataset, a DatasetDict, or a frame of pandas or polars"
+
+
+def rows_in(data: Any) -> list[Row]:
+    """The rows of `data`.
+
+    Args:
+        data: A list of dicts, or of strings, which become the column `text`; a dict of columns; a `datasets.Dataset`;
+            a `DatasetDict`, of which `train` is read; a frame or a series of pandas or polars; a table of Arrow's.
+
+    Raises:
+        DataError: It is none of these.
+    """
+    for library, classes, read in KNOWN:
+        module = sys.modules.get(library)  # what nobody has opened has made no object
+        if module is not None and isinstance(data, tuple(getattr(module, name) for name in classes)):
+            return read(data)
+    if isinstance(data, Mapping):
+        return _of_columns(data)
+    if isinstance(data, str | bytes) or not isinstance(data, Iterable):
+        raise DataError(f"a {type(data).__name__} holds no rows", f"give {KINDS}")
+    return _of_list(list(data))
+
+
+def _of_splits(data: Any) -> list[Row]:
+    return rows_in(data[_one_split(list(data))])
+
+
+def _of_dataset(data: Any) -> list[Row]:
+    names = {column: one.names for column, one in (data.features or {}).items() if hasattr(one, "names")}
+    return with_classes(list(data), names)
+
+
+def _of_pandas(frame: Any) -> list[Row]:
+    rows: list[Row] = frame.set_axis(named_once([str(name) for name in frame.columns]), axis=1).to_dict("records")
+    return rows
+
+
+def _of_polars(frame: Any) -> list[Row]:
+    rows: list[Row] = frame.lazy().collect().to_dicts()
+    return rows
+
+
+KNOWN: tuple[tuple[str, tuple[str, ...], Callable[[Any], list[Row]]], ...] = (
+    ("datasets", ("DatasetDict", "IterableDatasetDict"), _of_splits),
+    ("datasets", ("Dataset", "IterableDataset"), _of_dataset),
+    ("pandas", ("DataFrame",), _of_pandas),
+    ("polars", ("DataFrame", "LazyFrame"), _of_polars),
+    ("pyarrow", ("Table",), arrow_rows),
+)
+
+
+def _one_split(splits: list[str]) -> str:
+    chosen = "train" if "train" in splits else splits[0]
+    if len(splits) > 1 and "train" not in splits:
+        raise DataError(f"the data set has the splits {', '.join(splits)}", "hand over one of them: data[split]")
+    if len(splits) > 1:
+        log.warning("of the splits %s, %s is read", ", ".join(splits), chosen)
+    return chosen
+
+
+def _of_columns(columns: Mapping[Any, Any]) -> list[Row]:
+    lengths = {
+        len(cells) if hasattr(cells, "__len__") and not isinstance(cells, str) else -1 for cells in columns.values()
+    }
+    if len(lengths) != 1 or -1 in lengths:
+        raise DataError("the columns are not lists of one length", f"give {KINDS}")
+    return [dict(zip(map(str, columns), cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+
+
+def _of_list(rows: list[Any]) -> list[Row]:
+    if all(isinstance(row, Mapping) for row in rows):
+        return rows
+    wrong = next((place for place, row in enumerate(rows) if not (row is None or isinstance(row, str))), None)
+    if wrong is not None:
+        what = type(rows[wrong]).__name__
+        raise DataError(f"row {wrong + 1} is a {what}, neither a dict nor a string", f"give {KINDS}")
+    return [{"text": row} for row in rows]

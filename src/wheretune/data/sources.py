@@ -1,0 +1,182 @@
+"""What a source names: files, folders of splits, standard input and hub data sets -> rows."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from wheretune.data.files import STANDARD_INPUT, Row, known_ending, read_file
+from wheretune.data.memory import rows_in
+from wheretune.errors import DataError
+from wheretune.support.hub import HUB_SECONDS, ask_hub
+from wheretune.support.words import first_line
+
+SPLITS = {  # by split, the words that name it in files and folders, as Hugging Face's `datasets` has them
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+PLACE = re.compile(r"(?P<place>.+?)(?::(?P<config>[^:]*)(?::(?P<split>[^:\[]+(\[.*\])?))?)?")
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def read_source(source: str) -> list[tuple[str, list[Row]]]:
+    """The rows of each part of a source, with the part's name.
+
+    Args:
+        source: A file; several with commas; a pattern such as `data/*.parquet`; `-`, standard input; or, as
+            `place:config:split`, a hub data set or a folder with files such as `train.jsonl` and `test.csv`. Config and
+            split may be left out; the split is `train` then.
+
+    Raises:
+        DataError: It does not exist, cannot be read as what its ending says, or has no rows.
+    """
+    parts = [(name, rows) for part in _parts(source) for name, rows in _read(part)]
+    if not any(rows for _, rows in parts):
+        raise DataError(f"{source} has no rows", "give a file with data")
+    return parts
+
+
+def located(source: str, *splits: str) -> str:
+    """A source as it is found from elsewhere too: absolute paths, links kept, and the split said where one is needed.
+
+    Args:
+        source: As for `read_source`.
+        splits: Which split is meant where it names none; of a folder, the first that is there.
+    """
+    return ",".join(_located(part, splits or ("train",)) for part in _parts(source))
+
+
+def _located(part: str, splits: tuple[str, ...]) -> str:
+    path = Path(part)
+    if part == STANDARD_INPUT:
+        return part
+    if (path.exists() and not path.is_dir()) or _matched(part):
+        return str(path.absolute())
+    place, config, split = _place(part)
+    folder = Path(place)
+    if folder.is_dir():
+        split = split or next((one for one in splits if one in _splits(folder / (config or ""))), splits[0])
+        return f"{folder.absolute()}:{config or ''}:{split}"
+    return f"{place}:{config or ''}:{split or splits[0]}" if _may_be_on_hub(place) else part
+
+
+def _parts(source: str) -> list[str]:
+    if Path(source).exists() or "," not in source:
+        return [source]
+    return [part.strip() for part in source.split(",") if part.strip()]
+
+
+def _read(part: str) -> Iterator[tuple[str, list[Row]]]:
+    if part == STANDARD_INPUT or (Path(part).exists() and not Path(part).is_dir()):
+        yield part, read_file(part)
+        return
+    matched = _matched(part)
+    if matched:
+        yield from ((name, read_file(name)) for name in matched)
+        return
+    place, config, split = _place(part)
+    if Path(place).is_dir():
+        yield from _read_folder(Path(place) / (config or ""), split or "train")
+    elif _may_be_on_hub(place):
+        yield part, _read_hub(place, config or "", split or "train")
+    else:
+        what = "no file matches" if glob.has_magic(part) else "no such file:"
+        raise DataError(f"{what} {part}", "check the path, or name a hub data set as name:config:split")
+
+
+def _matched(part: str) -> list[str]:
+    """The files that a pattern matches, in order."""
+    if not glob.has_magic(part):
+        return []
+    names = glob.glob(part, recursive=True)  # noqa: PTH207  (a pattern may be absolute)
+    return sorted(name for name in names if not Path(name).is_dir())
+
+
+def _place(part: str) -> tuple[str, str | None, str | None]:
+    found = None if Path(part).is_dir() else PLACE.fullmatch(part)
+    return (part, None, None) if found is None else (found["place"], found["config"], found["split"])
+
+
+def _may_be_on_hub(place: str) -> bool:
+    return HUB_NAME.fullmatch(place) is not None and not known_ending(place) and not place.startswith(".")
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+def _splits(folder: Path) -> dict[str, list[str]]:
+    """The files of a folder by split; files whose path names none are for training, if no file's path does."""
+    files = [path for path in sorted(folder.rglob("*")) if known_ending(path.name) and path.is_file()]
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found: dict[str, list[str]] = {}
+    for path in files:
+        words = re.split(r"[^a-z]+", str(path.relative_to(folder)).lower())
+        split = next((split for split, names in SPLITS.items() if any(name in words for name in names)), None)
+        if split is not None:
+            found.setdefault(split, []).append(str(path))
+    return found or ({"train": [str(path) for path in files]} if files else {})
+
+
+def _read_folder(folder: Path, split: str) -> Iterator[tuple[str, list[Row]]]:
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        yield str(folder), _read_saved(folder, split)
+        return
+    splits = _splits(folder)
+    named = next((one for one, names in SPLITS.items() if split in names), split)
+    if named not in splits:
+        there = f"its splits: {', '.join(splits)}" if splits else "it holds no file that can be read"
+        raise DataError(f"the folder {folder} has no split {split} ({there})", "name a split, or the file itself")
+    yield from ((name, read_file(name)) for name in splits[named])
+
+
+def _read_saved(folder: Path, split: str) -> list[Row]:
+    """What `save_to_disk` of `datasets` wrote."""
+    from datasets import DatasetDict, load_from_disk
+
+    loaded = load_from_disk(str(folder))
+    if isinstance(loaded, DatasetDict) and split not in loaded:
+        raise DataError(f"{folder} has no split {split} (its splits: {', '.join(loaded)})", "name one of them")
+    return rows_in(loaded[split] if isinstance(loaded, DatasetDict) else loaded)
+
+
+# --- the hub -------------------------------------------------------------------------------------
+
+
+def _read_hub(name: str, config: str, split: str) -> list[Row]:
+    """A data set of the hub; where the hub does not answer, what is cached will do."""
+    from huggingface_hub import HfApi
+
+    try:
+        ask_hub(lambda: HfApi().dataset_info(name, timeout=HUB_SECONDS))
+        silent = None
+    except Exception as error:
+        silent = error
+    try:
+        from datasets import load_dataset
+
+        with _offline() if silent else nullcontext():
+            return rows_in(load_dataset(name, config or None, split=split))
+    except Exception as error:
+        raise DataError(
+            f"no file or folder {name!r} here, and the hub does not give the data set {name}:{config}:{split} "
+            f"({first_line(silent or error)})",
+            "check the name and the network, or give a local file",
+        ) from error
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Has `datasets` look in its cache alone: asked over a broken network, it would wait for minutes."""
+    from datasets import config
+
+    settings: Any = config
+    before, settings.HF_HUB_OFFLINE = settings.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        settings.HF_HUB_OFFLINE = before
