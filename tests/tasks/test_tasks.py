@@ -113,3 +113,15 @@ def test_a_class_is_hashed_as_the_number_that_it_was():
     assert data.labels == (0, 1)
     lines = '[["a"], 0.0]\n[["b"], 1.0]\n'  # as 0.1.0 hashed them
     assert data.info.hash == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_the_usual_columns_of_texts_are_read_where_none_is_named():
+    pairs = [{"premise": "a", "hypothesis": "b", "label": "yes"}, {"premise": "c", "hypothesis": "d", "label": "no"}]
+    assert load_data(pairs).texts == (("a", "b"), ("c", "d"))
+    read = load_data([{"sentence": "a", "label": "yes"}, {"sentence": "b", "label": "no"}])
+    assert read.texts == (("a",), ("b",)) and read.info.task.params == {"text_column": "sentence"}
+    assert load_data([{"sentence": "c", "label": "no"}], like=read.info).texts == (("c",),)
+    named = Spec("auto", {"text_column": "premise"})
+    assert load_data(DataSpec("here", named), rows=pairs).texts == (("a",), ("c",))
+    with pytest.raises(DataError, match="no column 'text'"):
+        load_data([{"words": "a", "label": "yes"}])

@@ -249,6 +249,7 @@ def load_data(
     reader: TaskReader = catalog.build("task", spec.task if like is None else _shared(spec, like))
     classes = None if like is None else like.classes
     every = read_table(spec, rows)
+    reader = usual_columns(reader, every)
     faults = reader.faults(every, classes, labels)
     table = usable(every, faults, spec.bad_rows)
     texts, continuations = reader.texts(table)
@@ -261,6 +262,26 @@ def load_data(
     if classes is None and data.labels is not None and read.classes:
         say_classes(data)
     return replace(data, info=replace(info, hash=_digest(data.texts, data.continuations, data.labels)))
+
+
+USUAL = (  # how public data sets call their texts, where there is no column `text`
+    ("text_a", "text_b"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
+    ("question", "sentence"), ("sentence_A", "sentence_B"), ("text1", "text2"),
+    ("sentence",), ("review",), ("content",),
+)  # fmt: skip
+
+
+def usual_columns(reader: TaskReader, table: Table) -> TaskReader:
+    """The same reader for the columns of public data sets, where none was named and there is no column `text`."""
+    left_open = isinstance(reader, TextTask) and reader.text_column == "text" and reader.pair_column is None
+    if not left_open or table.has("text"):
+        return reader
+    found = next((columns for columns in USUAL if all(map(table.has, columns))), None)
+    if found is None:
+        return reader
+    log.warning("the texts of %s are read from %s", table.source, " and ".join(found))
+    named = dict(zip(("text_column", "pair_column"), found, strict=False))
+    return dataclasses.replace(reader, **named)  # type: ignore[type-var]
 
 
 UNEVEN = 4.0  # how many times as many rows as the rarest class the most frequent one has, when that is said
