@@ -168,3 +168,19 @@ def test_a_reader_that_has_heard_enough(tmp_path, run, files, tiny_folder):
         ["bash", "-c", command], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": SOURCE}
     )
     assert done.stdout.splitlines()[1] == "0" and "Traceback" not in done.stderr
+
+
+def test_what_is_left_open_is_said_in_one_line_and_what_is_given_is_used(run, files, tiny_folder, tmp_path):
+    command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--epochs", 1, "--output"]
+    code, out, err = run(*command, tmp_path / "auto")
+    assert code == 0, err
+    taken = json.loads((tmp_path / "auto" / "result.json").read_text())["learning_rate"]
+    assert f"1 of 4 layers, a third; learning rate {taken:g}: what suits full on 1 of 4 layers" in out
+    code, out, err = run(*command, tmp_path / "given", "--learning-rate", "1e-3", "--k", 2)
+    result = json.loads((tmp_path / "given" / "result.json").read_text())
+    assert code == 0 and "what suits" not in out, err
+    assert result["learning_rate"] == 1e-3 and len(result["plan"]["layers"]) == 2
+    code, out, err = run(*command, tmp_path / "asked", "--learning-rate", "auto", "--k", "auto")
+    assert code == 0 and "1 of 4 layers, a third" in out, err
+    one_line(*run(*command, tmp_path / "no", "--learning-rate", "fast")[::2], "--learning-rate is 'fast'")
+    one_line(*run(*command, tmp_path / "no", "--k", "many")[::2], "--k is 'many'")
