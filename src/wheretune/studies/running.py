@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wheretune import catalog, planning
 from wheretune.errors import WheretuneError
 from wheretune.records.base import Spec, to_json
-from wheretune.records.runs import CacheSettings, RunSpec, check_cache
+from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings, check_cache
 from wheretune.records.scores import Reading, load_scores, save_scores
 from wheretune.selectors.base import resolve_k
 from wheretune.session import Session
@@ -65,7 +65,8 @@ def compare(
     data = _data(what, session)
     what = settled(what)
     scorers = {method.name: _scorer(what, method) for method in what.methods if methods.needs_scores(method)}
-    claim(folder / COMPARISON, _claimed(what, data, list(scorers.values()), session))
+    claimed = _claimed(what, data, list(scorers.values()), session)
+    claim(folder / COMPARISON, claimed, defaults={"settings": to_json(TrainSettings())})
     scores = _scores(what, scorers, folder, session)
     executor: Executor = catalog.build("executor", what.executor)
     work = Work(what, scores, folder, cache, session)
