@@ -104,7 +104,7 @@ def test_a_folder_of_other_data_and_a_damaged_candidate_are_refused(tmp_path):
         trials.score(probe, opened, data_of(seed=1), Reading(), tmp_path)
     (path,) = tmp_path.glob("*/layer-*.json")
     path.write_text(json.dumps({"layer": 1}))
-    with pytest.raises(ConfigError, match="is no Candidate"):
+    with pytest.raises(ConfigError, match="is not a valid candidate"):
         trials.candidates(tmp_path, probe)
 
 

@@ -121,7 +121,7 @@ def find(axis: str, name: str) -> Any:
         return getattr(import_module(module), attribute)
     offered = _offered(axis)
     if name not in offered:
-        raise ConfigError(f"there is no {axis} {name!r}", nearest(name, names(axis)))
+        raise ConfigError(f"there is no {axis} {name!r}", nearest(name, names(axis)), axis)
     return offered[name]
 
 
@@ -170,7 +170,7 @@ def build(axis: str, spec: Spec) -> Any:
             _refuse_unknown(axis, spec.name, key, fields)
         kind = fields[key]
         if not kind.fits(value):
-            raise ConfigError(f"the {axis} {spec.name} has {key}={value!r}", f"give {kind.words}", key)
+            raise ConfigError(f"the {axis} {spec.name} has {key}={value!r}", f"give {kind.words}", axis)
         given[key] = build(axis, value) if isinstance(value, Spec) and not kind.keeps_spec else value
     try:
         return made(**given)
@@ -208,13 +208,13 @@ def written(axis: str, text: str, options: Iterable[str] = ()) -> Spec:
     for option in [*inside, *options]:
         key, equals, value = option.partition("=")
         if not equals:
-            raise ConfigError(f"the {axis} option {option!r} has no value", "write name=value")
+            raise ConfigError(f"the {axis} option {option!r} has no value", "write name=value", axis)
         if key not in fields:
             _refuse_unknown(axis, name, key, fields)
         try:
             params[key] = fields[key].read(value)
         except (ValueError, KeyError) as error:
-            raise ConfigError(f"the {axis} option {key} is {value!r}", f"give {fields[key].words}", key) from error
+            raise ConfigError(f"the {axis} option {key} is {value!r}", f"give {fields[key].words}", axis) from error
     return Spec(name, params)
 
 
@@ -251,7 +251,7 @@ def filled(axis: str, spec: Spec, **offered: Any) -> Spec:
 
 def _refuse_unknown(axis: str, name: str, key: str, fields: Mapping[str, Any]) -> NoReturn:
     what = nearest(key, fields) if fields else "it has none"
-    raise ConfigError(f"the {axis} {name} has no option {key!r}", what)
+    raise ConfigError(f"the {axis} {name} has no option {key!r}", what, axis)
 
 
 # --- what a field's annotation says of its values -------------------------------------------------

@@ -29,7 +29,7 @@ from wheretune.model.inputs import max_tokens
 from wheretune.model.opening import load_tokenizer, outline
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
-from wheretune.records.runs import RunResult, RunSpec, load_result
+from wheretune.records.runs import RunResult, RunSpec, TrainSettings, load_result
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
@@ -184,7 +184,7 @@ def tune(
     if spec.plan is not None:
         check_plan(opened.info, spec.plan)
     sweep(folder)
-    claim(folder / RUN, _claimed(spec, opened, data))
+    claim(folder / RUN, _claimed(spec, opened, data), defaults={"settings": to_json(TrainSettings())})
     if (folder / RESULT).is_file():
         _leave_no_checkpoint(folder)
         return load_result(folder / RESULT)
@@ -287,8 +287,11 @@ def _share(spec: RunSpec, plan: Plan) -> str:
 
 
 def _claimed(spec: RunSpec, opened: Opened, data: dict[str, TextData]) -> dict[str, Any]:
-    """What a folder is for: the run, with model and data known by their content, wherever they lie."""
-    content = to_json(replace(spec, model=replace(spec.model, name="", revision=None)))
+    """What a folder is for: the run, with model and data known by their content, wherever they lie.
+
+    Metrics are no part of it: they change no training.
+    """
+    content = to_json(replace(spec, model=replace(spec.model, name="", revision=None), metrics=()))
     return content | {"model_hash": opened.info.hash, "data": {name: part.info.hash for name, part in data.items()}}
 
 

@@ -21,7 +21,7 @@ from helpers.texts import jsonl, sentences
         (["score", "--model", "{model}", "--train", "{train}", "--max-length", "0"], ["--max-length is 0"]),
         (["score", "--model", "{model}", "--train", "{train}", "--batch-size", "0"], ["--batch-size is 0"]),
         (["score", "--model", "{model}", "--train", "{train}", "--nonsense"], ["--nonsense", "--help"]),
-        (["score", "--model", "{model}", "--train", "{train}", "--seed", "x"], ["'--seed'", "integer"]),
+        (["score", "--model", "{model}", "--train", "{train}", "--seed", "x"], ["--seed is 'x'", "whole number"]),
         (["score", "--model", "{albert}", "--train", "{train}"], ["albert_layer_groups"]),
         (["score", "--model", "{broken}", "--train", "{train}"], ["output of layer 2 is not finite", "row"]),
         (["plan", "{scores}", "--select", "block-high"], ["'block-high'", "block-highest"]),

@@ -205,8 +205,8 @@ def test_a_shard_of_another_version_and_what_is_no_shard_are_refused_by_name(tmp
         ({"scorers": [{"name": "layer-probe", "params": {}}]}, "is no shard"),
         ({"scorers": [{"name": "cka", "params": {"estimator": 3}}]}, "the scorer cka has estimator=3"),
         ({"states": []}, "is no shard"),
-        ({"reading": {"batch_size": 0}}, "is no Reading"),
-        ({"model": {}}, "is no ModelInfo"),
+        ({"reading": {"batch_size": 0}}, "is not a valid reading"),
+        ({"model": {}}, "is not a valid model info"),
     ):
         save_file(tensors, path, {shards.KEY: json.dumps(content | change)})
         with pytest.raises(ConfigError, match=said):

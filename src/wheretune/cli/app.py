@@ -19,12 +19,19 @@ import typer
 from typer.core import TyperCommand
 
 from wheretune import __version__
-from wheretune.cli.groups import expanded, flag_of
+from wheretune.cli.groups import FIELDS, expanded, flag_of, was_given
 from wheretune.cli.printing import note, readable_anywhere
+from wheretune.cli.usage import said
 from wheretune.errors import WheretuneError
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
+AFTER_STOP = {  # by command, what a stop leaves; of the others, nothing
+    "tune": "give the same command again to continue from the last finished epoch",
+    "run": "give the same command again to continue from the last finished epoch",
+    "compare": "give the same command again to run only what is missing",
+    "demo": "give the same command again to run only what is missing",
+}
 COMMANDS = {  # by panel of the help: command -> module:function
     "Score": {"score": "scoring:score", "merge-scores": "scoring:merge_scores"},
     "Plan": {
@@ -54,22 +61,33 @@ class Command(TyperCommand):
             return super().make_context(*given, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        with spelling_flags(self):
+        with spelling_flags(self, ctx):
             return super().invoke(ctx)
 
 
 @contextmanager
-def spelling_flags(command: Any) -> Iterator[None]:
-    """Lets an error that is about a setting name the option of `command` for it."""
+def spelling_flags(command: Any, context: Any = None) -> Iterator[None]:
+    """Lets an error that is about a setting name the option of `command` for it, and its remedy the others."""
     try:
         yield
     except WheretuneError as error:
-        flag = flag_of(command, error.field)
-        if flag is None or error.field is None or flag in error.problem:
-            raise
-        remedy = re.sub(rf"\b{re.escape(error.field)}=", f"{flag} ", error.remedy)  # bad_rows=skip is --bad-rows skip
-        problem = error.problem if flag in remedy else spelled(error.problem, error.field, flag)
+        flag, problem, remedy = blamed(command, context, error.field), error.problem, error.remedy
+        if flag is not None and error.field is not None:
+            remedy = re.sub(rf"\b{re.escape(error.field)}=", f"{flag} ", remedy)  # bad_rows=skip is --bad-rows skip
+            if flag not in problem + remedy:
+                problem = spelled(problem, error.field, flag)
+        remedy = re.sub(r"\((\w+)\)", lambda word: f"({flag_of(command, word[1]) or word[1]})", remedy)
         raise type(error)(problem, remedy) from error
+
+
+def blamed(command: Any, context: Any, field: str | None) -> str | None:
+    """The flag that an error is about: its setting's own, or the one in whose value it was written (`top:k=9`)."""
+    own = flag_of(command, field)
+    if context is None or field is None or was_given(context, FIELDS.get(field, field)):
+        return own
+    written = re.compile(rf"(^|[:,+(' ]){re.escape(field)}=")
+    named = (flag_of(command, name) for name, value in context.params.items() if written.search(str(value)))
+    return next((flag for flag in named if flag is not None), own)
 
 
 def spelled(problem: str, field: str, flag: str) -> str:
@@ -160,12 +178,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error))
     except USAGE_ERROR as error:
         if error.format_message():
-            _fail(f"{_usage(error)}; see --help")
+            _fail(said(error, (name for commands in COMMANDS.values() for name in commands)))
         code = 2  # nothing was asked for, and the help has been printed
     except KeyboardInterrupt:
         code = STOPPED
     if code == STOPPED:
-        note("stopped; started again, what trains goes on from the last finished epoch", style="bold")
+        note(f"stopped; {AFTER_STOP.get(_asked(given) or '', 'nothing was written')}", style="bold")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -174,18 +192,6 @@ def _asked(arguments: Sequence[str]) -> str | None:
     first = arguments[0].replace("_", "-") if arguments else ""
     known = any(first in commands for commands in COMMANDS.values())
     return first if known or first == "--version" else None
-
-
-def _usage(error: Any) -> str:
-    """What click says; of an unknown option, which one is nearest."""
-    wrong, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
-    if wrong is None or context is None or not error.message.startswith("No such option"):
-        return str(error.format_message()).replace("Value error, ", "").removesuffix(".")
-    import difflib
-
-    known = [option for parameter in context.command.params for option in parameter.opts if option.startswith("--")]
-    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.0)
-    return f"there is no option {wrong}" + (f"; the nearest is {near[0]}" if near else "")
 
 
 def _fail(message: str) -> None:

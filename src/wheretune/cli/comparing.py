@@ -34,7 +34,7 @@ class ComparisonFolderOptions(FolderOptions):
     """The folder of a comparison, which always goes on where it was stopped."""
 
     output: Annotated[Path | None, option("--output", "Folder of the comparison.", metavar="DIR")] = None
-    resume: Annotated[bool, option("--resume", "Run only what is missing, as compare does anyway.")] = True
+    resume: Annotated[bool, option("--resume", "Run only what is missing, as compare does anyway.", hidden=True)] = True
 
 
 def compare(

@@ -5,7 +5,6 @@ Each fills in defaults, so the command line has the last word; a config goes bef
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import typer
 
+from wheretune.cli.usage import near
 from wheretune.errors import ConfigError
 
 COUNTS = {"k", "ratio"}
@@ -38,8 +38,7 @@ def _values(context: typer.Context, path: Path, content: dict[Any, Any]) -> dict
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"{path} has the unknown key {key!r}", f"the nearest known one is {close!r}")
+            raise ConfigError(f"{path} has the unknown key {key!r}", near(name, known))
         if value is None:
             continue
         if not getattr(known[name], "multiple", False):

@@ -89,10 +89,12 @@ def there(model: ModelSpec) -> ModelSpec:
     """The model, seen to be there (a hub name is asked for briefly).
 
     Raises:
-        ModelError: There is no such folder, and no such model on the hub.
+        ModelError: There is no such folder, and no such model on the hub, or this machine cannot hold it as asked.
     """
+    from wheretune.records.model import check_machine
     from wheretune.support.hub import resolve
 
+    check_machine(model)
     resolve(model.name, model.revision)
     return model
 
@@ -124,7 +126,12 @@ class BaseOptions(Group):
     ] = None
     attention: Annotated[
         Literal["eager", "sdpa", "flash_attention_2"] | None,
-        option("--attention", "How attention is computed.", default="Transformers' own choice"),
+        option(
+            "--attention",
+            "How attention is computed.",
+            default="Transformers' own choice",
+            metavar="[eager|sdpa|flash_attention_2]",
+        ),
     ] = None
 
     def over(self, spec: ModelSpec) -> ModelSpec:

@@ -24,7 +24,7 @@ from wheretune.cli.options import (
     TrainOptions,
 )
 from wheretune.cli.printing import note, show, write_out
-from wheretune.cli.reporting import check_preset, file_to_write, one_of, selector_for, selector_that_fits
+from wheretune.cli.reporting import check_preset, file_to_write, one_of, plan_of, selector_for, selector_that_fits
 
 if TYPE_CHECKING:
     from wheretune.records.base import Spec
@@ -178,10 +178,9 @@ def cost(
     wheretune cost --model bert-base-cased --plan plan.json --data train.jsonl --batch-size 32 --measure
     """
     from wheretune.records.base import save, to_json
-    from wheretune.records.plan import load_plan
     from wheretune.records.runs import TrainSettings
 
-    given = load_plan(needed(plan_file, "--plan"))
+    given = plan_of(needed(plan_file, "--plan"))
     target = None if output is None else file_to_write(output)
     settings = TrainSettings(epochs, batch_size=batch_size, seed=seed)
     if data is None:
@@ -238,10 +237,9 @@ def export(
     wheretune export plan.json --to axolotl --output unfrozen.yaml
     """
     from wheretune.exports.base import export as export_to
-    from wheretune.records.plan import load_plan
     from wheretune.support.files import write_text
 
-    text = export_to(load_plan(plan_file), to)
+    text = export_to(plan_of(plan_file), to)
     if output is None:
         write_out(text)
     else:

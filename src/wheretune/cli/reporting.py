@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wheretune.planning import Agreement, AnySelector
     from wheretune.records.base import Spec
     from wheretune.records.model import ModelSpec
+    from wheretune.records.plan import Plan
     from wheretune.records.scores import LayerScores
 
 
@@ -101,14 +102,57 @@ def check_preset(preset: str | None, causal: bool) -> None:
 
 
 def file_to_write(path: Path) -> Path:
-    """A place for a file, seen to be no folder before the work is done.
+    """A place for a file, seen to be one that can be written before the work is done.
 
     Raises:
-        OutputError: It is a folder.
+        OutputError: It is a folder, or nothing can be written there.
     """
+    from wheretune.support.files import check_writable
+
     if path.is_dir():
         raise OutputError(f"{path} is a folder", "give a file as --output")
+    if path.exists() and not path.is_file():  # /dev/null, a pipe
+        return path
+    try:
+        check_writable(path.resolve().parent)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path} ({error.strerror or error})", "choose another place", "output"
+        ) from error
     return path
+
+
+def plan_of(path: Path) -> Plan:
+    """A saved plan whose tuner, head and schedule are known here.
+
+    Raises:
+        ConfigError: The file holds no plan, or names something that is not known.
+    """
+    from wheretune.records.plan import load_plan
+
+    plan = load_plan(path)
+    check_axes(plan, ("tuner", "head", "schedule"), str(path))
+    return plan
+
+
+def check_axes(made: object, axes: Sequence[str], origin: str) -> None:
+    """Refuses a name or an option that is unknown, before anything is opened.
+
+    Args:
+        made: What has a `Spec` for each axis.
+        axes: Which.
+        origin: The file that it was read from.
+
+    Raises:
+        ConfigError: One is unknown.
+    """
+    from wheretune import catalog
+
+    for axis in axes:
+        try:
+            catalog.build(axis, getattr(made, axis))
+        except ConfigError as error:
+            raise ConfigError(f"{origin}: {error.problem}", error.remedy) from error
 
 
 def check_readable(path: Path) -> None:

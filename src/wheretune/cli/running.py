@@ -27,8 +27,9 @@ from wheretune.cli.options import (
     there,
 )
 from wheretune.cli.printing import note, show
-from wheretune.cli.reporting import selector_that_fits
+from wheretune.cli.reporting import check_axes, plan_of, selector_that_fits
 from wheretune.cli.training import KeptCacheOptions, SavingOptions, TrainingOptions, rate_of
+from wheretune.errors import ConfigError
 
 if TYPE_CHECKING:
     from wheretune.records.base import Spec
@@ -82,7 +83,6 @@ def tune(
 
     wheretune run runs/mine/result.json --output runs/again
     """
-    from wheretune.records.plan import load_plan
     from wheretune.records.runs import RunSpec, check_cache
     from wheretune.records.scores import Reading
 
@@ -97,7 +97,7 @@ def tune(
     train, judged = data.spec_of_train(seed), data.judged(seed)
     if plan_file is not None:
         refuse(context, DECIDED, "--plan, which has decided that")
-        given = load_plan(plan_file)
+        given = plan_of(plan_file)
         spec = RunSpec(
             there(model.over(given.model.spec)), train, **judged, metrics=names, settings=settings, plan=given
         )
@@ -145,18 +145,25 @@ def run(
     model = there(replace(base.over(spec.model), name=absolute(base.model or spec.model.name)))
     parts = {name: getattr(spec, name) for name in ("train", "validation", "test")}
     parts = {name: part and replace(part, source=located(part.source)) for name, part in parts.items()}
-    _check_axes(spec)
+    check_axes(spec, ("scorer", "selector", "tuner", "head", "schedule"), str(spec_file))
+    if spec.plan is not None:
+        check_axes(spec.plan, ("tuner", "head", "schedule"), str(spec_file))
+    _check_metrics(spec)
     _tune(replace(spec, model=model, **parts), to.folder, to, kept, json_)
 
 
-def _check_axes(spec: RunSpec) -> None:
-    """Refuses a name or an option that is unknown, before anything is opened."""
+def _check_metrics(spec: RunSpec) -> None:
+    """Refuses metrics where nothing is judged, and such as there are none.
+
+    Raises:
+        ConfigError: As it says.
+    """
     from wheretune import catalog
 
-    for axis in ("scorer", "selector", "tuner", "head", "schedule"):
-        catalog.build(axis, getattr(spec, axis))
     for name in spec.metrics:
         catalog.find("metric", name)
+    if spec.metrics and spec.validation is None and spec.test is None:
+        raise ConfigError("a metric needs data to be judged on", "give validation or test data", "metrics")
 
 
 def _tune(
@@ -170,8 +177,10 @@ def _tune(
     """Runs a spec and says what came of it; data is refused before the model is opened, all else before the folder."""
     from wheretune.records.base import to_json
     from wheretune.session import Session
-    from wheretune.support.files import taking
+    from wheretune.support.files import check_place, taking
 
+    _check_metrics(spec)
+    check_place(folder, OWNED)
     session = Session(shared=False)
     read_all(session, spec)
     if selector is not None:
@@ -181,7 +190,7 @@ def _tune(
         from wheretune import pipeline
 
         result = pipeline.tune(
-            spec, folder, session=session, cache=cache, show=(lambda _: None) if json_ else _profile_and_plan()
+            spec, folder, session=session, cache=cache, show=(lambda _: None) if json_ else _profile_and_plan(spec)
         )
     if ended:  # with the same settings: others were refused
         note(f"nothing to do: finished {result.provenance.get('time', 'earlier')}; result in {folder / RESULT}")
@@ -200,8 +209,9 @@ def read_all(session: Session, spec: RunSpec) -> None:
             session.data(part, like=train)
 
 
-def _profile_and_plan() -> Callable[[object], None]:
-    """Shows the scores once the plan is known, with the chosen layers marked, and then the plan."""
+def _profile_and_plan(spec: RunSpec) -> Callable[[object], None]:
+    """Shows the scores once the plan is known, with the chosen layers marked, and then the plan at this run's cost."""
+    from wheretune import planning
     from wheretune.records.plan import Plan
     from wheretune.records.scores import LayerScores
 
@@ -215,7 +225,8 @@ def _profile_and_plan() -> Callable[[object], None]:
         if isinstance(made, Plan):
             for scores in scored:
                 show(scores.profile(made.layers))
-            show(made)
+            how = spec.settings
+            show(replace(made, cost=planning.cost(made, epochs=how.epochs, batch_size=how.batch_size)))
 
     return hand
 

@@ -11,7 +11,7 @@ import typer
 from wheretune.cli.choice import ChoiceOptions, needs_of, refuse_unread, scorers_of
 from wheretune.cli.groups import Group, group, needed, option, refuse
 from wheretune.cli.options import AsJson, Config, ModelOptions, ReadingOptions, Seed, TrainOptions
-from wheretune.cli.printing import show
+from wheretune.cli.printing import note, show
 from wheretune.cli.reporting import (
     ReportOptions,
     check_preset,
@@ -162,6 +162,7 @@ def score(
     save_shard(state, target)
     said = {"output": str(target), "shard": list(part), "n_samples": state.n_samples}
     show(f"shard {part[0]} of {part[1]}: {state.n_samples} texts in {target}", json_, said)
+    note("next, once all shards are there: wheretune merge-scores SHARD... --output scores.json")
 
 
 def _part(context: typer.Context, text: str, needs: set[str]) -> tuple[int, int]:

@@ -30,7 +30,9 @@ class LoopOptions(Group):
         ),
     ] = None
     warmup_ratio: Annotated[float, option("--warmup-ratio", "Share of the steps that warm up.")] = 0.1
-    weight_decay: Annotated[float, option("--weight-decay", "AdamW's.")] = 0.01
+    weight_decay: Annotated[
+        float, option("--weight-decay", "How strongly weights are drawn to 0 (AdamW's weight decay).")
+    ] = 0.01
 
     def settings(self, savings: SavingOptions, **own: Any) -> TrainSettings:
         """How training goes.
@@ -135,7 +137,7 @@ class CacheOptions(Group):
         str | None,
         option(
             "--cache-limit",
-            "How much they may take, such as 500MB or 20GB.",
+            "How much the cached states may take, such as 500MB or 20GB.",
             default="half of what is free",
             metavar="SIZE",
         ),
@@ -166,9 +168,18 @@ class KeptCacheOptions(CacheOptions):
     """The same for one run, whose cache may be left for the next."""
 
     cache_dir: Annotated[
-        Path | None, option("--cache-dir", "Where they are kept on disk.", default="in --output", metavar="DIR")
+        Path | None,
+        option(
+            "--cache-dir",
+            "With --cache-prefix auto or disk: the folder of the cached states.",
+            default="in --output",
+            metavar="DIR",
+        ),
     ] = None
-    keep_cache: Annotated[bool, option("--keep-cache", "Leave them on disk for the next run on the same data.")] = False
+    keep_cache: Annotated[
+        bool,
+        option("--keep-cache", "Leave the cached states on disk for the next run on the same data; needs --cache-dir."),
+    ] = False
 
     def settings(self) -> CacheSettings:
         """Where they are kept.

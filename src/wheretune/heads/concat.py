@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Concat:
-    """All layers' representative tokens, dropout, Linear(L d -> d), ReLU, Linear(d -> C) (T 3.2, 4.3).
+    """All layers' representative tokens, dropout, Linear(L d -> d), ReLU, Linear(d -> C).
+
+    PRiSM's journal version, 3.2 and 4.3.
 
     BERT-base with k = 3 then trains 28.3 M parameters, as P table 3 and T table 4 print.
     """

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LastToken:
-    """Dropout and Linear(d -> C) on the last layer's representative token (P 3.2).
+    """Dropout and Linear(d -> C) on the last layer's representative token (PRiSM, 3.2).
 
     Decided where the paper is silent: dropout 0.1, and for decoders no bias, as in Transformers' own
     sequence classifiers, so that a tuned decoder merges into one of those.

@@ -10,6 +10,7 @@ import torch
 
 from wheretune.errors import ModelError
 from wheretune.model.calls import wrap_forward
+from wheretune.records.model import check_machine
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +58,7 @@ def placing(spec: ModelSpec, config: Any) -> dict[str, Any]:
     Raises:
         ModelError: The device is not there, or this machine cannot quantise.
     """
+    check_machine(spec)
     device = device_of(spec)
     given: dict[str, Any] = {"dtype": dtype_of(spec, config, device)}
     if spec.attention is not None:

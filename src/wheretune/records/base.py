@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,19 @@ from wheretune.support.files import write_json
 
 Written = TypeVar("Written")
 AGAIN = "make it again with this version of wheretune"
+FILES: Mapping[str, tuple[str, frozenset[str], str]] = {  # by record: its file in words, by which keys it is known,
+    "LayerScores": (
+        "scores file",
+        frozenset({"scorer", "n_samples", "layers"}),
+        "wheretune score",
+    ),  # and what writes it
+    "Plan": ("plan", frozenset({"layers", "selector", "cost"}), "wheretune plan"),
+    "RunResult": ("result of a run", frozenset({"spec", "plan", "metrics"}), "wheretune tune"),
+    "Manifest": ("manifest of a tuned model", frozenset({"plan", "sha256"}), "wheretune tune"),
+    "Comparison": ("comparison", frozenset({"methods", "learning_rates"}), "wheretune compare"),
+    "Cost": ("cost", frozenset({"lines", "tokens", "batch_size"}), "wheretune cost"),
+    "RunSpec": ("spec of a run", frozenset({"model", "train"}), "wheretune tune (in its result.json)"),
+}
 LARGEST = 1e100  # of numbers in records, so that sums and products of them have an end
 
 
@@ -52,9 +66,16 @@ class Spec:
         return cls(thing.name, {part.name: getattr(thing, part.name) for part in dataclasses.fields(thing)})
 
     def __str__(self) -> str:
-        given = {key: value for key, value in self.params.items() if value is not None}
-        inside = ", ".join(f"{key}={value}" for key, value in given.items())
+        given = {key: value for key, value in self.params.items() if value is not None and value is not False}
+        inside = ", ".join(f"{key}={_shown(value)}" for key, value in given.items())
         return f"{self.name}({inside})" if inside else self.name
+
+
+def _shown(value: Any) -> str:
+    """A hyperparameter as it is written on the command line."""
+    if isinstance(value, tuple):
+        return "+".join(map(_shown, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _inner(value: Any) -> Any:
@@ -104,13 +125,49 @@ def from_json(kind: type[Written], content: object, origin: str) -> Written:
         return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        why = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{origin} is no {kind.__name__}: {where}: {why[:1].lower()}{why[1:]}", AGAIN) from error
+        where = ".".join(map(str, first["loc"]))
+        raise _refusal(kind, content, origin, f"{where}: {_why(first)}" if where else _why(first)) from error
     except ConfigError as error:  # a setting that no command would take either
-        raise ConfigError(f"{origin} is no {kind.__name__}: {error.problem}", error.remedy) from error
+        raise ConfigError(f"{origin} is not a valid {_file(kind)}: {error.problem}", error.remedy) from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{origin} is no {kind.__name__} ({error})", AGAIN) from error
+        raise _refusal(kind, content, origin, str(error)) from error
+
+
+def _refusal(kind: type, content: object, origin: str, why: str) -> ConfigError:
+    """Why a file is none of a kind; of a file of another kind, what it is and what writes the one that is wanted."""
+    there = _kind_of(content)
+    if kind.__name__ in FILES and there not in (None, kind.__name__):
+        wanted, _, command = FILES[kind.__name__]
+        return ConfigError(f"{origin} is a {FILES[str(there)][0]}, and a {wanted} is wanted", f"{command} writes one")
+    return ConfigError(f"{origin} is not a valid {_file(kind)}: {why}", AGAIN)
+
+
+def _kind_of(content: object) -> str | None:
+    """Which record a file's content looks like."""
+    if not isinstance(content, Mapping):
+        return None
+    if isinstance(content.get("scores"), list):
+        return "LayerScores"
+    return next((name for name, (_, keys, _) in FILES.items() if keys <= content.keys()), None)
+
+
+def _file(kind: type) -> str:
+    """What a record is called where its file is: the words of `FILES`, or its name taken apart."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
+    return FILES[kind.__name__][0] if kind.__name__ in FILES else words
+
+
+def _why(error: Any) -> str:
+    """What pydantic says, in words for who wrote a file and not a class."""
+    said = {
+        "unexpected_keyword_argument": "unknown field",
+        "extra_forbidden": "unknown field",
+        "missing": "it is missing",
+        "dataclass_type": "give fields with values",
+        "dict_type": "give names with values",
+    }.get(error["type"])
+    words: str = error["msg"].removeprefix("Value error, ")
+    return said or f"{words[:1].lower()}{words[1:]}"
 
 
 def _check_numbers(content: object, where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wheretune.records.base import Shown, record, require
-from wheretune.support.words import seconds
+from wheretune.support.words import counted, seconds
 
 MOST_TOKENS = 1e9  # of a text: more can be no mean of anything
 
@@ -116,7 +116,7 @@ class Measured:
         return (
             f"measured in {self.timed} steps of each ({self.machine}): {self.full_step:.3g} s per step of full "
             f"fine-tuning, {self.step:.3g} s of the plan, {seconds(self.making)} to make the cache ({self.cache}); so "
-            f"{seconds(self.seconds)} for {self.epochs} epochs of {self.steps} steps: {self.speed_up:.2f}x, "
+            f"{seconds(self.seconds)} for {counted(self.epochs, 'epoch')} of {self.steps} steps: {self.speed_up:.2f}x, "
             f"{self.steady:.2f}x once the cache is made"
         )
 
@@ -163,7 +163,7 @@ class Cost(Shown):
 
     def __str__(self) -> str:
         words = f"{self.expected_speed_up:.2f}x the training speed of full fine-tuning"
-        words += f" over {self.epochs} epoch{'s' * (self.epochs > 1)}"
+        words += f" over {counted(self.epochs, 'epoch')}"
         if self.limit is None:
             return f"{words}, and more with more epochs"
         return f"{words}, and at most {self.limit:.2f}x"

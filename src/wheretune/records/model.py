@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from dataclasses import field
+from pathlib import Path
 from typing import Literal
 
-from wheretune.errors import ConfigError
+from wheretune.errors import ConfigError, ModelError
 from wheretune.records.base import record, require
 from wheretune.support.words import count, short_name
 
@@ -41,6 +44,22 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if DEVICE.fullmatch(self.device) is None:
             raise ConfigError(f"there is no device {self.device!r}", "give auto, cpu, cuda, cuda:N or mps", "device")
+
+
+def check_machine(spec: ModelSpec) -> None:
+    """Refuses what is plainly not on this machine, without opening torch for that.
+
+    Raises:
+        ModelError: Flash attention is not installed, or there is no such device.
+    """
+    if spec.attention == "flash_attention_2" and not any(map(importlib.util.find_spec, ("flash_attn", "kernels"))):
+        raise ModelError(
+            "the package flash-attn is not installed", "install it (pip install flash-attn), or take sdpa", "attention"
+        )
+    cuda = [*Path("/dev").glob("nvidia*"), *Path("/dev").glob("dxg"), *Path("/dev").glob("kfd")]
+    lacking = {"cuda": sys.platform == "linux" and not cuda, "mps": sys.platform != "darwin"}
+    if lacking.get(spec.device.split(":")[0], False):
+        raise ModelError(f"there is no {spec.device} on this machine", "take auto or cpu", "device")
 
 
 @record

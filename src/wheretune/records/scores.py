@@ -89,6 +89,7 @@ class Settlement:
         method: The kind of bound.
         open: The pairs (chosen layer, rival) that were too close to tell.
         least: Samples it takes before anything is said.
+        texts: How many there were to be read; None in files that do not say.
     """
 
     selector: Spec
@@ -100,13 +101,16 @@ class Settlement:
     method: str
     open: tuple[tuple[int, int], ...]
     least: int = 0
+    texts: int | None = None
 
     def __str__(self) -> str:
         what = f"{self.selector} chooses {', '.join(map(str, self.layers))}"
         if self.n_samples < self.least:
             return f"{what}, but {self.n_samples} samples are too few to call that settled: it takes {self.least}"
         if self.settled:
-            return f"{what}: settled after {self.n_samples} samples ({self.confidence:.0%}, {self.method})"
+            read = f"{self.n_samples} samples"
+            when = f"once all {read} were read" if self.n_samples == self.texts else f"after {read}"
+            return f"{what}: settled {when} ({self.confidence:.0%}, {self.method})"
         pairs = ", ".join(f"{winner} and {loser}" for winner, loser in self.open)
         return f"{what}, but {self.n_samples} samples do not settle it: too close to tell are layers {pairs}"
 

@@ -199,7 +199,9 @@ def _meanings(
 
 def _looked(watch: Watch, texts: Texts, scorer: StreamScorer, state: Any) -> Settlement | None:
     """What the watch says, if it is time to look."""
-    return watch.look(scorer.finish(state), texts.samples) if texts.time_to_look else None
+    if not texts.time_to_look:
+        return None
+    return replace(watch.look(scorer.finish(state), texts.samples), texts=len(texts.data))
 
 
 def _from_gradients(

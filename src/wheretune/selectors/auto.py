@@ -24,7 +24,9 @@ STEADY = 2.0  # standard deviations that a drop must measure, and how much more 
 
 @dataclass(frozen=True)
 class Auto(TakesK):
-    """k layers by the shape of a centrality profile: late divergence, a middle peak, or neither (T 5.5).
+    """k layers by the shape of a centrality profile: late divergence, a middle peak, or neither.
+
+    PRiSM's journal version, 5.5:
 
     The first rule that fits, on the candidates' scores in three equal parts by depth:
 
@@ -33,7 +35,7 @@ class Auto(TakesK):
     2. unstable deep end -> block-highest: the last third's standard deviation is twice the rest's or more (MRPC);
     3. several peaks -> block-highest: two or more that stand out by a fifth of the range (CoLA, STS-B);
     4. one peak in the middle third -> highest (MR);
-    5. otherwise block-highest, the best on average (T tables 1 and 2).
+    5. otherwise block-highest, the best on average (PRiSM's journal version, tables 1 and 2).
 
     The paper describes shapes in words; the numbers are ours. Near-equal scores prefer the higher layer.
     """

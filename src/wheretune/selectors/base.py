@@ -86,6 +86,8 @@ class TakesK:
     def __post_init__(self) -> None:
         if self.k is not None and self.ratio is not None:
             raise PlanError("k and ratio both say how many layers", "give the one or the other", "k")
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise PlanError(f"ratio is {self.ratio}", "give a share of the layers, above 0 and up to 1", "ratio")
 
     def resolved(self: Taking, layers: int) -> Taking:
         """The same selector with its k for a model of so many layers."""

@@ -37,7 +37,7 @@ def _of_each_block(values: Values, k: int, place: Callable[[int], int]) -> tuple
 
 @dataclass(frozen=True)
 class BlockHighest(TakesK):
-    """The highest layer of each of k contiguous blocks: PRiSM's choice (P 3.1)."""
+    """The highest layer of each of k contiguous blocks: PRiSM's choice (section 3.1)."""
 
     name: ClassVar[str] = "block-highest"
     needs_scores: ClassVar[bool] = True
@@ -53,7 +53,7 @@ class BlockHighest(TakesK):
 
 @dataclass(frozen=True)
 class BlockLowest(TakesK):
-    """The lowest layer of each of k contiguous blocks (T 3.1)."""
+    """The lowest layer of each of k contiguous blocks (PRiSM's journal version, 3.1)."""
 
     name: ClassVar[str] = "block-lowest"
     needs_scores: ClassVar[bool] = True
@@ -69,7 +69,10 @@ class BlockLowest(TakesK):
 
 @dataclass(frozen=True)
 class BlockMedian(TakesK):
-    """The layer with the median score of each of k blocks; of an even block, its lower middle (T table 9)."""
+    """The layer with the median score of each of k blocks (PRiSM's journal version, table 9).
+
+    Of an even block it is the lower middle.
+    """
 
     name: ClassVar[str] = "block-median"
     needs_scores: ClassVar[bool] = True
@@ -81,7 +84,7 @@ class BlockMedian(TakesK):
 
 @dataclass(frozen=True)
 class BlockRandom(TakesK):
-    """A random layer of each of k contiguous blocks (T table 9)."""
+    """A random layer of each of k contiguous blocks (PRiSM's journal version, table 9)."""
 
     seed: int = 0
     name: ClassVar[str] = "block-random"

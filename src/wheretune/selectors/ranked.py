@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Highest(TakesK):
-    """The k layers with the highest scores (T 3.1)."""
+    """The k layers with the highest scores (PRiSM's journal version, 3.1)."""
 
     name: ClassVar[str] = "highest"
     needs_scores: ClassVar[bool] = True
@@ -30,7 +30,7 @@ class Highest(TakesK):
 
 @dataclass(frozen=True)
 class Lowest(TakesK):
-    """The k layers with the lowest scores (T 3.1)."""
+    """The k layers with the lowest scores (PRiSM's journal version, 3.1)."""
 
     name: ClassVar[str] = "lowest"
     needs_scores: ClassVar[bool] = True

@@ -7,6 +7,7 @@ from wheretune.errors import ConfigError
 from wheretune.recipes.base import FULL, Method
 from wheretune.recipes.presets import presets
 from wheretune.records.base import Spec
+from wheretune.support.log import log
 
 AXES = ("tuner", "selector", "scorer", "schedule", "head")  # a name that two have (random) is the earlier's
 
@@ -17,10 +18,12 @@ def read_all(text: str) -> tuple[Method, ...]:
     Raises:
         ConfigError: There is none, or one cannot be read.
     """
-    names = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
+    names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
         raise ConfigError("no method is named", "name at least one, such as full or prism", "methods")
-    return tuple(read(name) for name in names)
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        log.warning("the method %s is named %d times and runs once", name, names.count(name))
+    return tuple(read(name) for name in dict.fromkeys(names))
 
 
 def read(name: str) -> Method:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from wheretune import catalog, planning
 from wheretune.errors import WheretuneError
 from wheretune.records.base import Spec, to_json
-from wheretune.records.runs import CacheSettings, RunSpec, check_cache
+from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings, check_cache
 from wheretune.records.scores import Reading, load_scores, save_scores
 from wheretune.selectors.base import resolve_k
 from wheretune.session import Session
@@ -114,7 +114,7 @@ class _Study:
 
     def finished(self, data: dict[str, DataInfo]) -> Compared:
         """The rows, once every run has ended."""
-        claim(self.folder / COMPARISON, self.claimed(data))
+        claim(self.folder / COMPARISON, self.claimed(data), defaults={"settings": to_json(TrainSettings())})
         work = Work(self.what, self.scores(), self.folder, self.cache, self.session)
         executor: Executor = catalog.build("executor", self.what.executor)
         results: dict[Job, RunResult | Failure] = {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wheretune.studies.statistics import lines
 from wheretune.support.files import write_csv, write_text
-from wheretune.support.words import count, seconds, short_name
+from wheretune.support.words import count, counted, seconds, short_name
 
 if TYPE_CHECKING:
     from wheretune.studies.grid import Compared, Row
@@ -23,7 +23,7 @@ COLUMNS = (
     "learning rate",
     "trainable",
     "train time",
-    "of it caching",
+    "caching (part of train time)",
     "score time",
     "speed-up",
     "memory",
@@ -63,7 +63,7 @@ def title(compared: Compared) -> str:
     seeds = ", ".join(map(str, what.seeds))
     return (
         f"{short_name(what.model.name)} on {Path(what.test.source).name}: mean ± standard deviation over seeds "
-        f"{seeds}; n = {n}, k = {what.k}, {what.settings.epochs} epochs"
+        f"{seeds}; n = {n}, k = {what.k}, {counted(what.settings.epochs, 'epoch')}"
     )
 
 

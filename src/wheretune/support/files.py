@@ -17,6 +17,7 @@ from typing import Any
 
 from wheretune.errors import OutputError, WheretuneError
 
+SHOWN = 3  # differences that a message names
 PARTIAL = ".partial-"  # in the name of every draft, so that what a killed process left is known and swept
 NO_ROOM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 LOST = {errno.EIO, *NO_ROOM}  # what fsync says when content did not reach the disk; all else: it cannot be done there
@@ -56,6 +57,16 @@ def refusal(path: Path, error: OSError, remedy: str) -> OutputError:
     """What to say when a place cannot be written to: the system's own words, and what helps."""
     remedy = f"free some room there, or {remedy}" if error.errno in NO_ROOM else remedy
     return OutputError(f"cannot write {path} ({error.strerror or error})", remedy, "output")
+
+
+def check_writable(folder: Path) -> None:
+    """Makes sure that something can be written into a folder, which need not be there yet; nothing is left behind.
+
+    Raises:
+        OSError: Nothing can.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    tempfile.TemporaryDirectory(prefix=PARTIAL, dir=there).cleanup()
 
 
 def sweep(folder: Path, name: str = "*") -> None:
@@ -134,7 +145,12 @@ def taking(folder: Path, owned: Sequence[str], *, overwrite: bool) -> Iterator[N
         OutputError: It holds something else.
     """
     try:
-        fresh = _take(folder, owned, overwrite)
+        check_place(folder, owned)
+        fresh = overwrite or not (folder / owned[0]).is_file()
+        if folder.is_dir():
+            sweep(folder)
+            if overwrite:
+                _clear(folder, owned)
     except OSError as error:
         raise refusal(folder, error, "choose another folder") from error
     try:
@@ -145,46 +161,80 @@ def taking(folder: Path, owned: Sequence[str], *, overwrite: bool) -> Iterator[N
         raise
 
 
-def _take(folder: Path, owned: Sequence[str], overwrite: bool) -> bool:
-    """Whether the folder is begun anew."""
-    if folder.is_file():
-        raise OutputError(f"{folder} is a file", "give a folder", "output")
-    sweep(folder)
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return True
-    if not (folder / owned[0]).is_file():
+def check_place(folder: Path, owned: Sequence[str]) -> None:
+    """Refuses a folder as `taking` does, and changes nothing.
+
+    Raises:
+        OutputError: It holds something else, or cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is no folder", "give a folder", "output")
+    try:
+        check_writable(folder)
+        names = {path.name for path in folder.iterdir() if PARTIAL not in path.name} if folder.is_dir() else set()
+    except OSError as error:
+        raise refusal(folder, error, "choose another folder") from error
+    if names and owned[0] not in names:
         raise OutputError(
             f"the folder {folder} already exists and was not written by this command",
             "choose another folder, or empty it yourself",
             "output",
         )
-    if overwrite:
-        aside = Path(tempfile.mkdtemp(prefix=f".old{PARTIAL}", dir=folder))
-        for pattern in owned:  # the mark goes first: a kill in between leaves a folder that is nobody's to resume
-            for path in folder.glob(pattern):
-                shutil.move(path, aside / path.name)  # overlay file systems rename no folder of a lower layer
-        shutil.rmtree(aside)
-        return True
-    return False
+
+
+def _clear(folder: Path, owned: Sequence[str]) -> None:
+    """Removes what a command wrote; anything else stays."""
+    aside = Path(tempfile.mkdtemp(prefix=f".old{PARTIAL}", dir=folder))
+    for pattern in owned:  # the mark goes first: a kill in between leaves a folder that is nobody's to resume
+        for path in folder.glob(pattern):
+            shutil.move(path, aside / path.name)  # overlay file systems rename no folder of a lower layer
+    shutil.rmtree(aside)
 
 
 def claim(
-    path: Path, content: Mapping[str, Any], remedy: str = "start it over (overwrite) or choose another folder"
+    path: Path,
+    content: Mapping[str, Any],
+    remedy: str = "start it over (overwrite) or choose another folder",
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes down what a folder is for, or makes sure that this is what it already is for.
 
+    Args:
+        path: The file that says so.
+        content: What for.
+        remedy: What to do about a folder that is for something else.
+        defaults: What a file of an earlier version means where it does not say.
+
     Raises:
-        OutputError: The folder was begun with other settings; one that differs is named.
+        OutputError: The folder was begun with other settings; what differs is named, with both values.
     """
     wanted = json.loads(json.dumps(content, allow_nan=False))
     if not path.is_file():
         write_json(path, wanted)
         return
-    there = json.loads(path.read_text(encoding="utf-8"))
-    if there != wanted:
-        keys = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
+    there = _filled(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(defaults or {})))
+    found = list(_differences(there, wanted))
+    if found:
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise OutputError(
-            f"{path.parent} was begun with other settings ({', '.join(keys)})",
-            remedy,
-            "output",
+            f"{path.parent} was begun with other settings ({'; '.join(found[:SHOWN])}{more})", remedy, "output"
         )
+
+
+def _filled(there: Any, defaults: Any) -> Any:
+    """Nested settings with those that are missing by default."""
+    if not isinstance(there, dict) or not isinstance(defaults, dict):
+        return there
+    return defaults | {key: _filled(value, defaults.get(key)) for key, value in there.items()}
+
+
+def _differences(there: Any, wanted: Any, where: str = "") -> Iterator[str]:
+    """The settings that differ, with both values where these are short; of a setting of its own, its name alone."""
+    if isinstance(there, dict) and isinstance(wanted, dict):
+        for key in [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]:
+            yield from _differences(there.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+    elif there != wanted:
+        values = [json.dumps(value, ensure_ascii=False) for value in (there, wanted)]
+        short = max(map(len, values)) <= 40
+        yield f"{where}: {values[0]} there, {values[1]} now" if short else where

@@ -13,6 +13,11 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 epoch, 2 epochs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def short(number: float) -> str:
     """Three figures, or all before the point where there are more: 0.00123, 12.3, 12345."""
     return f"{number:.0f}" if abs(number) >= 999.5 else f"{number:.3g}"

@@ -1,4 +1,4 @@
-"""Tune all parameters of the chosen layers (P 3.2, T 3.2)."""
+"""Tune all parameters of the chosen layers (PRiSM, 3.2, and its journal version)."""
 
 from __future__ import annotations
 

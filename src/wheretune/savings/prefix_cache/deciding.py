@@ -15,7 +15,7 @@ from wheretune.errors import OutputError
 from wheretune.savings.prefix_cache.job import compute
 from wheretune.support.files import PARTIAL, write_json
 from wheretune.support.log import log
-from wheretune.support.words import seconds
+from wheretune.support.words import counted, seconds
 from wheretune.support.words import size as size_in_words
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _worth_it(job: CacheJob, epochs: int, report: CacheReport, store: Path, mach
                 reading = timed(file.read_bytes)
         except OSError as error:
             return CacheReport("off", f"nothing can be written in {store} ({error.strerror or error})")
-    measured = f"{seconds(computing)} to compute, {seconds(reading)} to read, {epochs} epochs"
+    measured = f"{seconds(computing)} to compute, {seconds(reading)} to read, {counted(epochs, 'epoch')}"
     if not pays(computing, writing, reading, epochs):
         return CacheReport("off", f"it would not pay {PLACED[report.where]} ({measured})")
     return replace(report, reason=f"{measured}; {report.reason}")
