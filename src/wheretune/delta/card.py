@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wheretune.delta.folder import CARD
 from wheretune.support.files import write_text
@@ -39,6 +39,30 @@ def model_card(plan: Plan, data: DataInfo | None, judged: Judged | None = None) 
         judged: What the tuned model answered, if it was judged; the hub shows it as `model-index`.
     """
     judged = judged or {}
+    rows, model = _rows(plan, data, judged), plan.model
+    table = "".join(f"| {name} | {value} |\n" for name, value in rows)
+    scores = "".join(
+        f"| {one.index} | {_escape(model.layers[one.index].path)} | {one.score:.4f} |\n"
+        for one in plan.chosen
+        if one.score is not None
+    )
+    return (
+        f"---\n{_front(plan, data, judged)}\n---\n\n# Tuned where it matters\n\n"
+        "Only what changed is in this folder: open it with the base model, as below.\n\n"
+        f"| | |\n| --- | --- |\n{table}\n"
+        + (f"| layer | path | score |\n| --- | --- | --- |\n{scores}\n" if scores else "")
+        + "```python\nimport wheretune as wt\n\n"
+        + (
+            "tuned = wt.open_finetuned(folder)  # this folder; tuned.logits(data)\n"
+            if data is not None
+            else "wt.load_delta(model, folder)  # your model, made as it was made for training, and this folder\n"
+        )
+        + "```\n"
+    )
+
+
+def _rows(plan: Plan, data: DataInfo | None, judged: Judged) -> list[tuple[str, str]]:
+    """The table of a card: what it is about, and what is to be said of it."""
     model, cost = plan.model, plan.cost
     why = f"chosen by {_escape(plan.selector)}"
     if plan.scorer is not None:
@@ -66,25 +90,7 @@ def model_card(plan: Plan, data: DataInfo | None, judged: Judged | None = None) 
         for split, (info, every) in judged.items()
         for one in every
     ]
-    table = "".join(f"| {name} | {value} |\n" for name, value in rows)
-    scores = "".join(
-        f"| {one.index} | {_escape(model.layers[one.index].path)} | {one.score:.4f} |\n"
-        for one in plan.chosen
-        if one.score is not None
-    )
-    return (
-        f"---\n{_front(plan, data, judged)}\n---\n\n# Tuned where it matters\n\n"
-        "Only what changed is in this folder: open it with the base model, as below.\n\n"
-        f"| | |\n| --- | --- |\n{table}\n"
-        + (f"| layer | path | score |\n| --- | --- | --- |\n{scores}\n" if scores else "")
-        + "```python\nimport wheretune as wt\n\n"
-        + (
-            "tuned = wt.open_finetuned(folder)  # this folder; tuned.logits(data)\n"
-            if data is not None
-            else "wt.load_delta(model, folder)  # your model, made as it was made for training, and this folder\n"
-        )
-        + "```\n"
-    )
+    return rows
 
 
 def _front(plan: Plan, data: DataInfo | None, judged: Judged) -> str:
@@ -132,7 +138,7 @@ def _result(split: str, data: DataInfo, metric: Metric) -> EvalResult:
     )
 
 
-def licence_of(model: ModelSpec) -> dict[str, str]:
+def licence_of(model: ModelSpec) -> dict[str, Any]:
     """The licence of a base model as its own card gives it, if that card lies on this machine.
 
     Returns:
