@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,7 @@ from wheretune.errors import WheretuneError
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
+DATA = ("--train", "--validation", "--test", "--data")  # options that take several files
 COMMANDS = {  # by panel of the help: command -> module:function
     "Score": {"score": "scoring:score", "merge-scores": "scoring:merge_scores"},
     "Plan": {
@@ -153,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: every error of the user's in one line, with code 2."""
     _quiet()
     readable_anywhere()
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    given = joined(sys.argv[1:] if arguments is None else list(arguments))
     try:
         code = application(_asked(given))(args=given, prog_name="wheretune", standalone_mode=False)
     except WheretuneError as error:
@@ -167,6 +169,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if code == STOPPED:
         note("stopped; started again, what trains goes on from the last finished epoch", style="bold")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the files that a shell has made of a pattern (`--train part-*.csv`) as one, with commas."""
+    made: list[str] = []
+    for argument in arguments:
+        if (
+            made[-2:-1]
+            and made[-2] in DATA
+            and argument.endswith(Path(made[-1]).suffix or "-")
+            and Path(argument).is_file()
+        ):
+            made[-1] += f",{argument}"
+        else:
+            made.append(argument)
+    return made
 
 
 def _asked(arguments: Sequence[str]) -> str | None:
