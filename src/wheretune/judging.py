@@ -261,7 +261,8 @@ def save_predictions(predicted: Sequence[Prediction], folder: Path, split: str) 
 
 def write_predictions(predicted: Sequence[Prediction], path: Path) -> None:
     """Writes a file of predictions, one JSON object per line, whole or not at all."""
-    lines = (json.dumps(dataclasses.asdict(one), ensure_ascii=False, allow_nan=False) for one in predicted)
+    rows = ({key: value for key, value in vars(one).items() if (key, value) != ("reason", None)} for one in predicted)
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from wheretune.errors import DataError
-from wheretune.support.log import log
-from wheretune.tasks.base import load_data
+from wheretune.tasks.base import load_data, to_score
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
@@ -53,15 +51,11 @@ class Session:
 
     def texts(self, spec: DataSpec, needs: Iterable[str]) -> TextData:
         """Data to be scored by scorers with these needs; labels that make no task are left aside if none needs them."""
-        if "labels" in needs and spec.task.params.get("target_column") is None:
-            return self.data(spec)
-        try:
-            return self.data(spec, labels="optional")
-        except DataError as error:
-            texts = self.data(spec, labels="ignored")  # says what is wrong if it is not the labels
-            log.warning("the labels are left aside: %s", error.problem)
+        following = spec.task.params.get("target_column") is not None  # what follows a text stands for its label
+        texts = to_score(lambda use: self.data(spec, labels=use), () if following else needs)
+        if texts.labels is None:
             self._data[_key(spec, None, "optional")] = texts
-            return texts
+        return texts
 
 
 def _key(spec: DataSpec, like: DataInfo | None, labels: str) -> str:

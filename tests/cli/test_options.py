@@ -69,7 +69,7 @@ def test_an_option_is_described_once():
 
 def test_the_defaults_of_a_group_are_those_of_the_record():
     made = training.TrainingOptions()
-    settings = made.settings(training.SavingOptions(), learning_rate=made.learning_rate, seed=0)
+    settings = made.settings(training.SavingOptions(), learning_rate=training.rate_of(made.learning_rate), seed=0)
     assert settings == TrainSettings()
     assert options.ReadingOptions().reading(0) == Reading()
     assert training.CacheOptions().settings() == training.KeptCacheOptions().settings() == CacheSettings()

@@ -24,7 +24,8 @@ from wheretune.schedules.static import Static
 from wheretune.training.checkpoints import checkpoints, load_checkpoint
 from wheretune.training.loop import train
 
-SETTINGS = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, seed=3)  # 22 texts: 6 steps in an epoch
+# 22 texts: 6 steps in an epoch
+SETTINGS = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, warmup_ratio=0.0, seed=3)
 LAYERS = (1, 2, 3)
 
 

@@ -61,7 +61,7 @@ VALUES = np.array([0.5, 0.9, 0.1, 0.7, 0.9, 0.2, 0.3])  # blocks of k = 3: 0-2, 
         (Top(2), (5, 6)),
         (Bottom(2), (0, 1)),
         (Explicit((4, 0, 4)), (0, 4)),
-        (MiddleBest(), (3,)),  # layers 2 and 3
+        (MiddleBest(1), (3,)),  # layers 2 and 3
         (Suffix(), (1, 2, 3, 4, 5, 6)),
     ],
     ids=str,

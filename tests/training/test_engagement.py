@@ -51,7 +51,8 @@ def test_no_false_alarm_in_a_trainer_of_one_s_own(family, tuner, tmp_path, said)
 @pytest.mark.parametrize("tuner", ["full", "lora", "bias"])
 def test_no_false_alarm_in_our_own_training(tuner, said):
     model, tuned, rows, collate = fresh(TUNERS[tuner])
-    train(model, rows, collate, TrainSettings(epochs=1), None, callbacks=[wt.EngagementCallback(tuned)])
+    settings = TrainSettings(epochs=1, learning_rate=1e-3)
+    train(model, rows, collate, settings, None, callbacks=[wt.EngagementCallback(tuned)])
     assert not said
 
 

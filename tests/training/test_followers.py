@@ -11,7 +11,7 @@ from wheretune.model.steps import Follower
 from wheretune.records.runs import TrainSettings
 from wheretune.training.loop import train
 
-SETTINGS = TrainSettings(epochs=2, learning_rate=1e-2, batch_size=4)
+SETTINGS = TrainSettings(epochs=2, learning_rate=1e-2, batch_size=4, warmup_ratio=0.0)
 
 
 class Calls:

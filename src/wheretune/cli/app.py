@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +33,7 @@ AFTER_STOP = {  # by command, what a stop leaves; of the others, nothing
     "compare": "give the same command again to run only what is missing",
     "demo": "give the same command again to run only what is missing",
 }
+DATA = ("--train", "--validation", "--test", "--data")  # options that take several files
 COMMANDS = {  # by panel of the help: command -> module:function
     "Score": {"score": "scoring:score", "merge-scores": "scoring:merge_scores"},
     "Plan": {
@@ -171,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: every error of the user's in one line, with code 2."""
     _quiet()
     readable_anywhere()
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    given = joined(sys.argv[1:] if arguments is None else list(arguments))
     try:
         code = application(_asked(given))(args=given, prog_name="wheretune", standalone_mode=False)
     except WheretuneError as error:
@@ -185,6 +187,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if code == STOPPED:
         note(f"stopped; {AFTER_STOP.get(_asked(given) or '', 'nothing was written')}", style="bold")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the files that a shell has made of a pattern (`--train part-*.csv`) as one, with commas."""
+    made: list[str] = []
+    for argument in arguments:
+        if (
+            made[-2:-1]
+            and made[-2] in DATA
+            and argument.endswith(Path(made[-1]).suffix or "-")
+            and Path(argument).is_file()
+        ):
+            made[-1] += f",{argument}"
+        else:
+            made.append(argument)
+    return made
 
 
 def _asked(arguments: Sequence[str]) -> str | None:

@@ -38,7 +38,7 @@ def readable_anywhere() -> None:
             stream.reconfigure(errors="wheretune")
 
 
-def in_json(data: Any) -> str:
+def json_line(data: Any) -> str:
     """JSON on one line; characters that standard output cannot print are escaped, so that nothing is lost."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
     try:
@@ -60,7 +60,7 @@ def console(*, stderr: bool = False) -> Console:
 def show(thing: object, as_json: bool = False, data: Any = None) -> None:
     """Prints what rich can print (text as it is, never as markup), or `data` as JSON where a script asked for it."""
     if as_json:
-        write_out(f"{in_json(data)}\n")
+        write_out(f"{json_line(data)}\n")
     elif isinstance(thing, str):
         from rich.text import Text
 

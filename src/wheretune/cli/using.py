@@ -11,7 +11,7 @@ import typer
 
 from wheretune.cli.groups import Group, group, needed, option
 from wheretune.cli.options import AsJson, BaseOptions, Config, DataFile, Metrics, metric_names, there
-from wheretune.cli.printing import in_json, note, show, write_out
+from wheretune.cli.printing import json_line, note, show, write_out
 from wheretune.cli.reporting import file_to_write
 from wheretune.errors import OutputError
 
@@ -138,7 +138,7 @@ def predict(
     texts = tuned.read(source, "ignored", columns.given)
     rows = answers(tuned.predictions(texts, batch_size), texts)
     if target is None:
-        write_out("".join(f"{in_json(row)}\n" for row in rows))
+        write_out("".join(f"{json_line(row)}\n" for row in rows))
     else:
         write_text(target, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
         note(f"{len(texts)} predictions in {target}" + (f", {len(texts.unread)} rows without" if texts.unread else ""))

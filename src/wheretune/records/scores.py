@@ -253,7 +253,8 @@ class LayerScores(Shown):
         for name, matrix in (("similarity", self.similarity), ("covariance", self.covariance)):
             square = matrix is None or [len(row) for row in matrix] == [count] * count
             require(square, f"its {name} is not {count} x {count}")
-        require(self.covariance is None or _can_vary(self.covariance), "its covariance is no covariance")
+        scale = max((abs(layer.score) for layer in self.layers if layer.score is not None), default=0.0)
+        require(self.covariance is None or _can_vary(self.covariance, scale), "its covariance is no covariance")
         spaces = count + 1 if self.deviations is None else len(self.deviations.means)
         require(spaces == count + 1, f"it has deviations of {spaces} latent spaces, and {count} layers")
         require(self.n_samples >= 0 and self.seconds >= 0, "it counts below 0")
@@ -316,13 +317,18 @@ class LayerScores(Shown):
         return f"LayerScores({self.scorer.name}, n={self.n_samples}, [{inside}])"
 
 
-def _can_vary(matrix: Matrix) -> bool:
-    """Whether a matrix is symmetric, and no combination of layers varies by less than nothing, up to rounding."""
+def _can_vary(matrix: Matrix, scale: float) -> bool:
+    """Whether a matrix is symmetric, and no combination of layers varies by less than nothing, up to rounding.
+
+    Args:
+        matrix: The covariance.
+        scale: The largest score. Where texts hardly differ, what is left of a variance is the rounding of its square.
+    """
     values = np.array(matrix)
-    size = np.abs(values).max()
-    if not np.allclose(values, values.T, rtol=0, atol=1e-9 * size):
+    size, rounding = np.abs(values).max(), 1e-12 * scale**2
+    if not np.allclose(values, values.T, rtol=0, atol=1e-9 * size + rounding):
         return False
-    return bool(np.linalg.eigvalsh(values).min() >= -1e-6 * size)
+    return bool(np.linalg.eigvalsh(values).min() >= -1e-6 * size - rounding)
 
 
 def save_scores(every: Sequence[LayerScores], path: str | Path) -> None:

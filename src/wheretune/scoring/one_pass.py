@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from wheretune import catalog
 from wheretune.data.batches import collator
+from wheretune.data.texts import TextData
 from wheretune.errors import ConfigError, ModelError, ScoreError
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe, fingerprints
@@ -31,14 +33,13 @@ from wheretune.scoring.states import stream_states
 from wheretune.support.log import log
 from wheretune.support.progress import progress
 from wheretune.support.provenance import versions
-from wheretune.tasks.base import task_of
+from wheretune.tasks.base import load_data, task_of, to_score
 from wheretune.tasks.verbalizing import next_tokens
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from wheretune.data.texts import TextData
     from wheretune.model.states import States
     from wheretune.records.data import DataInfo
     from wheretune.records.model import ModelInfo
@@ -367,8 +368,8 @@ def _layer_score(index: int, finished: Finished) -> LayerScore:
 def score(
     model: Any,
     tokenizer: Any,
-    data: TextData,
-    scorer: Scorer,
+    data: Any,
+    scorer: Scorer | None = None,
     *,
     batch_size: int = 32,
     pooling: Pooling = "token",
@@ -379,8 +380,8 @@ def score(
         model: Any Hugging Face transformer, with or without a head, or what holds one (a SentenceTransformer, a module
             written by hand, a model that PEFT wrapped); it is left as it was.
         tokenizer: Its tokenizer; None takes the one that the model carries, as a SentenceTransformer does.
-        data: The texts, from `load_data` or `from_texts`.
-        scorer: For example `CosineCentrality()`.
+        data: The texts, from `load_data` or `from_texts`, or what `load_data` takes: a file, a data set, a frame.
+        scorer: For example `CKA()`; `CosineCentrality()` by default.
         batch_size: Texts in a forward pass; only what is computed batch by batch (`GradientNorm`) depends on it.
         pooling: The representative token, or the mean over unmasked tokens.
 
@@ -389,11 +390,13 @@ def score(
         DataError: The scorer needs labels and there are none.
         ScoreError: A state is not finite.
     """
+    scorer = scorer or catalog.build("scorer", Spec("cosine-centrality"))
+    texts = data if isinstance(data, TextData) else to_score(lambda use: load_data(data, labels=use), scorer.card.needs)
     stack = find_layers(model)
     tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
     if tokenizer is None:
         raise ModelError(f"{type(model).__name__} carries no tokenizer", "give its tokenizer")
     hashes = fingerprints(stack)
     opened = Opened(stack, tokenizer, describe(stack, hashes), hashes)
-    reading = Reading(batch_size, pooling, seed=data.info.spec.seed)
-    return finish(gather(opened, data, [scorer], reading))[0]
+    reading = Reading(batch_size, pooling, seed=texts.info.spec.seed)
+    return finish(gather(opened, texts, [scorer], reading))[0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -257,7 +257,7 @@ def load_data(
     places = drawn(spec, len(table), read.values if read.classes else None)
     info = DataInfo(spec, len(places), _brief(read.task), read.classes, hash="", left_out=len(faults))
     follow = None if continuations is None else tuple(continuations)
-    unread = {every.numbers[place]: fault.why for place, fault in faults.items()}
+    unread = {every.numbers[place]: fault.why.rstrip(",") for place, fault in faults.items()}
     data = take(TextData(info, tuple(texts), read.values, table.numbers, follow, unread), places)
     if classes is None and data.labels is not None and read.classes:
         say_classes(data)
@@ -282,6 +282,23 @@ def usual_columns(reader: TaskReader, table: Table) -> TaskReader:
     log.warning("the texts of %s are read from %s", table.source, " and ".join(found))
     named = dict(zip(("text_column", "pair_column"), found, strict=False))
     return dataclasses.replace(reader, **named)  # type: ignore[type-var]
+
+
+def to_score(load: Callable[[LabelUse], TextData], needs: Iterable[str]) -> TextData:
+    """Data to be scored by scorers with these needs; labels that make no task are left aside if none needs them.
+
+    Args:
+        load: Loads the data with such a use of its labels.
+        needs: What the scorers need.
+    """
+    if "labels" in needs:
+        return load("required")
+    try:
+        return load("optional")
+    except DataError as error:
+        texts = load("ignored")  # says what is wrong if it is not the labels
+        log.warning("the labels are left aside: %s", error.problem)
+        return texts
 
 
 UNEVEN = 4.0  # how many times as many rows as the rarest class the most frequent one has, when that is said
@@ -332,7 +349,7 @@ def _digest(texts: Sequence[tuple[str, ...]], continuations: Sequence[str] | Non
 
 
 def from_texts(
-    texts: Iterable[str | tuple[str, str]],
+    texts: Iterable[object],
     labels: Iterable[object] | None = None,
     *,
     task: str = "auto",
