@@ -87,9 +87,9 @@ def there(model: ModelSpec) -> ModelSpec:
     Raises:
         ModelError: There is no such folder, and no such model on the hub.
     """
-    from wheretune.support.hub import resolve
+    from wheretune.support.hub import below_adapter, resolve
 
-    resolve(model.name, model.revision)
+    resolve(*below_adapter(model.name, model.revision))
     return model
 
 
