@@ -26,7 +26,7 @@ from wheretune.judging import judge, measures, save_predictions
 from wheretune.model.finding import check_one_sequence
 from wheretune.model.identity import check_layers, check_plan
 from wheretune.model.inputs import max_tokens
-from wheretune.model.opening import load_tokenizer, outline
+from wheretune.model.opening import load_tokenizer, outline, own_head
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.runs import RunResult, RunSpec, TrainSettings, load_result
@@ -35,6 +35,7 @@ from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
 from wheretune.session import Session
 from wheretune.support.files import claim, sweep
+from wheretune.support.log import log
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
 from wheretune.training.checkpoints import checkpoints
@@ -180,6 +181,8 @@ def tune(
     measures(task_of(data["train"].info), spec.metrics)  # a metric that cannot read the task is refused before training
     opened = session.model(spec.model, language=spec.plan is None and _speaks(spec.scorer))
     check_one_sequence(opened.stack.base)
+    if (own := own_head(opened.stack.base)) is not None:
+        log.warning("the checkpoint's own head (%s) is left out: a new head is trained", own)
     length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
     if spec.plan is not None:
         check_plan(opened.info, spec.plan)

@@ -30,7 +30,7 @@ from wheretune.planning import plan
 from wheretune.records.base import Spec, from_json, read_json, to_json
 from wheretune.savings.together import saving
 from wheretune.scorers.base import Candidate, TrainingScorer
-from wheretune.scoring.one_pass import layer_scores
+from wheretune.scoring.scored import layer_scores
 from wheretune.selectors.fixed import Explicit
 from wheretune.support.files import claim, digest, write_json
 from wheretune.support.provenance import versions

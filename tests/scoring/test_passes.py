@@ -18,6 +18,7 @@ from wheretune.records.scores import Reading
 from wheretune.scoring.checking import check
 from wheretune.scoring.confidence import Settler
 from wheretune.scoring.one_pass import finish, merge
+from wheretune.scoring.scored import _mended
 from wheretune.scoring.shards import load_shard, merge_scores, save_shard
 
 EVERY = [made() for made in catalog.every("scorer").values() if "training" not in made.card.needs]
@@ -216,3 +217,15 @@ def test_a_shard_of_another_version_and_what_is_no_shard_are_refused_by_name(tmp
         load_shard(path)
     with pytest.raises(ConfigError, match="cannot read"):
         load_shard(tmp_path / "missing")
+
+
+def test_a_covariance_as_small_as_rounding_is_mended():
+    noisy = 1e-12 * np.outer([1.0, -2.0, 3.0], [1.0, -2.0, 3.0])
+    noisy[0, 1] += 1e-18
+    noisy[2, 2] -= 1e-16
+    mended = _mended(noisy)
+    assert np.array_equal(mended, mended.T)
+    assert np.linalg.eigvalsh(mended).min() >= -1e-12 * mended.max()
+    assert np.allclose(mended, noisy, rtol=0, atol=1e-15)
+    fine = np.array([[2.0, 1.0], [1.0, 3.0]])
+    assert np.array_equal(_mended(fine), fine)

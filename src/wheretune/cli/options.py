@@ -92,10 +92,10 @@ def there(model: ModelSpec) -> ModelSpec:
         ModelError: There is no such folder, and no such model on the hub, or this machine cannot hold it as asked.
     """
     from wheretune.records.model import check_machine
-    from wheretune.support.hub import resolve
+    from wheretune.support.hub import below_adapter, resolve
 
     check_machine(model)
-    resolve(model.name, model.revision)
+    resolve(*below_adapter(model.name, model.revision))
     return model
 
 

@@ -16,11 +16,11 @@ values, whose input is frozen (unless a norm that trains stands before them, as 
   that makes queries, keys and values at once runs for all; attention itself is not cut);
 - quiet: frozen layers drop nothing out, which saves memory and no FLOPs.
 
-Left out are norms, activations, embeddings, the head, the optimizer, what a tuner adds (LoRA's own maps), padding, and
-that attention grows with the mean of T squared rather than with the square of the mean. Experts that are no linear maps
-are not counted, attention to an encoder only by its maps. A layer whose attention was not found is a list of plain
-maps; one in which no linear map was found counts as one square map of all its parameters. So this is what the layers'
-arithmetic allows, not what a machine will show.
+Left out are norms, routers, activations, embeddings, the head, the optimizer, what a tuner adds (LoRA's own maps),
+padding, and that attention grows with the mean of T squared rather than with the square of the mean. Of a mixture of
+experts those count through which a token runs; attention to an encoder counts by its maps alone. A layer whose
+attention was not found is a list of plain maps; one in which no linear map was found counts as one square map of all
+its parameters. So this is what the layers' arithmetic allows, not what a machine will show.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ def _layer(parts: LayerParts, tokens: float, one_token: bool) -> tuple[float, fl
         path: 2.0 * outputs * inputs * (1.0 if cut and path not in of_all else tokens)
         for path, (outputs, inputs) in parts.maps.items()
     }
+    running = 2.0 * parts.experts_per_token * (1.0 if cut else tokens)  # a token runs through a few experts
+    each |= {path: running * rows * columns for path, (_, rows, columns) in parts.experts.items()}
     inner = sum(flops for path, flops in each.items() if path not in of_all | {parts.query})
     return sum(each.values()), inner, 4.0 * tokens**2 * attention_width(parts)
 

@@ -91,6 +91,7 @@ def _kept(parts: LayerParts, tokens: float, read: float, trains: bool, drops: bo
     widths = _widths(parts)
     if widths is None:
         each = [outputs + (inputs if trains else 0) for outputs, inputs in parts.maps.values()]
+        each += [parts.experts_per_token * (a + (b if trains else 0)) for _, a, b in parts.experts.values()]
         return tokens * sum(each)
     norms = tokens * widths.outputs + (read * widths.outputs if drops else 0)
     mlp = read * widths.mlp * (parts.kept + (2 if widths.gated else 0))

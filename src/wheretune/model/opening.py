@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from wheretune.errors import ModelError
+from wheretune.model.adapted import merged
 from wheretune.model.finding import causal, find_layers
 from wheretune.model.identity import describe, fingerprints
 from wheretune.model.placement import device_of, placing
 from wheretune.records.model import ModelSpec
-from wheretune.support.hub import resolve
+from wheretune.support.hub import below_adapter, is_adapter, resolve
 from wheretune.support.words import first_line
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ def outline(spec: ModelSpec) -> tuple[LayerStack, ModelInfo]:
     from transformers import AutoConfig, AutoModel
 
     spec = pinned(spec)
+    name, revision = below_adapter(spec.name, spec.revision)
     with _opening(spec.name, "AutoModel"), torch.device("meta"):
-        config = AutoConfig.from_pretrained(spec.name, trust_remote_code=False, **resolve(spec.name, spec.revision))
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **resolve(name, revision))
         model: nn.Module = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     _drop_pooler(model)
     stack = find_layers(model, spec.layers_attribute)
@@ -86,7 +88,7 @@ def pinned(spec: ModelSpec) -> ModelSpec:
     Raises:
         ModelError: There is no such folder, and no such model on the hub.
     """
-    found = resolve(spec.name, spec.revision)
+    found = resolve(*below_adapter(spec.name, spec.revision))
     if Path(spec.name).is_dir():
         return replace(spec, name=str(Path(spec.name).resolve()))
     return replace(spec, revision=found.get("revision"))
@@ -104,6 +106,7 @@ def load_config(name: str, revision: str | None = None) -> Any:
 def _config(name: str, revision: str | None) -> Any:
     from transformers import AutoConfig
 
+    name, revision = below_adapter(name, revision)
     arguments = resolve(name, revision)
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
@@ -116,6 +119,15 @@ def is_causal(name: str, revision: str | None = None) -> bool:
     return causal(load_config(name, revision))
 
 
+def own_head(base: nn.Module) -> str | None:
+    """The classifier that a headless model's checkpoint has besides, in words; None where it has none."""
+    config: Any = base.config
+    kinds = [kind for kind in config.architectures or () if kind.endswith("ForSequenceClassification")]
+    if not kinds:
+        return None
+    return f"{kinds[0]}, {config.num_labels} outputs: {', '.join(map(str, config.id2label.values()))}"
+
+
 def load_model(spec: ModelSpec) -> nn.Module:
     """The headless transformer, without the pooler (no head of ours reads it).
 
@@ -125,6 +137,10 @@ def load_model(spec: ModelSpec) -> nn.Module:
     from transformers import AutoModel
 
     given = placing(spec, _config(spec.name, spec.revision))
+    if is_adapter(spec.name):
+        model = merged(spec, given).base_model
+        _drop_pooler(model)
+        return model.to(device_of(spec))
     with _opening(spec.name, "AutoModel"):
         model: nn.Module = AutoModel.from_pretrained(
             spec.name, trust_remote_code=False, **resolve(spec.name, spec.revision), **given
@@ -150,6 +166,8 @@ def load_language_model(spec: ModelSpec) -> nn.Module:
             "model",
         )
     given = placing(spec, _config(name, spec.revision))
+    if is_adapter(name):
+        return merged(spec, given, language=True).to(device_of(spec))
     with _opening(name, "AutoModelForCausalLM"):
         opened: Any = AutoModelForCausalLM.from_pretrained(
             name, trust_remote_code=False, output_loading_info=True, **resolve(name, spec.revision), **given
@@ -191,7 +209,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    arguments = resolve(name, revision)
+    if is_adapter(name) and not (Path(name) / "tokenizer_config.json").is_file():
+        name, revision = below_adapter(name, revision)
+    arguments = {"local_files_only": True} if is_adapter(name) else resolve(name, revision)
     saving = "save the tokenizer into the model's folder with tokenizer.save_pretrained"
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **arguments)

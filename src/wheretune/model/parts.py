@@ -48,19 +48,36 @@ def parts_of(layer: nn.Module, heads: int, causal: bool) -> LayerParts:
     attention = _self_attention(maps)
     rest = [path for path in maps if "att" not in path.lower()]
     query, key, value = _projections(attention, maps)
+    experts, per_token = experts_of(layer)
     return LayerParts(
         maps=maps,
         query=query,
         key=key,
         value=value,
         attention_output=attention[-1] if query is not None else None,
-        mlp_output=rest[-1] if rest else None,
+        mlp_output=rest[-1] if rest and not experts else None,  # the experts' outputs are no map's
         heads=heads,
         biases=sum(parameter.numel() for parameter in biases(layer)),
         dropout=any(isinstance(part, nn.Dropout) and part.p > 0 for part in layer.modules()),
         kept=_kept_by_activation(layer),
         norm_first=causal or any(name.startswith("attn_norm.") for name, _ in layer.named_parameters()),
+        experts=experts,
+        experts_per_token=per_token,
     )
+
+
+def experts_of(layer: nn.Module) -> tuple[dict[str, tuple[int, int, int]], int]:
+    """The maps of a mixture of experts, by path, and through how many experts a token runs; none of any other layer.
+
+    A mixture has a router, which says how many it takes (`top_k`); its experts' maps lie together in parameters of
+    three dimensions.
+    """
+    counts = [getattr(part, "top_k", None) for part in layer.modules()]
+    per_token = next((count for count in counts if isinstance(count, int)), 0)
+    if not per_token:
+        return {}, 0
+    found = {path: tuple(one.shape) for path, one in layer.named_parameters() if one.ndim == 3 and ".conv" not in path}
+    return {path: (shape[0], shape[1], shape[2]) for path, shape in found.items()}, per_token if found else 0
 
 
 def _self_attention(maps: Mapping[str, tuple[int, int]]) -> list[str]:

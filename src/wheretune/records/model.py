@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Literal
@@ -78,6 +79,9 @@ class LayerParts:
         dropout: Whether it drops anything out in training.
         kept: What the MLP's activation keeps for the backward pass, in multiples of its input.
         norm_first: Whether a norm stands before the queries, keys and values.
+        experts: The maps of a mixture of experts, each one parameter of three dimensions: path below the layer ->
+            (experts, rows, columns).
+        experts_per_token: Through how many of them a token runs.
     """
 
     maps: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -91,12 +95,16 @@ class LayerParts:
     dropout: bool = False
     kept: int = 1
     norm_first: bool = False
+    experts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    experts_per_token: int = 0
 
     def __post_init__(self) -> None:
         for path in (self.query, self.key, self.value, self.attention_output, self.mlp_output):
             require(path is None or path in self.maps, f"it has no linear map {path!r}")
         sizes = [size for shape in self.maps.values() for size in shape]
         require(min([*sizes, self.kept], default=1) >= 1, "a linear map has no rows or columns")
+        sizes = [size for shape in self.experts.values() for size in shape]
+        require(min(sizes, default=1) >= 1 and self.experts_per_token >= 0, "an expert has no rows or columns")
         require(min(self.heads, self.biases) >= 0, "heads and biases cannot be below 0")
         wide = None if self.attention_output is None else self.maps[self.attention_output][1]
         require(wide is None or wide >= self.heads, "it has more heads than its attention is wide")
@@ -118,17 +126,36 @@ class LayerParts:
             return list(dict.fromkeys([self.query, self.value]))
         return list(self.maps) if wanted == "all-linear" else self._ending_with(wanted)
 
+    def expert_targets(self, wanted: str) -> list[str]:
+        """The experts that `wanted` names: all of them as `experts`, or by the ends of their paths.
+
+        `all-linear` means none of them, as in PEFT.
+
+        Raises:
+            ConfigError: A name fits nothing in the layer.
+        """
+        return [] if wanted in ("attention", "all-linear") else self._named(wanted, self.experts)
+
     def _ending_with(self, wanted: str) -> list[str]:
+        return self._named(wanted, self.maps)
+
+    def _named(self, wanted: str, among: Mapping[str, object]) -> list[str]:
         names = [name.strip() for name in wanted.split(",") if name.strip()]
-        fitting = {name: [path for path in self.maps if f".{path}".endswith(f".{name}")] for name in names}
+        fitting = {name: self._fitting(name) for name in names}
         missing = [name for name, paths in fitting.items() if not paths]
         if missing or not names:
+            others = ["experts", *self.experts] if self.experts else []
             raise ConfigError(
                 f"targets={','.join(missing)} name no linear map of a layer",
-                f"take attention, all-linear or some of {', '.join(self.maps) or 'none'}",
+                f"take attention, all-linear or some of {', '.join([*self.maps, *others]) or 'none'}",
             )
         chosen = {path for paths in fitting.values() for path in paths}
-        return [path for path in self.maps if path in chosen]
+        return [path for path in among if path in chosen]
+
+    def _fitting(self, name: str) -> list[str]:
+        if name == "experts" and self.experts:
+            return list(self.experts)
+        return [path for path in [*self.maps, *self.experts] if f".{path}".endswith(f".{name}")]
 
 
 @record

@@ -12,23 +12,22 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
-
 from wheretune import catalog
 from wheretune.data.batches import collator
 from wheretune.data.texts import TextData
-from wheretune.errors import ConfigError, ModelError, ScoreError
+from wheretune.errors import ConfigError, ModelError
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe, fingerprints
 from wheretune.model.opening import Opened
 from wheretune.model.output_matrix import semantic_bases
 from wheretune.records.base import Spec
-from wheretune.records.scores import LayerScore, LayerScores, Reading
+from wheretune.records.scores import LayerScores, Reading
 from wheretune.scorers.base import GradientScorer, StackScorer, StreamScorer
 from wheretune.scorers.sums import Moments
 from wheretune.scoring.checking import check
 from wheretune.scoring.gradients import stream_gradients
 from wheretune.scoring.reading import Texts
+from wheretune.scoring.scored import layer_scores
 from wheretune.scoring.states import stream_states
 from wheretune.support.log import log
 from wheretune.support.progress import progress
@@ -313,56 +312,6 @@ def finish(state: PassState) -> list[LayerScores]:
             )
         )
     return scored
-
-
-def layer_scores(
-    scorer: Spec,
-    finished: Finished,
-    info: ModelInfo,
-    data: DataInfo,
-    reading: Reading,
-    *,
-    n_samples: int,
-    tokens: float | None,
-    seconds: float,
-    versions: dict[str, str],
-    settlement: Settlement | None = None,
-) -> LayerScores:
-    """The record of what a scorer has made of its sums.
-
-    Raises:
-        ScoreError: The score of a layer is not finite.
-    """
-    for index, why in finished.excluded.items():
-        log.warning("layer %d is no candidate: %s", index, why)
-    return LayerScores(
-        scorer=scorer,
-        model=info,
-        data=data,
-        reading=reading,
-        n_samples=n_samples,
-        layers=tuple(_layer_score(index, finished) for index in range(len(info))),
-        similarity=_plain(finished.similarity),
-        covariance=_plain(finished.covariance),
-        settlement=settlement,
-        seconds=seconds,
-        versions=versions,
-        deviations=finished.deviations,
-        tokens=tokens,
-    )
-
-
-def _plain(matrix: Float[np.ndarray, "row column"] | None) -> tuple[tuple[float, ...], ...] | None:
-    return None if matrix is None else tuple(map(tuple, matrix.tolist()))
-
-
-def _layer_score(index: int, finished: Finished) -> LayerScore:
-    value = float(finished.values[index])
-    why = finished.excluded.get(index)
-    if why is None and not np.isfinite(value):
-        raise ScoreError(f"the score of layer {index} is not finite", "check the model's weights")
-    std = None if finished.stds is None or why is not None else float(finished.stds[index])
-    return LayerScore(index=index, score=value if why is None else None, std=std, excluded=why)
 
 
 def score(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -12,6 +13,7 @@ from wheretune.errors import ModelError
 from wheretune.support.words import first_line
 
 Answer = TypeVar("Answer")
+ADAPTER_CONFIG = "adapter_config.json"
 HUB_SECONDS = 6.0  # how long the hub may take to say whether it has a model
 
 
@@ -75,3 +77,38 @@ def resolve(name: str, revision: str | None = None) -> Mapping[str, Any]:
             "check the name and the network, or give a local folder",
         ) from error
     return {"revision": commit}
+
+
+# --- a PEFT adapter in the place of a model ---------------------------------------------------------
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a folder holds an adapter and no model."""
+    return (Path(name) / ADAPTER_CONFIG).is_file() and not (Path(name) / "config.json").is_file()
+
+
+def below_adapter(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """The model that an adapter was made for, and its revision; of all else what was given.
+
+    Raises:
+        ModelError: The adapter does not say.
+    """
+    if not is_adapter(name):
+        return name, revision
+    base = adapter_settings(name).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(
+            f"the PEFT adapter in {name} does not say which model it was made for",
+            "write it into adapter_config.json (base_model_name_or_path), or merge the adapter and save that",
+            "model",
+        )
+    return str(base), adapter_settings(name).get("revision")
+
+
+def adapter_settings(name: str) -> dict[str, Any]:
+    """What PEFT wrote down of an adapter."""
+    try:
+        found: dict[str, Any] = json.loads((Path(name) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {name}/{ADAPTER_CONFIG} ({error})", "save the adapter again", "model") from error
+    return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wheretune.errors import ConfigError, ModelError
-from wheretune.tuners.peft import adapter_state, attach, map_names, map_shapes, write_adapter
+from wheretune.tuners.peft import adapter_state, attach, expert_names, map_names, map_shapes, write_adapter
 
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
@@ -38,7 +38,7 @@ class LowRank(ABC):
         r: The rank; 16 as in P and T.
         alpha: Scales what is added; 32 as in P and T.
         dropout: On the adapter's input.
-        targets: `attention` (query and value, as in the papers), `all-linear`, or names of maps.
+        targets: `attention` (query and value, as in the papers), `all-linear`, names of maps, or for LoRA `experts`.
     """
 
     r: int = 16
@@ -68,12 +68,23 @@ class LoRA(LowRank):
         check_rank(self.name, self.r, self.alpha, self.dropout)
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
-        """Lets PEFT put the adapters in."""
-        return attach(stack, _config(self, map_names(stack, layers, self.targets)), seed)[1]
+        """Lets PEFT put the adapters in.
+
+        Raises:
+            ConfigError: Experts are adapted with dropout, which PEFT cannot do.
+        """
+        names = map_names(stack, layers, self.targets, experts=True)
+        experts = expert_names(stack, layers, self.targets)
+        if experts and self.dropout:
+            raise ConfigError("lora cannot drop out before experts", "leave the dropout out, or name other targets")
+        return attach(stack, _config(self, names, experts=experts), seed)[1]
 
     def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
-        """R (inputs + outputs) a map."""
-        return sum(self.r * (out + into) for out, into in map_shapes(model.layers, layers, self.targets))
+        """R (inputs + outputs) a map, and as much for every expert of one."""
+        every = [model.layers[layer].parts for layer in layers]
+        maps = sum(self.r * (out + into) for out, into in map_shapes(model.layers, layers, self.targets))
+        experts = [parts.experts[path] for parts in every for path in parts.expert_targets(self.targets)]
+        return maps + sum(self.r * number * (rows + columns) for number, rows, columns in experts)
 
 
 @dataclass(frozen=True)
@@ -154,11 +165,19 @@ class PiSSA(LowRank):
             raise ConfigError(f"pissa has rank {self.r}", f"give at most {least}, the rank of the least map")
 
 
-def _config(tuner: LowRank, names: list[str], *, use_dora: bool = False, init_lora_weights: Any = True) -> Any:
+def _config(
+    tuner: LowRank,
+    names: list[str],
+    *,
+    experts: Sequence[str] = (),
+    use_dora: bool = False,
+    init_lora_weights: Any = True,
+) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
         target_modules=names,
+        **({"target_parameters": list(experts)} if experts else {}),
         r=tuner.r,
         lora_alpha=plain_alpha(tuner.alpha or tuner.r),
         lora_dropout=tuner.dropout,

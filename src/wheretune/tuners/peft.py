@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune.errors import DeltaError, ModelError
+from wheretune.errors import ConfigError, DeltaError, ModelError
 from wheretune.tuners.base import Attached, drawing
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def attach(stack: LayerStack, config: Any, seed: int) -> tuple[Any, Attached]:
         raise ModelError("the model carries a PEFT adapter already", "undo or merge it first")
     plain = copy.deepcopy(config)  # PEFT shortens the names in its own copy
     wanted = set(plain.target_modules)
+    parameters_wanted = set(getattr(plain, "target_parameters", None) or ())
     weights = {name: _data(base.get_submodule(name)) for name in wanted}
     flags = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
     with drawing(seed), quietly():
@@ -76,7 +77,8 @@ def attach(stack: LayerStack, config: Any, seed: int) -> tuple[Any, Attached]:
         plain.fan_in_fan_out = config.fan_in_fan_out
         write_adapter(folder, plain, adapter_state(base), model)
 
-    if set(tuner.targeted_module_names) != wanted:
+    adapted = set(tuner.targeted_module_names), set(getattr(tuner, "targeted_parameter_names", ()))
+    if adapted != (wanted, parameters_wanted):
         unload()
         raise ModelError("PEFT adapted other modules than the plan names", "report this with the name of the model")
     own = {id(parameter) for parameter, _ in flags}
@@ -150,10 +152,22 @@ def attach_saved(stack: LayerStack, folder: Path) -> Attached:
     return attached
 
 
-def map_names(stack: LayerStack, layers: Sequence[int], targets: str) -> list[str]:
-    """The full names, below the base, of the maps that `targets` means in the chosen layers."""
+def map_names(stack: LayerStack, layers: Sequence[int], targets: str, *, experts: bool = False) -> list[str]:
+    """The full names, below the base, of the maps that `targets` means in the chosen layers.
+
+    Raises:
+        ConfigError: It names experts, and the tuner knows none.
+    """
     every = [stack.layers[layer] for layer in layers]
+    if not experts and any(layer.parts.expert_targets(targets) for layer in every):
+        raise ConfigError(f"targets={targets} name experts, which lora alone can adapt", "take lora, or other targets")
     return [f"{layer.path}.{path}" for layer in every for path in layer.parts.targets(targets)]
+
+
+def expert_names(stack: LayerStack, layers: Sequence[int], targets: str) -> list[str]:
+    """The full names, below the base, of the experts' parameters that `targets` means in the chosen layers."""
+    every = [stack.layers[layer] for layer in layers]
+    return [f"{layer.path}.{path}" for layer in every for path in layer.parts.expert_targets(targets)]
 
 
 def map_shapes(layers: Sequence[LayerInfo], chosen: Sequence[int], targets: str) -> list[tuple[int, int]]:

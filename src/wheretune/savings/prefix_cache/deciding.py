@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from wheretune.errors import OutputError
+from wheretune.model.forward import token_first
 from wheretune.savings.prefix_cache.job import compute
 from wheretune.support.files import PARTIAL, write_json
 from wheretune.support.log import log
@@ -104,6 +105,8 @@ def _pointless(job: CacheJob, epochs: int, settings: CacheSettings) -> str | Non
         return "nothing frozen lies below the lowest trained layer"
     if settings.where == "auto" and epochs < 2:
         return "every text is read once only"
+    if token_first(job.stack):
+        return "the layers of this family hold their texts side by side"
     if not job.keeps_tokens():
         return "a batch holds other tokens than its rows, and a cache is known by them"
     return None
