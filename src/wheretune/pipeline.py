@@ -28,7 +28,7 @@ from wheretune.model.inputs import max_tokens
 from wheretune.model.opening import load_tokenizer, outline
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
-from wheretune.records.runs import RunResult, RunSpec, TrainSettings, load_result
+from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings, load_result
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
@@ -36,6 +36,7 @@ from wheretune.session import Session
 from wheretune.support.files import claim, sweep
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
+from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.loop import train
 
@@ -154,6 +155,7 @@ def tune(
     *,
     session: Session | None = None,
     cache: CacheSettings | None = None,
+    watch: WatchSettings | None = None,
     show: Callable[[object], object] = lambda _: None,
     description: str | None = None,
 ) -> RunResult:
@@ -166,6 +168,7 @@ def tune(
         folder: Its own folder; holds nothing but this run.
         session: What is open already; the base model in it is left as it was.
         cache: Where the states of the frozen prefix are kept; decided by what pays by default.
+        watch: How the training is watched and kept.
         show: Is handed scores and plan as soon as they are there.
         description: What the progress bar says.
 
@@ -173,9 +176,12 @@ def tune(
         WheretuneError: Of every kind, for what the user can mend.
         OutputError: The folder holds another run.
     """
-    session = session or Session(shared=False)
+    session, watch = session or Session(shared=False), watch or WatchSettings()
     data = _data(spec, session)
-    measures(task_of(data["train"].info), spec.metrics)  # a metric that cannot read the task is refused before training
+    measured = measures(
+        task_of(data["train"].info), spec.metrics
+    )  # what cannot read the task is refused before training
+    decisive = decisive_metric(spec, measured)
     opened = session.model(spec.model, language=spec.plan is None and _speaks(spec.scorer))
     check_one_sequence(opened.stack.base)
     length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
@@ -198,20 +204,27 @@ def tune(
         before=opened.hashes_below("base"),
         masters=True,
     )
+
+    def measure(name: str) -> Any:
+        return judge(model, data[name], opened.tokenizer, length, names=spec.metrics)
+
     with tuned.temporarily(folder) if session.shared else nullcontext():  # others begin from the same weights
         collate = task_of(data["train"].info).collator(opened.tokenizer)
         with peak_memory() as memory:
             rows = encode(data["train"], opened.tokenizer, length)
-            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache) as saved:
+            if watch.gradient_checkpointing:
+                tuned.recompute()
+            spared = replace(settings, all_tokens=settings.all_tokens or watch.gradient_checkpointing)
+            with saving(tuned.stack, opened.info.hash, rows, collate, spared, folder, cache) as saved:
                 words = description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"
-                trained = train(model, rows, collate, settings, folder, words, tuned.followers)
+                judged_by = judge_of(spec, decisive, lambda: measure("validation")[0], tuned)
+                trained = train(
+                    model, rows, collate, settings, folder, words, tuned.followers, watch=watch, judge=judged_by
+                )
         remove_delta(folder)  # of a sitting that was killed before its result was written
         save_delta(tuned, folder, data=data["train"].info, max_length=length)
         started = time.perf_counter()
-        held_out = {name: texts for name, texts in data.items() if name != "train"}
-        judged = {
-            name: judge(model, texts, opened.tokenizer, length, names=spec.metrics) for name, texts in held_out.items()
-        }
+        judged = {name: measure(name) for name in data if name != "train"}
         predictions = {name: save_predictions(rows, folder, name) for name, (_, rows) in judged.items()}
     result = RunResult(
         spec=spec,
@@ -224,7 +237,7 @@ def tune(
         steps=trained.steps,
         versions=versions(),
         provenance=provenance(),
-        saved=saved.description,
+        saved=saved.description | kept_weights(trained, decisive),
         predictions=predictions,
     )
     save(result, folder / RESULT)
@@ -274,6 +287,7 @@ def _claimed(spec: RunSpec, opened: Opened, data: dict[str, TextData]) -> dict[s
 def _leave_no_checkpoint(folder: Path) -> None:
     for path in checkpoints(folder):
         shutil.rmtree(path, ignore_errors=True)
+    (folder / BEST).unlink(missing_ok=True)
 
 
 # --- without weights -----------------------------------------------------------------------------

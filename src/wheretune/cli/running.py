@@ -26,9 +26,9 @@ from wheretune.cli.options import (
     metric_names,
     there,
 )
-from wheretune.cli.printing import show
+from wheretune.cli.printing import note, show
 from wheretune.cli.reporting import check_axes, plan_of, selector_that_fits
-from wheretune.cli.training import KeptCacheOptions, SavingOptions, TrainingOptions
+from wheretune.cli.training import HubOptions, KeptCacheOptions, SavingOptions, TrainingOptions, WatchOptions
 from wheretune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 OWNED = (
-    "run.json", "tune.json", "probe", "scores.json", "plan.json", "checkpoint-*", "prefix-*", "delta.safetensors",
+    "run.json", "tune.json", "probe", "best.safetensors", "runs",
+    "scores.json", "plan.json", "checkpoint-*", "prefix-*", "delta.safetensors",
     "adapter", "README.md", "wheretune.json", "predictions-*.jsonl", RESULT,
 )  # fmt: skip
 DECIDED = (
@@ -56,7 +57,9 @@ def tune(
     training: TrainingOptions,
     savings: SavingOptions,
     cache: KeptCacheOptions,
+    watching: WatchOptions,
     to: FolderOptions,
+    hub: HubOptions,
     plan_file: Annotated[
         Path | None,
         option("--plan", "What `wheretune plan` wrote.", default="made here", rich_help_panel="Choice"),
@@ -98,7 +101,7 @@ def tune(
         spec = RunSpec(
             there(model.over(given.model.spec)), train, **judged, metrics=names, settings=settings, plan=given
         )
-        _tune(spec, folder, to, kept, json_)
+        _tune(spec, folder, to, kept, watching, hub, json_)
         return
     axes, asked = tuning.specs(), scorer_of(scorer)
     refuse_unread(context, {"states", "language-model"})
@@ -107,13 +110,15 @@ def tune(
         model.spec("--model, or --plan,"), train, **judged, scorer=asked,
         reading=Reading(batch_size=2 * training.batch_size, seed=seed), **axes, metrics=names, settings=settings,
     )  # fmt: skip
-    _tune(spec, folder, to, kept, json_, lambda: selector_that_fits(choice, spec.model, asked, seed))
+    _tune(spec, folder, to, kept, watching, hub, json_, lambda: selector_that_fits(choice, spec.model, asked, seed))
 
 
 def run(
     base: BaseOptions,
     cache: KeptCacheOptions,
+    watching: WatchOptions,
     to: FolderOptions,
+    hub: HubOptions,
     spec_file: Annotated[
         Path, typer.Argument(metavar="SPEC", help="A run's result.json, or a spec in YAML or JSON.", show_default=False)
     ],
@@ -145,7 +150,7 @@ def run(
     if spec.plan is not None:
         check_axes(spec.plan, ("tuner", "head", "schedule"), str(spec_file))
     _check_metrics(spec)
-    _tune(replace(spec, model=model, **parts), to.folder, to, kept, json_)
+    _tune(replace(spec, model=model, **parts), to.folder, to, kept, watching, hub, json_)
 
 
 def _check_metrics(spec: RunSpec) -> None:
@@ -160,6 +165,8 @@ def _check_metrics(spec: RunSpec) -> None:
         catalog.find("metric", name)
     if spec.metrics and spec.validation is None and spec.test is None:
         raise ConfigError("a metric needs data to be judged on", "give validation or test data", "metrics")
+    if spec.settings.eval_strategy != "no" and spec.validation is None:
+        raise ConfigError("nothing can be judged in training", "give validation data", "eval_strategy")
 
 
 def _tune(
@@ -167,14 +174,22 @@ def _tune(
     folder: Path,
     to: FolderOptions,
     cache: CacheSettings,
+    watching: WatchOptions,
+    hub: HubOptions,
     json_: bool,
     selector: Callable[[], Spec] | None = None,
 ) -> None:
     """Runs a spec and says what came of it; data is refused before the model is opened, all else before the folder."""
     from wheretune.records.base import to_json
+    from wheretune.records.model import check_trains
     from wheretune.session import Session
     from wheretune.support.files import check_place, taking
+    from wheretune.training.arguments import check_arguments
 
+    watch = watching.settings()
+    check_arguments(spec.settings, watch)
+    check_trains(spec.model)
+    hub.checked()
     _check_metrics(spec)
     check_place(folder, OWNED, RESULT, resume=to.resume, overwrite=to.overwrite)
     session = Session(shared=False)
@@ -185,9 +200,16 @@ def _tune(
         from wheretune import pipeline
 
         result = pipeline.tune(
-            spec, folder, session=session, cache=cache, show=(lambda _: None) if json_ else _profile_and_plan(spec)
+            spec,
+            folder,
+            session=session,
+            cache=cache,
+            watch=watch,
+            show=(lambda _: None) if json_ else _profile_and_plan(spec),
         )
     show(None if json_ else _summary(result, folder), json_, to_json(result))
+    if (address := hub.push(folder)) is not None:
+        note(f"uploaded to {address}")
 
 
 def read_all(session: Session, spec: RunSpec) -> None:

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
 
 
-def checkpoint_activations(stack: LayerStack, lowest: int) -> None:
+def checkpoint_activations(stack: LayerStack, lowest: int) -> Callable[[], None]:
     """Non-reentrant activation checkpointing in the layers from `lowest` up, and in no other part of the base.
+
+    Returns:
+        What ends it.
 
     Raises:
         ModelError: Transformers has none for this family.
@@ -30,6 +33,12 @@ def checkpoint_activations(stack: LayerStack, lowest: int) -> None:
             raise ModelError(f"{type(stack.base).__name__} has no activation checkpointing", "train without it")
         layer.module.gradient_checkpointing = True
         layer.module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+
+    def end() -> None:
+        for layer in stack.layers[lowest:]:
+            layer.module.gradient_checkpointing = False  # type: ignore[assignment]
+
+    return end
 
 
 def recomputed(base: nn.Module, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

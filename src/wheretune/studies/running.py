@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wheretune import catalog, planning
 from wheretune.errors import WheretuneError
 from wheretune.records.base import Spec, to_json
-from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings, check_cache
+from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings, WatchSettings, check_cache
 from wheretune.records.scores import Reading, load_scores, save_scores
 from wheretune.selectors.base import resolve_k
 from wheretune.session import Session
@@ -40,7 +40,12 @@ IDLE = ("reference", "executor")  # what changes no run
 
 
 def compare(
-    what: Comparison, folder: Path, *, cache: CacheSettings | None = None, session: Session | None = None
+    what: Comparison,
+    folder: Path,
+    *,
+    cache: CacheSettings | None = None,
+    watch: WatchSettings | None = None,
+    session: Session | None = None,
 ) -> Compared:
     """Runs what is missing, and writes the tables.
 
@@ -51,6 +56,7 @@ def compare(
         what: What is compared.
         folder: Where it is kept.
         cache: Where runs keep the states of their frozen prefix; decided by what pays by default.
+        watch: How every training is watched and kept.
         session: What is open already.
 
     Returns:
@@ -69,7 +75,7 @@ def compare(
     claim(folder / COMPARISON, claimed, defaults={"settings": to_json(TrainSettings())})
     scores = _scores(what, scorers, folder, session)
     executor: Executor = catalog.build("executor", what.executor)
-    work = Work(what, scores, folder, cache, session)
+    work = Work(what, scores, folder, cache, session, watch)
     results: dict[Job, RunResult | Failure] = {}
     while jobs := next_jobs(what, results):
         results.update(executor.run(work, jobs))
@@ -190,6 +196,7 @@ class Work:
         folder: The comparison's.
         cache: Where runs keep the states of their frozen prefix.
         session: What this process has opened.
+        watch: How every training is watched and kept.
     """
 
     what: Comparison
@@ -197,6 +204,7 @@ class Work:
     folder: Path
     cache: CacheSettings | None = None
     session: Session = field(default_factory=Session)
+    watch: WatchSettings | None = None
 
     def __call__(self, job: Job) -> RunResult | Failure:
         """The run's result, or why there is none."""
@@ -233,7 +241,7 @@ class Work:
             settings=replace(what.settings, learning_rate=job.learning_rate, seed=job.seed),
             plan=plan,
         )
-        return tune(spec, where, session=session, cache=self.cache, description=str(job))
+        return tune(spec, where, session=session, cache=self.cache, watch=self.watch, description=str(job))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "session": Session()}  # a model is opened where it is used
