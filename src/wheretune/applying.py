@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,6 +74,7 @@ class Tuned:
             raise PlanError("the plan names no layer", "choose layers, or take the tuner head-only")
         self._frozen_dropout = frozen_dropout
         self._applied, self._temporary = True, False
+        self._end_recomputing: Callable[[], None] = lambda: None
         self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         top = {id(parameter) for parameter in read_on_top(self.stack)}
         own = model.state_dict()  # held while the tuner is attached, so that nothing new takes their memory
@@ -139,7 +140,7 @@ class Tuned:
         Raises:
             ModelError: The family cannot do this.
         """
-        checkpoint_activations(self.stack, min(self.plan.layers, default=len(self.stack)))
+        self._end_recomputing = checkpoint_activations(self.stack, min(self.plan.layers, default=len(self.stack)))
 
     def check(self) -> None:
         """Proves by hashes that every chosen layer changed and nothing that is frozen did.
@@ -223,6 +224,7 @@ class Tuned:
     def _give_back(self) -> None:
         self._applied = False
         self._let_go()
+        self._end_recomputing()
         self._let_masters_go()
         for parameter, flag in self._flags:
             parameter.requires_grad = flag

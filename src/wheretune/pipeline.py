@@ -29,7 +29,7 @@ from wheretune.model.inputs import max_tokens
 from wheretune.model.opening import load_tokenizer, outline, own_head
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
-from wheretune.records.runs import RunResult, RunSpec, TrainSettings, load_result
+from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings, load_result
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
@@ -38,7 +38,9 @@ from wheretune.support.files import claim, sweep
 from wheretune.support.log import log
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
+from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights
 from wheretune.training.checkpoints import checkpoints
+from wheretune.training.clock import Clock
 from wheretune.training.engagement import EngagementCallback
 from wheretune.training.loop import train
 
@@ -157,6 +159,7 @@ def tune(
     *,
     session: Session | None = None,
     cache: CacheSettings | None = None,
+    watch: WatchSettings | None = None,
     show: Callable[[object], object] = lambda _: None,
     description: str | None = None,
 ) -> RunResult:
@@ -169,6 +172,7 @@ def tune(
         folder: Its own folder; holds nothing but this run.
         session: What is open already; the base model in it is left as it was.
         cache: Where the states of the frozen prefix are kept; decided by what pays by default.
+        watch: How the training is watched and kept.
         show: Is handed scores and plan as soon as they are there.
         description: What the progress bar says.
 
@@ -176,16 +180,12 @@ def tune(
         WheretuneError: Of every kind, for what the user can mend.
         OutputError: The folder holds another run.
     """
-    session = session or Session(shared=False)
+    session, watch = session or Session(shared=False), watch or WatchSettings()
     data = _data(spec, session)
-    measures(task_of(data["train"].info), spec.metrics)  # a metric that cannot read the task is refused before training
+    texts = data["train"]
+    decisive = decisive_metric(spec, measures(task_of(texts.info), spec.metrics))  # refuses what cannot read the task
     opened = session.model(spec.model, language=spec.plan is None and _speaks(spec.scorer))
-    check_one_sequence(opened.stack.base)
-    if (own := own_head(opened.stack.base)) is not None:
-        log.warning("the checkpoint's own head (%s) is left out: a new head is trained", own)
-    length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
-    if spec.plan is not None:
-        check_plan(opened.info, spec.plan)
+    length = _length(spec, opened)
     sweep(folder)
     claim(folder / RUN, _claimed(spec, opened, data), defaults={"settings": to_json(TrainSettings())})
     if (folder / RESULT).is_file():
@@ -193,10 +193,8 @@ def tune(
         return load_result(folder / RESULT)
 
     plan = _planned(spec, folder, session, show)
-    settings, why = planning.settled(spec.settings, plan, len(data["train"]))
-    if why is not None:
-        show(f"{_share(spec, plan)}{why}")
-    model = headed(opened.stack, catalog.build("head", plan.head), data["train"], settings.seed)
+    settings = _settled(spec, plan, len(texts), show)
+    model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
     tuned = apply(
         model,
         plan,
@@ -205,29 +203,34 @@ def tune(
         before=opened.hashes_below("base"),
         masters=True,
     )
+
+    def measure(name: str) -> Any:
+        return judge(model, data[name], opened.tokenizer, length, names=spec.metrics)
+
     with tuned.temporarily(folder) if session.shared else nullcontext():  # others begin from the same weights
-        collate = task_of(data["train"].info).collator(opened.tokenizer)
+        collate = task_of(texts.info).collator(opened.tokenizer)
         with peak_memory() as memory:
-            rows = encode(data["train"], opened.tokenizer, length)
-            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache) as saved:
-                words = description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"
+            rows = encode(texts, opened.tokenizer, length)
+            if watch.gradient_checkpointing:
+                tuned.recompute()
+            spared = replace(settings, all_tokens=settings.all_tokens or watch.gradient_checkpointing)
+            with saving(tuned.stack, opened.info.hash, rows, collate, spared, folder, cache) as saved:
                 trained = train(
                     model,
                     rows,
                     collate,
                     settings,
                     folder,
-                    words,
+                    Clock(description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"),
                     tuned.followers,
-                    callbacks=[EngagementCallback(tuned)],
+                    [EngagementCallback(tuned)],
+                    watch,
+                    judge_of(spec, decisive, lambda: measure("validation")[0], tuned),
                 )
         remove_delta(folder)  # of a sitting that was killed before its result was written
-        save_delta(tuned, folder, data=data["train"].info, max_length=length)
+        save_delta(tuned, folder, data=texts.info, max_length=length)
         started = time.perf_counter()
-        held_out = {name: texts for name, texts in data.items() if name != "train"}
-        judged = {
-            name: judge(model, texts, opened.tokenizer, length, names=spec.metrics) for name, texts in held_out.items()
-        }
+        judged = {name: measure(name) for name in data if name != "train"}
         predictions = {name: save_predictions(rows, folder, name) for name, (_, rows) in judged.items()}
     result = RunResult(
         spec=spec,
@@ -240,15 +243,33 @@ def tune(
         steps=trained.steps,
         versions=versions(),
         provenance=provenance(),
-        saved=saved.description,
+        saved=saved.description | kept_weights(trained, decisive),
         predictions=predictions,
         learning_rate=settings.learning_rate,
     )
-    train_info = data["train"].info
-    write_card(folder, plan, train_info, {name: (data[name].info, metrics) for name, metrics in result.metrics.items()})
+    write_card(folder, plan, texts.info, {name: (data[name].info, metrics) for name, metrics in result.metrics.items()})
     save(result, folder / RESULT)
     _leave_no_checkpoint(folder)
     return result
+
+
+def _length(spec: RunSpec, opened: Opened) -> int:
+    """How many tokens texts are cut to; a model that cannot be tuned so is refused."""
+    check_one_sequence(opened.stack.base)
+    if (own := own_head(opened.stack.base)) is not None:
+        log.warning("the checkpoint's own head (%s) is left out: a new head is trained", own)
+    length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
+    if spec.plan is not None:
+        check_plan(opened.info, spec.plan)
+    return length
+
+
+def _settled(spec: RunSpec, plan: Plan, texts: int, show: Callable[[object], object]) -> TrainSettings:
+    """The settings with what they leave open; what was taken is shown in one line."""
+    settings, why = planning.settled(spec.settings, plan, texts)
+    if why is not None:
+        show(f"{_share(spec, plan)}{why}")
+    return settings
 
 
 def _speaks(scorer: Spec) -> bool:
@@ -301,6 +322,7 @@ def _claimed(spec: RunSpec, opened: Opened, data: dict[str, TextData]) -> dict[s
 def _leave_no_checkpoint(folder: Path) -> None:
     for path in checkpoints(folder):
         shutil.rmtree(path, ignore_errors=True)
+    (folder / BEST).unlink(missing_ok=True)
 
 
 # --- without weights -----------------------------------------------------------------------------

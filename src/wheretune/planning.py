@@ -226,7 +226,7 @@ def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSetti
         return settings, None
     tokens = settings.tokens_per_batch
     batch = settings.batch_size if tokens is None else max(1, int(tokens / plan.cost.tokens))
-    steps = settings.epochs * -(-texts // batch)
+    steps = settings.max_steps or settings.epochs * -(-texts // (batch * settings.gradient_accumulation_steps))
     rate = learning_rate(catalog.build("tuner", plan.tuner), plan.model, plan.layers, steps)
     where = f"{len(plan.layers)} of {len(plan.model)} layers" if plan.layers else "no layer"
     width = plan.model.hidden_size

@@ -35,6 +35,7 @@ from wheretune.selectors.fixed import Explicit
 from wheretune.support.files import claim, digest, write_json
 from wheretune.support.provenance import versions
 from wheretune.tasks.base import task_of
+from wheretune.training.clock import Clock
 from wheretune.training.engagement import EngagementCallback
 from wheretune.training.loop import train
 
@@ -183,17 +184,9 @@ class _Trial:
             collate = task_of(self.tuning.info).collator(tokenizer)
             rows = encode(self.tuning, tokenizer, self.length)
             with saving(tuned.stack, info.hash, rows, collate, settings, place, None):
-                description = f"tuning layer {layer} alone"
-                train(
-                    model,
-                    rows,
-                    collate,
-                    settings,
-                    place,
-                    description,
-                    tuned.followers,
-                    callbacks=[EngagementCallback(tuned)],
-                )
+                clock = Clock(f"tuning layer {layer} alone")
+                engaged = [EngagementCallback(tuned)]
+                train(model, rows, collate, settings, place, clock, tuned.followers, engaged)
             tuned.check()
             metrics, predicted = judge(model, self.judging, tokenizer, self.length)
             main, right = metrics[0], [int(one.right) for one in predicted if one.right is not None]

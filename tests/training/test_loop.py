@@ -11,6 +11,7 @@ from helpers.training import Watch, fresh
 from wheretune.errors import ConfigError
 from wheretune.records.runs import TrainSettings
 from wheretune.training.checkpoints import checkpoints, load_checkpoint
+from wheretune.training.clock import Clock
 from wheretune.training.loop import train
 
 SETTINGS = TrainSettings(epochs=3, learning_rate=1e-3, batch_size=4, warmup_ratio=0.1, seed=3)
@@ -77,13 +78,15 @@ def test_the_seconds_of_all_sittings_are_counted_and_saving_is_not(tmp_path):
         return float(next(ticks))
 
     model, _, rows, collate = fresh(layers=(1, 2))
-    once = train(model, rows, collate, SETTINGS, tmp_path / "once", now=now)
+    once = train(model, rows, collate, SETTINGS, tmp_path / "once", clock=Clock("training", now))
     assert (once.seconds, once.first_step) == (3 * 1 + 1 + 1, 1.0)  # until each checkpoint, the first step, the end
     model, _, rows, collate = fresh(layers=(1, 2))
     with pytest.raises(KeyboardInterrupt):
-        train(model, rows, collate, SETTINGS, tmp_path / "twice", followers=[Watch(stop=7)], now=now)
+        train(
+            model, rows, collate, SETTINGS, tmp_path / "twice", followers=[Watch(stop=7)], clock=Clock("training", now)
+        )
     model, _, rows, collate = fresh(layers=(1, 2))
-    twice = train(model, rows, collate, SETTINGS, tmp_path / "twice", now=now)
+    twice = train(model, rows, collate, SETTINGS, tmp_path / "twice", clock=Clock("training", now))
     assert twice.seconds == once.seconds + 1, "each sitting has a first step; that of the lost steps does not count"
 
 

@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperCommand
 
 from wheretune import __version__
+from wheretune.cli.aliases import translated
 from wheretune.cli.groups import FIELDS, expanded, flag_of, was_given
 from wheretune.cli.printing import note, readable_anywhere
 from wheretune.cli.usage import said
@@ -61,6 +62,9 @@ class Command(TyperCommand):
     def make_context(self, *given: Any, **options: Any) -> Any:
         with spelling_flags(self):
             return super().make_context(*given, **options)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        return super().parse_args(ctx, args if ctx.resilient_parsing else translated(self, args))
 
     def invoke(self, ctx: Any) -> Any:
         with spelling_flags(self, ctx):

@@ -22,7 +22,7 @@ from wheretune.cli.options import (
     metric_names,
 )
 from wheretune.cli.printing import note, show
-from wheretune.cli.training import CacheOptions, LoopOptions, SavingOptions, rate_in_words, rates_of
+from wheretune.cli.training import CacheOptions, LoopOptions, SavingOptions, WatchOptions, rate_in_words, rates_of
 
 if TYPE_CHECKING:
     from wheretune.recipes.base import Recipe
@@ -45,6 +45,7 @@ def compare(
     loop: LoopOptions,
     savings: SavingOptions,
     cache: CacheOptions,
+    watching: WatchOptions,
     to: ComparisonFolderOptions,
     methods: Annotated[
         str,
@@ -107,11 +108,13 @@ def compare(
     wheretune compare --recipe cka-lora-encoder --model M --train train.jsonl --test test.jsonl --output runs/cka
     """
     from wheretune import catalog
+    from wheretune.records.model import check_trains
     from wheretune.records.runs import check_cache
     from wheretune.session import Session
     from wheretune.studies.grid import Comparison
     from wheretune.studies.methods import read_all
     from wheretune.support.files import taking
+    from wheretune.training.arguments import check_arguments
 
     folder = to.folder
     k, ratio = one_count(context, count.k, count.ratio)
@@ -120,6 +123,10 @@ def compare(
     needed(data.test, "--test")
     settings, kept = loop.settings(savings), cache.settings()
     check_cache(settings, kept)
+    watch = watching.settings()
+    check_arguments(settings, watch)
+    if settings.eval_strategy != "no":
+        needed(data.validation, "--validation")
     what = Comparison(
         model=model.spec(),
         train=train,
@@ -136,6 +143,7 @@ def compare(
         metrics=metric_names(metric),
         executor=whole("executor", executor),
     )
+    check_trains(what.model)
     session = Session()
     info = session.data(train).info
     for part in judged.values():
@@ -146,7 +154,7 @@ def compare(
     from wheretune.studies.running import compare as run_comparison
 
     with taking(folder, OWNED, overwrite=to.overwrite):
-        compared = run_comparison(what, folder, cache=kept, session=session)
+        compared = run_comparison(what, folder, cache=kept, watch=watch, session=session)
     _report(compared, paper, folder, json_)
     if any(row.failures for row in compared.rows):
         raise typer.Exit(1)

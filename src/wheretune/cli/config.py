@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from wheretune.cli import aliases
 from wheretune.cli.usage import near
 from wheretune.errors import ConfigError
 
@@ -35,7 +36,7 @@ def _values(context: typer.Context, path: Path, content: dict[Any, Any]) -> dict
     flags = [(flag, parameter) for parameter in context.command.params for flag in parameter.opts]
     known = {flag.removeprefix("--").replace("-", "_"): one for flag, one in flags if one.name != "config"}
     values: dict[str, Any] = {}
-    for key, value in content.items():
+    for key, value in _in_our_words(content, {flag: parameter for flag, parameter in flags}).items():
         name = str(key).replace("-", "_")
         if name not in known:
             raise ConfigError(f"{path} has the unknown key {key!r}", near(name, known))
@@ -46,6 +47,23 @@ def _values(context: typer.Context, path: Path, content: dict[Any, Any]) -> dict
         else:
             values[str(known[name].name)] = list(map(str, value)) if isinstance(value, list) else [_as_text(value)]
     return values
+
+
+def _in_our_words(content: Mapping[Any, Any], own: Mapping[str, Any]) -> dict[Any, Any]:
+    """The same options with those that Transformers' and TRL's scripts have under other names in ours."""
+    theirs = {name for name in content if f"--{aliases.key(str(name))}" not in own}
+    theirs = {name for name in theirs if aliases.key(str(name)) in aliases.KNOWN and content[name] is not None}
+    given = {aliases.key(str(name)): [str(one) for one in _listed(content[name])] for name in theirs}
+    ours = {name: value for name, value in content.items() if name not in theirs}
+    for flag, value in aliases.in_our_words(given, own):
+        name, said = flag.removeprefix("--"), True if value is None else value
+        several = getattr(own[flag], "multiple", False)
+        ours[name] = [*_listed(ours.get(name) or []), said] if several else said
+    return ours
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def read_yaml(path: Path, flag: str) -> Any:

@@ -154,4 +154,5 @@ FIELDS = {  # settings that the command line calls by another name
     "task": "task_name",
     "metrics": "metric",
     "plan": "plan_file",
+    "trainer_args": "trainer_arg",
 }

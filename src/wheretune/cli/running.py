@@ -28,7 +28,7 @@ from wheretune.cli.options import (
 )
 from wheretune.cli.printing import note, show
 from wheretune.cli.reporting import check_axes, plan_of, selector_that_fits
-from wheretune.cli.training import KeptCacheOptions, SavingOptions, TrainingOptions, rate_of
+from wheretune.cli.training import HubOptions, KeptCacheOptions, SavingOptions, TrainingOptions, WatchOptions, rate_of
 from wheretune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 OWNED = (
-    "run.json", "tune.json", "probe", "scores.json", "plan.json", "checkpoint-*", "prefix-*", "delta.safetensors",
+    "run.json", "tune.json", "probe", "best.safetensors", "runs",
+    "scores.json", "plan.json", "checkpoint-*", "prefix-*", "delta.safetensors",
     "adapter", "README.md", "wheretune.json", "predictions-*.jsonl", RESULT,
 )  # fmt: skip
 DECIDED = (
@@ -56,7 +57,9 @@ def tune(
     training: TrainingOptions,
     savings: SavingOptions,
     cache: KeptCacheOptions,
+    watching: WatchOptions,
     to: FolderOptions,
+    hub: HubOptions,
     plan_file: Annotated[
         Path | None,
         option("--plan", "What `wheretune plan` wrote.", default="made here", rich_help_panel="Choice"),
@@ -101,7 +104,7 @@ def tune(
         spec = RunSpec(
             there(model.over(given.model.spec)), train, **judged, metrics=names, settings=settings, plan=given
         )
-        _tune(spec, folder, to, kept, json_)
+        _tune(spec, folder, to, kept, watching, hub, json_)
         return
     axes, asked = tuning.specs(), scorer_of(scorer)
     refuse_unread(context, {"states", "language-model"})
@@ -110,13 +113,15 @@ def tune(
         model.spec("--model, or --plan,"), train, **judged, scorer=asked,
         reading=Reading(batch_size=2 * training.batch_size, seed=seed), **axes, metrics=names, settings=settings,
     )  # fmt: skip
-    _tune(spec, folder, to, kept, json_, lambda: selector_that_fits(choice, spec.model, asked, seed))
+    _tune(spec, folder, to, kept, watching, hub, json_, lambda: selector_that_fits(choice, spec.model, asked, seed))
 
 
 def run(
     base: BaseOptions,
     cache: KeptCacheOptions,
+    watching: WatchOptions,
     to: FolderOptions,
+    hub: HubOptions,
     spec_file: Annotated[
         Path, typer.Argument(metavar="SPEC", help="A run's result.json, or a spec in YAML or JSON.", show_default=False)
     ],
@@ -149,7 +154,7 @@ def run(
     if spec.plan is not None:
         check_axes(spec.plan, ("tuner", "head", "schedule"), str(spec_file))
     _check_metrics(spec)
-    _tune(replace(spec, model=model, **parts), to.folder, to, kept, json_)
+    _tune(replace(spec, model=model, **parts), to.folder, to, kept, watching, hub, json_)
 
 
 def _check_metrics(spec: RunSpec) -> None:
@@ -164,6 +169,8 @@ def _check_metrics(spec: RunSpec) -> None:
         catalog.find("metric", name)
     if spec.metrics and spec.validation is None and spec.test is None:
         raise ConfigError("a metric needs data to be judged on", "give validation or test data", "metrics")
+    if spec.settings.eval_strategy != "no" and spec.validation is None:
+        raise ConfigError("nothing can be judged in training", "give validation data", "eval_strategy")
 
 
 def _tune(
@@ -171,14 +178,22 @@ def _tune(
     folder: Path,
     to: FolderOptions,
     cache: CacheSettings,
+    watching: WatchOptions,
+    hub: HubOptions,
     json_: bool,
     selector: Callable[[], Spec] | None = None,
 ) -> None:
     """Runs a spec and says what came of it; data is refused before the model is opened, all else before the folder."""
     from wheretune.records.base import to_json
+    from wheretune.records.model import check_trains
     from wheretune.session import Session
     from wheretune.support.files import check_place, taking
+    from wheretune.training.arguments import check_arguments
 
+    watch = watching.settings()
+    check_arguments(spec.settings, watch)
+    check_trains(spec.model)
+    hub.checked()
     _check_metrics(spec)
     check_place(folder, OWNED)
     session = Session(shared=False)
@@ -190,11 +205,18 @@ def _tune(
         from wheretune import pipeline
 
         result = pipeline.tune(
-            spec, folder, session=session, cache=cache, show=(lambda _: None) if json_ else _profile_and_plan(spec)
+            spec,
+            folder,
+            session=session,
+            cache=cache,
+            watch=watch,
+            show=(lambda _: None) if json_ else _profile_and_plan(spec),
         )
     if ended:  # with the same settings: others were refused
         note(f"nothing to do: finished {result.provenance.get('time', 'earlier')}; result in {folder / RESULT}")
     show(None if json_ else _summary(result, folder), json_, to_json(result))
+    if (address := hub.push(folder)) is not None:
+        note(f"uploaded to {address}")
 
 
 def read_all(session: Session, spec: RunSpec) -> None:

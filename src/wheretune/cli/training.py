@@ -10,7 +10,7 @@ from wheretune.cli.groups import Group, group, option
 from wheretune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from wheretune.records.runs import CacheSettings, TrainSettings
+    from wheretune.records.runs import CacheSettings, TrainSettings, WatchSettings
 
 
 @group
@@ -30,6 +30,46 @@ class LoopOptions(Group):
         ),
     ] = None
     warmup_ratio: Annotated[float, option("--warmup-ratio", "Share of the steps that warm up.")] = 0.1
+    warmup_steps: Annotated[
+        int | None, option("--warmup-steps", "In place of --warmup-ratio: steps that warm up.", default="none")
+    ] = None
+    max_steps: Annotated[
+        int | None, option("--max-steps", "In place of --epochs: steps of the optimizer.", default="none")
+    ] = None
+    gradient_accumulation_steps: Annotated[
+        int, option("--gradient-accumulation-steps", "Batches whose gradients make one step.")
+    ] = 1
+    optim: Annotated[str, option("--optim", "The optimizer, by Transformers' name.")] = "adamw_torch_fused"
+    lr_scheduler_type: Annotated[
+        str, option("--lr-scheduler-type", "How the learning rate goes on after its peak, by Transformers' name.")
+    ] = "linear"
+    max_grad_norm: Annotated[
+        float, option("--max-grad-norm", "What the norm of all gradients is clipped to; 0 clips nothing.")
+    ] = 1.0
+    eval_strategy: Annotated[
+        Literal["no", "epoch", "steps"],
+        option("--eval-strategy", "When --validation is judged in training; the weights that did best are then kept."),
+    ] = "no"
+    eval_steps: Annotated[
+        int | None, option("--eval-steps", "With --eval-strategy steps: after how many each.", default="none")
+    ] = None
+    metric_for_best_model: Annotated[
+        str | None,
+        option("--metric-for-best-model", "What says which weights did best.", default="the task's main metric"),
+    ] = None
+    early_stopping_patience: Annotated[
+        int | None,
+        option("--early-stopping-patience", "Stop after so many judgements without a better one.", default="none"),
+    ] = None
+    trainer_arg: Annotated[
+        list[str] | None,
+        option(
+            "--trainer-arg",
+            "Any other of transformers.TrainingArguments, such as adam_epsilon=1e-6; may be repeated.",
+            default="none",
+            metavar="NAME=VALUE",
+        ),
+    ] = None
     weight_decay: Annotated[
         float, option("--weight-decay", "How strongly weights are drawn to 0 (AdamW's weight decay).")
     ] = 0.01
@@ -52,8 +92,28 @@ class LoopOptions(Group):
             frozen_dropout=savings.frozen_dropout,
             all_tokens=savings.all_tokens,
             packed=savings.pack,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+            max_steps=self.max_steps,
+            warmup_steps=self.warmup_steps,
+            optim=self.optim,
+            lr_scheduler_type=self.lr_scheduler_type,
+            max_grad_norm=self.max_grad_norm,
+            eval_strategy=self.eval_strategy,
+            eval_steps=self.eval_steps,
+            metric_for_best_model=self.metric_for_best_model,
+            early_stopping_patience=self.early_stopping_patience,
+            trainer_args=self._rest(),
             **own,
         )
+
+    def _rest(self) -> dict[str, Any]:
+        """The rest of Trainer's arguments, each of its own type."""
+        from wheretune.training.arguments import typed
+
+        pairs = [one.partition("=") for one in self.trainer_arg or ()]
+        if not all(equals for _, equals, _ in pairs):
+            raise ConfigError(f"--trainer-arg is {', '.join(self.trainer_arg or ())!r}", "write name=value")
+        return typed({name.strip().replace("-", "_"): value for name, _, value in pairs})
 
 
 @group
@@ -93,6 +153,91 @@ def rate_of(text: str) -> float | None:
 def rate_in_words(rate: float | None) -> str:
     """As it is written on the command line."""
     return "auto" if rate is None else f"{rate:g}"
+
+
+@group
+class WatchOptions(Group):
+    """How a training is watched and kept; it changes no result."""
+
+    panel: ClassVar[str] = "Training"
+    report_to: Annotated[
+        str, option("--report-to", "Trackers with commas, such as wandb or tensorboard; all that are there, or none.")
+    ] = "none"
+    logging_steps: Annotated[
+        int | None,
+        option("--logging-steps", "Steps between two lines about the loss.", default="none; 10 with --report-to"),
+    ] = None
+    save_strategy: Annotated[
+        Literal["no", "epoch", "steps"],
+        option("--save-strategy", "When a checkpoint is written, from which a stopped run goes on."),
+    ] = "epoch"
+    save_steps: Annotated[
+        int | None, option("--save-steps", "With --save-strategy steps: after how many each.", default="none")
+    ] = None
+    save_total_limit: Annotated[
+        int, option("--save-total-limit", "Checkpoints kept while the run goes on; all go when it ends.")
+    ] = 1
+    gradient_checkpointing: Annotated[
+        bool,
+        option(
+            "--gradient-checkpointing",
+            "Run layers again in the backward pass, from the lowest trained one up, to save memory.",
+        ),
+    ] = False
+
+    def settings(self) -> WatchSettings:
+        """How it is watched and kept.
+
+        Raises:
+            ConfigError: A number is out of range, or these do not go together.
+        """
+        from wheretune.records.runs import WatchSettings
+
+        names = tuple(name.strip() for name in self.report_to.split(",") if name.strip() not in ("", "none"))
+        return WatchSettings(
+            report_to=names,
+            logging_steps=self.logging_steps,
+            save_strategy=self.save_strategy,
+            save_steps=self.save_steps,
+            save_total_limit=self.save_total_limit,
+            gradient_checkpointing=self.gradient_checkpointing,
+        )
+
+
+@group
+class HubOptions(Group):
+    """Where a tuned model goes beside its folder."""
+
+    panel: ClassVar[str] = "Output"
+    push_to_hub: Annotated[
+        bool, option("--push-to-hub", "Upload what was tuned, and its card, to the hub; private if it is new.")
+    ] = False
+    hub_model_id: Annotated[
+        str | None,
+        option("--hub-model-id", "Its name there, as OWNER/NAME.", default="the folder's", metavar="NAME"),
+    ] = None
+
+    def checked(self) -> None:
+        """Makes sure, before any work is done, that something can be uploaded.
+
+        Raises:
+            ConfigError: Nobody is logged in, or only the name was given.
+        """
+        if self.hub_model_id is not None and not self.push_to_hub:
+            raise ConfigError("--hub-model-id has no effect without --push-to-hub", "add it")
+        if self.push_to_hub:
+            from huggingface_hub import get_token
+
+            if get_token() is None:
+                raise ConfigError("--push-to-hub: nobody is logged in to the hub", "run `hf auth login` first")
+
+    def push(self, folder: Path) -> str | None:
+        """Uploads a tuned model, and says where it is."""
+        if not self.push_to_hub:
+            return None
+        from wheretune.delta.sharing import push_to_hub
+
+        return push_to_hub(folder, self.hub_model_id or folder.resolve().name)
 
 
 @group

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
 
 
-def checkpoint_activations(stack: LayerStack, lowest: int) -> None:
+def checkpoint_activations(stack: LayerStack, lowest: int) -> Callable[[], None]:
     """Non-reentrant activation checkpointing in the layers from `lowest` up, and in no other part of the base.
+
+    Returns:
+        What ends it.
 
     Raises:
         ModelError: Transformers has none for this family.
@@ -41,6 +44,12 @@ def _checkpoint(forward: Callable[..., Any], *args: Any, use_reentrant: bool) ->
 
     given = (None if isinstance(one, Cache) else one for one in args)
     return checkpoint(forward, *given, use_reentrant=use_reentrant)
+
+    def end() -> None:
+        for layer in stack.layers[lowest:]:
+            layer.module.gradient_checkpointing = False  # type: ignore[assignment]
+
+    return end
 
 
 def recomputed(base: nn.Module, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -57,10 +57,25 @@ def check_machine(spec: ModelSpec) -> None:
         raise ModelError(
             "the package flash-attn is not installed", "install it (pip install flash-attn), or take sdpa", "attention"
         )
-    cuda = [*Path("/dev").glob("nvidia*"), *Path("/dev").glob("dxg"), *Path("/dev").glob("kfd")]
-    lacking = {"cuda": sys.platform == "linux" and not cuda, "mps": sys.platform != "darwin"}
+    lacking = {"cuda": not _cuda(), "mps": sys.platform != "darwin"}
     if lacking.get(spec.device.split(":")[0], False):
         raise ModelError(f"there is no {spec.device} on this machine", "take auto or cpu", "device")
+
+
+def check_trains(spec: ModelSpec) -> None:
+    """Refuses a precision in which this machine cannot train.
+
+    Raises:
+        ModelError: It is fp16 on a CPU.
+    """
+    cpu = spec.device == "cpu" or (spec.device == "auto" and not _cuda() and sys.platform != "darwin")
+    if spec.dtype == "fp16" and cpu:
+        raise ModelError("a CPU trains slowly in fp16 and lacks operations for it", "take bf16 or fp32", "dtype")
+
+
+def _cuda() -> bool:
+    """Whether there may be a CUDA device, as far as can be seen without torch."""
+    return sys.platform != "linux" or any(any(Path("/dev").glob(name)) for name in ("nvidia*", "dxg", "kfd"))
 
 
 @record

@@ -33,6 +33,18 @@ class TrainSettings:
         frozen_dropout: Frozen layers drop out as trained ones do (stock behaviour), and nothing of them is cached.
         all_tokens: The last layer computes all tokens, not only the one that is read.
         packed: The texts of a batch run one after the other, without padding; the last layer then computes all tokens.
+        gradient_accumulation_steps: Batches whose gradients make one step of the optimizer.
+        max_steps: Steps of the optimizer, in place of `epochs`.
+        warmup_steps: Steps in which the learning rate rises, in place of `warmup_ratio`.
+        optim: Transformers' name of the optimizer.
+        lr_scheduler_type: Transformers' name of how the learning rate goes on after its peak.
+        max_grad_norm: What the norm of all gradients is clipped to; 0 clips nothing.
+        eval_strategy: When the validation data is judged in training: never, after every epoch or every `eval_steps`.
+            Where it is judged, the weights that did best are those that are kept.
+        eval_steps: Steps from one such judgement to the next.
+        metric_for_best_model: Which metric says which weights are best; the task's main one by default.
+        early_stopping_patience: Judgements in a row without a better one, after which training stops.
+        trainer_args: The rest of `transformers.TrainingArguments`, by name.
     """
 
     epochs: int = 3
@@ -47,9 +59,25 @@ class TrainSettings:
     frozen_dropout: bool = False
     all_tokens: bool = False
     packed: bool = False
+    gradient_accumulation_steps: int = 1
+    max_steps: int | None = None
+    warmup_steps: int | None = None
+    optim: str = "adamw_torch_fused"
+    lr_scheduler_type: str = "linear"
+    max_grad_norm: float = 1.0
+    eval_strategy: Literal["no", "epoch", "steps"] = "no"
+    eval_steps: int | None = None
+    metric_for_best_model: str | None = None
+    early_stopping_patience: int | None = None
+    trainer_args: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         tokens, rate = self.tokens_per_batch, self.learning_rate
+        for name in ("gradient_accumulation_steps", "max_steps", "eval_steps", "early_stopping_patience"):
+            at_least(1, name, getattr(self, name))
+        at_least(0, "warmup_steps", self.warmup_steps)
+        at_least(0, "max_grad_norm", self.max_grad_norm)
+        self._check_judging()
         for name, value, fits, remedy in (
             ("epochs", self.epochs, self.epochs >= 1, "give 1 or more"),
             ("learning_rate", rate, rate is None or 0 < rate < 10, "give a number above 0 and below 10"),
@@ -62,6 +90,58 @@ class TrainSettings:
             if not fits:
                 raise ConfigError(f"{name.replace('_', ' ')} is {value}", remedy, name)
         check_seed(self.seed)
+
+    def _check_judging(self) -> None:
+        """Refuses settings of a judgement in training that does not take place."""
+        for name in ("eval_steps", "metric_for_best_model", "early_stopping_patience"):
+            if getattr(self, name) is not None and self.eval_strategy == "no":
+                raise ConfigError(
+                    f"{name} has no effect where nothing is judged in training", "give a strategy (eval_strategy)", name
+                )
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            raise ConfigError(
+                "it is not said after how many steps to judge", "give a number (eval_steps)", "eval_steps"
+            )
+        if self.eval_strategy == "epoch" and self.eval_steps is not None:
+            raise ConfigError("eval_steps has no effect with epochs", "take steps (eval_strategy)", "eval_steps")
+
+
+def at_least(least: int, name: str, value: float | None) -> None:
+    """Refuses a number that is too small; None is none.
+
+    Raises:
+        ConfigError: It is below `least`.
+    """
+    if value is not None and value < least:
+        raise ConfigError(f"{name.replace('_', ' ')} is {value}", f"give {least} or more", name)
+
+
+@record
+class WatchSettings:
+    """How a training is watched and kept. It changes no result.
+
+    Attributes:
+        report_to: Trackers that Transformers knows: `wandb`, `tensorboard`, `mlflow` ...
+        logging_steps: Steps from one line about the loss to the next; None writes none, or 10 for a tracker.
+        save_strategy: When a checkpoint is written, from which a stopped run goes on.
+        save_steps: Steps from one to the next.
+        save_total_limit: How many are kept while the run goes on; all go when it ends.
+        gradient_checkpointing: Layers from the lowest trained one up run again in the backward pass, to save memory;
+            the last one then computes all tokens, which is the same but for rounding.
+    """
+
+    report_to: tuple[str, ...] = ()
+    logging_steps: int | None = None
+    save_strategy: Literal["no", "epoch", "steps"] = "epoch"
+    save_steps: int | None = None
+    save_total_limit: int = 1
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("logging_steps", "save_steps", "save_total_limit"):
+            at_least(1, name, getattr(self, name))
+        if self.save_strategy != "steps" and self.save_steps is not None:
+            raise ConfigError("save_steps has no effect without steps", "take steps (save_strategy)", "save_steps")
 
 
 @record

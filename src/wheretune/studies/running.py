@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from wheretune import catalog, planning
 from wheretune.errors import WheretuneError
 from wheretune.records.base import Spec, to_json
-from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings, check_cache
+from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings, WatchSettings, check_cache
 from wheretune.records.scores import Reading, load_scores, save_scores
 from wheretune.selectors.base import resolve_k
 from wheretune.session import Session
@@ -41,7 +41,12 @@ IDLE = ("reference", "executor")  # what changes no run
 
 
 def compare(
-    what: Comparison, folder: Path, *, cache: CacheSettings | None = None, session: Session | None = None
+    what: Comparison,
+    folder: Path,
+    *,
+    cache: CacheSettings | None = None,
+    watch: WatchSettings | None = None,
+    session: Session | None = None,
 ) -> Compared:
     """Runs what is missing, and writes the tables.
 
@@ -52,6 +57,7 @@ def compare(
         what: What is compared.
         folder: Where it is kept.
         cache: Where runs keep the states of their frozen prefix; decided by what pays by default.
+        watch: How every training is watched and kept.
         session: What is open already.
 
     Returns:
@@ -61,7 +67,7 @@ def compare(
         WheretuneError: Of every kind, for what the user can mend; before anything is written.
         OutputError: The folder holds another comparison.
     """
-    return _Study(what, folder, cache, session or Session()).run()
+    return _Study(what, folder, cache, watch, session or Session()).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +77,7 @@ class _Study:
     what: Comparison
     folder: Path
     cache: CacheSettings | None
+    watch: WatchSettings | None
     session: Session
 
     def run(self) -> Compared:
@@ -115,7 +122,7 @@ class _Study:
     def finished(self, data: dict[str, DataInfo]) -> Compared:
         """The rows, once every run has ended."""
         claim(self.folder / COMPARISON, self.claimed(data), defaults={"settings": to_json(TrainSettings())})
-        work = Work(self.what, self.scores(), self.folder, self.cache, self.session)
+        work = Work(self.what, self.scores(), self.folder, self.cache, self.session, self.watch)
         executor: Executor = catalog.build("executor", self.what.executor)
         results: dict[Job, RunResult | Failure] = {}
         while jobs := next_jobs(self.what, results):
@@ -192,6 +199,7 @@ class Work:
         folder: The comparison's.
         cache: Where runs keep the states of their frozen prefix.
         session: What this process has opened.
+        watch: How every training is watched and kept.
     """
 
     what: Comparison
@@ -199,6 +207,7 @@ class Work:
     folder: Path
     cache: CacheSettings | None = None
     session: Session = field(default_factory=Session)
+    watch: WatchSettings | None = None
 
     def __call__(self, job: Job) -> RunResult | Failure:
         """The run's result, or why there is none."""
@@ -236,7 +245,7 @@ class Work:
             settings=replace(what.settings, learning_rate=job.learning_rate, seed=job.seed),
             plan=plan,
         )
-        return tune(spec, where, session=session, cache=self.cache, description=str(job))
+        return tune(spec, where, session=session, cache=self.cache, watch=self.watch, description=str(job))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "session": Session()}  # a model is opened where it is used

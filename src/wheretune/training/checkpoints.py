@@ -32,7 +32,7 @@ class Checkpoint:
 
     Attributes:
         parameters: Everything that the optimizer holds, by name, whether or not it is frozen at this moment.
-        optimizer: The optimizer's tensors, by parameter and slot. Parameters without any do not appear.
+        optimizer: The optimizer's tensors and numbers, by parameter and slot. Parameters without any do not appear.
         groups: The settings of the optimizer's groups (learning rate, decay ...), without their parameters.
         followers: What the followers must remember, by follower.
         generators: The states of torch's random generators.
@@ -40,7 +40,7 @@ class Checkpoint:
     """
 
     parameters: dict[str, Tensor]
-    optimizer: dict[str, dict[str, Tensor]]
+    optimizer: dict[str, dict[str, Any]]
     groups: list[dict[str, Any]]
     followers: dict[str, dict[str, Tensor]]
     generators: dict[str, Tensor]
@@ -52,14 +52,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{CHECKPOINT}-*"), key=lambda path: int(path.name.split("-")[-1]))
 
 
-def save_checkpoint(checkpoint: Checkpoint, folder: Path, state: TrainerState) -> None:
-    """Writes a checkpoint of a run, whole or not at all, and then removes the earlier ones."""
+def save_checkpoint(checkpoint: Checkpoint, folder: Path, state: TrainerState, kept: int = 1) -> None:
+    """Writes a checkpoint of a run, whole or not at all, and then removes all but the last `kept`."""
     tensors = {f"parameters/{name}": value for name, value in checkpoint.parameters.items()}
-    tensors |= {
-        f"optimizer/{name}/{slot}": value
-        for name, slots in checkpoint.optimizer.items()
-        for slot, value in slots.items()
-    }
+    slots = [(f"{name}/{slot}", value) for name, of in checkpoint.optimizer.items() for slot, value in of.items()]
+    tensors |= {f"optimizer/{key}": value for key, value in slots if isinstance(value, torch.Tensor)}
+    plain = {key: value for key, value in slots if not isinstance(value, torch.Tensor)}
     tensors |= {
         f"followers/{name}/{key}": value for name, kept in checkpoint.followers.items() for key, value in kept.items()
     }
@@ -68,12 +66,12 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, state: TrainerState) -
     def fill(draft: Path) -> None:
         draft.mkdir()
         save_file({name: value.detach().contiguous() for name, value in tensors.items()}, draft / TENSORS)
-        plain = {"format": FORMAT, "groups": checkpoint.groups, "rest": checkpoint.rest}
-        (draft / REST).write_text(json.dumps(plain), encoding="utf-8")
+        content = {"format": FORMAT, "groups": checkpoint.groups, "slots": plain, "rest": checkpoint.rest}
+        (draft / REST).write_text(json.dumps(content), encoding="utf-8")
         state.save_to_json(str(draft / TRAINER))
 
     write(folder / f"{CHECKPOINT}-{state.global_step}", fill)
-    for older in checkpoints(folder)[:-1]:
+    for older in checkpoints(folder)[:-kept]:
         shutil.move(older, folder / f".{older.name}{PARTIAL}")  # first out of sight, so that no half of it is resumed
     sweep(folder)
 
@@ -100,6 +98,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         else:
             follower, _, rest = name.partition("/")
             checkpoint.followers.setdefault(follower, {})[rest] = value
+    for name, value in plain.get("slots", {}).items():
+        parameter, _, slot = name.rpartition("/")
+        checkpoint.optimizer.setdefault(parameter, {})[slot] = value
     return checkpoint
 
 
@@ -109,10 +110,8 @@ def held_by(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
     return {names[parameter]: parameter for group in optimizer.param_groups for parameter in group["params"]}
 
 
-def optimizer_state(
-    optimizer: Optimizer, model: nn.Module
-) -> tuple[dict[str, dict[str, Tensor]], list[dict[str, Any]]]:
-    """An optimizer's tensors by parameter and slot, and the settings of its groups."""
+def optimizer_state(optimizer: Optimizer, model: nn.Module) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """An optimizer's tensors and numbers by parameter and slot, and the settings of its groups."""
     held, state = list(held_by(optimizer, model)), optimizer.state_dict()
     settings = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
     return {held[number]: slots for number, slots in state["state"].items()}, settings

@@ -23,11 +23,13 @@ class TrainLog:
         seconds: Of all sittings.
         steps: Of the optimizer.
         first_step: Seconds of this sitting's first step, which also makes room for the optimizer's state.
+        best: The step whose weights are kept and how they did, where they were judged meanwhile.
     """
 
     seconds: float
     steps: int
     first_step: float = 0.0
+    best: tuple[int, float] | None = None
 
     @property
     def step(self) -> float:
@@ -62,6 +64,14 @@ class Clock(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self.first_step = self.first_step or self._now() - self._started
         self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:
+        shown = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        if "train_runtime" not in shown:  # what Trainer sums up in the end stands in the result
+            said = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
+            self._progress.console.print(
+                f"step {state.global_step}: {said}", markup=False, highlight=False, soft_wrap=True
+            )
 
     def pause(self) -> float:
         """Stops counting and returns the seconds so far."""

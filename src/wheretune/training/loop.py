@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import TrainingArguments
+from transformers import TrainerState
 
 from wheretune.errors import ConfigError
+from wheretune.records.runs import WatchSettings
 from wheretune.support.processes import check_one_process
-from wheretune.training.checkpoints import checkpoints
+from wheretune.training.arguments import arguments, check_arguments
+from wheretune.training.best import BestWeights
+from wheretune.training.checkpoints import TRAINER, checkpoints, load_checkpoint
 from wheretune.training.clock import Clock, TrainLog
 from wheretune.training.followers import FollowerCallback
 from wheretune.training.trainer import OurTrainer
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wheretune.model.steps import Follower
     from wheretune.records.data import Collate
     from wheretune.records.runs import TrainSettings
+    from wheretune.training.best import Judge
 
 
 def train(
@@ -34,10 +35,11 @@ def train(
     collate: Collate,
     settings: TrainSettings,
     folder: Path | None,
-    description: str = "training",
+    clock: Clock | None = None,
     followers: Sequence[Follower] = (),
-    now: Callable[[], float] = time.perf_counter,
     callbacks: Sequence[TrainerCallback] = (),
+    watch: WatchSettings | None = None,
+    judge: Judge | None = None,
 ) -> TrainLog:
     """Trains the parameters that require a gradient, on length-bucketed batches.
 
@@ -48,13 +50,14 @@ def train(
         settings: Epochs, learning rate and so on.
         folder: Where the checkpoint lives; one that is there is resumed from. The caller removes it. None saves
             nothing.
-        description: What the progress bar says.
+        clock: Counts the seconds and moves the progress bar.
         followers: What else takes part: `Tuned.followers`.
-        now: The clock, in seconds.
         callbacks: What else is told of the training, such as `EngagementCallback`.
+        watch: How it is watched and kept.
+        judge: What is measured meanwhile, where the settings ask for it; the model then ends with its best weights.
 
     Returns:
-        The time and the steps it took.
+        The time and the steps it took, and which step was best.
 
     Raises:
         ConfigError: There is no learning rate, a setting cannot train anything, or several processes were started.
@@ -64,11 +67,13 @@ def train(
     check_one_process()
     if settings.learning_rate is None:
         raise ConfigError("there is no learning rate", "give one, or take planning.settled's", "learning_rate")
+    watch = watch or WatchSettings()
+    check_arguments(settings, watch)
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
-    clock = Clock(description, now)
+    clock, best = clock or Clock("training"), BestWeights(folder)
     trainer = OurTrainer(
         model,
-        _arguments(settings, folder),
+        arguments(settings, watch, folder),
         rows,
         collate,
         clock,
@@ -76,32 +81,25 @@ def train(
         settings.tokens_per_batch,
         callbacks,
     )
+    trainer.judged_by(judge, best)
     there = [] if folder is None else checkpoints(folder)
-    trainer.train(resume_from_checkpoint=str(there[-1]) if there else None)
-    return TrainLog(clock.seconds, trainer.state.global_step, clock.first_step)
+    if judge is not None and there and not judge.patient(history := _history(there[-1])):
+        clock.seconds, state = load_checkpoint(there[-1]).rest["seconds"], TrainerState(global_step=_step(there[-1]))
+        state.log_history = history  # it had stopped early, and was killed before its result was written
+    else:
+        trainer.train(resume_from_checkpoint=str(there[-1]) if there else None)
+        state = trainer.state
+    found = None if judge is None else judge.best(state.log_history)
+    if found is not None:
+        best.restore(model)
+    return TrainLog(clock.seconds, state.global_step, clock.first_step, found)
 
 
-def _arguments(settings: TrainSettings, folder: Path | None) -> TrainingArguments:
-    """Trainer's arguments for one device, with nothing logged or shown."""
-    arguments = TrainingArguments(
-        output_dir=str(folder or tempfile.gettempdir()),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=settings.warmup_ratio,
-        optim="adamw_torch_fused",
-        adam_beta1=settings.betas[0],
-        adam_beta2=settings.betas[1],
-        weight_decay=settings.weight_decay,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        save_strategy="no" if folder is None else "epoch",
-        logging_strategy="no",
-        report_to="none",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # replicas of DataParallel would run the hooks of the first
-    return arguments
+def _history(checkpoint: Path) -> list[dict[str, float]]:
+    """What Trainer had logged when a checkpoint was written."""
+    return TrainerState.load_from_json(str(checkpoint / TRAINER)).log_history
+
+
+def _step(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.split("-")[-1])

@@ -26,6 +26,7 @@ from wheretune.savings.together import saving
 from wheretune.schedules.static import Static
 from wheretune.support.provenance import provenance
 from wheretune.tasks.base import load_data, task_of
+from wheretune.training.clock import Clock
 from wheretune.training.loop import train
 from wheretune.tuners.whole_layers import WholeLayers
 
@@ -103,7 +104,7 @@ def time_steps(
                 saving(tuned.stack, what.model.hash, some, collate, settings, folder),
             )
             with lent, saved as report:
-                log = train(model, some, collate, once, None, description, tuned.followers)
+                log = train(model, some, collate, once, None, Clock(description), tuned.followers)
         return log.step, report.cache
 
     before, _ = timed(everything, "timing full fine-tuning")

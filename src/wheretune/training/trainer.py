@@ -11,6 +11,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wheretune.data.samplers import EpochBuckets, TokenBatches
+from wheretune.training.best import BestWeights
 from wheretune.training.checkpoints import (
     Checkpoint,
     generators,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainingArguments
 
     from wheretune.records.data import Collate
+    from wheretune.training.best import Judge
     from wheretune.training.clock import Clock
     from wheretune.training.followers import FollowerCallback
 
@@ -72,11 +74,39 @@ class OurTrainer(Trainer):
         tokens: int | None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        every = [clock, followers, *callbacks]
-        super().__init__(model, arguments, data_collator=collate, train_dataset=Rows(rows), callbacks=every)
+        super().__init__(
+            model,
+            arguments,
+            data_collator=collate,
+            train_dataset=Rows(rows),
+            eval_dataset=Rows(()),  # `evaluate` asks the judge, and Trainer asks for some
+            callbacks=[clock, followers, *callbacks],
+        )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self._clock, self._followers, self._tokens = clock, followers, tokens
+        self._judge: Judge | None = None
+        self._best = BestWeights(None)
+
+    def judged_by(self, judge: Judge | None, best: BestWeights) -> None:
+        """What measures the model in training, and where its best weights go."""
+        self._judge, self._best = judge, best
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if self._judge is None:
+            return {}
+        assert self.model is not None and self.optimizer is not None
+        self._clock.pause()
+        before = self._judge.best(self.state.log_history)
+        metrics = {f"eval_{one.name}": one.value for one in self._judge.measure()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self._judge.best(self.state.log_history) != before:
+            self._best.keep(held_by(self.optimizer, self.model))
+        if not self._judge.patient(self.state.log_history):
+            self.control.should_training_stop = True
+        self._clock.go_on()
+        return metrics
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -119,7 +149,7 @@ class OurTrainer(Trainer):
             generators=random_states,
             rest={"seconds": seconds, "scheduler": self.lr_scheduler.state_dict(), "generators": plain},
         )
-        save_checkpoint(checkpoint, Path(self.args.output_dir), self.state)
+        save_checkpoint(checkpoint, Path(self.args.output_dir), self.state, self.args.save_total_limit or 1)
         self._clock.go_on()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

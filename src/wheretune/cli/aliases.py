@@ -1,0 +1,157 @@
+"""The option names that Transformers' example scripts and TRL's use, in ours, so that their commands run as they stand.
+
+They stand on no help page. Both the command line and a config file go through here before anything is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wheretune.errors import ConfigError
+
+SAME = {  # what means one option of ours
+    "model-name-or-path": "model",
+    "model-revision": "revision",
+    "attn-implementation": "attention",
+    "torch-dtype": "dtype",
+    "train-file": "train",
+    "validation-file": "validation",
+    "test-file": "test",
+    "text-column-name": "text-column",
+    "text-column-names": "text-column",
+    "dataset-text-field": "text-column",
+    "label-column-name": "label-column",
+    "max-train-samples": "max-samples",
+    "max-seq-length": "max-length",
+    "num-train-epochs": "epochs",
+    "per-device-train-batch-size": "batch-size",
+    "evaluation-strategy": "eval-strategy",
+    "metric-name": "metric",
+    "output-dir": "output",
+    "overwrite-output-dir": "overwrite",
+    "packing": "pack",
+}
+LORA = {"lora-r": "r", "lora-alpha": "alpha", "lora-dropout": "dropout", "lora-target-modules": "targets"}
+FIXED = {  # switches that mean an option with a value
+    "fp16": ("dtype", "fp16"),
+    "bf16": ("dtype", "bf16"),
+    "load-in-4bit": ("quantize", "4bit"),
+    "load-in-8bit": ("quantize", "8bit"),
+    "use-peft": ("tuner", "lora"),
+    "use-dora": ("tuner", "dora"),
+}
+IDLE = (  # what is so anyway, or changes nothing here
+    "do-train", "do-eval", "do-predict", "load-best-model-at-end", "greater-is-better", "shuffle-train-dataset",
+    "shuffle-seed", "pad-to-max-length", "use-fast-tokenizer", "disable-tqdm", "per-device-eval-batch-size",
+    "lora-task-type", "logging-strategy", "logging-dir", "preprocessing-num-workers", "overwrite-cache",
+    "remove-unused-columns",
+)  # fmt: skip
+TRAINERS = (  # what goes to Trainer as it is
+    "adam-beta1", "adam-beta2", "adam-epsilon", "label-smoothing-factor", "lr-scheduler-kwargs", "optim-args",
+    "dataloader-num-workers", "dataloader-drop-last", "logging-first-step", "run-name", "tf32", "full-determinism",
+)  # fmt: skip
+DATASET = ("dataset-name", "dataset-config", "dataset-config-name", "dataset-train-split")
+SWITCHES = (
+    "do-train", "do-eval", "do-predict", "load-best-model-at-end", "greater-is-better", "shuffle-train-dataset",
+    "pad-to-max-length", "use-fast-tokenizer", "disable-tqdm", "overwrite-output-dir", "overwrite-cache", "packing",
+    "remove-unused-columns", *FIXED,
+)  # fmt: skip
+KNOWN = frozenset((*SAME, *LORA, *FIXED, *IDLE, *TRAINERS, *DATASET))
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+TRUTH = ("true", "false")
+
+
+def translated(command: Any, arguments: Sequence[str]) -> list[str]:
+    """A command line in our names; switches may be followed by `True` or `False`, as those scripts take it.
+
+    Raises:
+        ConfigError: A name of theirs means an option that the command does not have.
+    """
+    own = {flag: parameter for parameter in command.params for flag in parameter.opts}
+    waiting, ours, theirs = list(arguments), [], {}
+    while waiting:
+        token = waiting.pop(0)
+        if token == "--":
+            ours += [token, *waiting]
+            break
+        flag, equals, value = token.partition("=")
+        name = key(flag) if flag.startswith("--") else ""
+        switch = name in SWITCHES or getattr(own.get(f"--{name}"), "is_flag", False)
+        known = f"--{name}" in own or name in KNOWN
+        if not known:
+            ours.append(token)
+            continue
+        values = [value] if equals else []
+        if switch and not equals and waiting and waiting[0].lower() in TRUTH:
+            values = [waiting.pop(0)]
+        elif not switch and not equals and waiting:
+            values = [waiting.pop(0)]  # whatever it looks like
+            while name == "lora-target-modules" and waiting and not waiting[0].startswith("-"):
+                values.append(waiting.pop(0))
+        if f"--{name}" not in own:
+            theirs[name] = values
+        elif not switch:
+            ours += [f"--{name}", *(_value(name, one) for one in values)]
+        elif [one.lower() for one in values] != ["false"]:
+            ours.append(f"--{name}")
+    for flag, said in in_our_words(theirs, own):
+        ours += [flag] if said is None else [flag, said]
+    return ours
+
+
+def key(name: str) -> str:
+    """An option's name as the tables here have it."""
+    return name.removeprefix("--").replace("_", "-")
+
+
+def in_our_words(theirs: Mapping[str, Sequence[str]], own: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """Options of theirs as flags of ours with their values, None for a switch.
+
+    Args:
+        theirs: By name, what was given.
+        own: The flags that the command has.
+
+    Raises:
+        ConfigError: One means an option that the command does not have.
+    """
+    found: list[tuple[str, str | None]] = []
+    for name, values in theirs.items():
+        value = values[0] if values else ""
+        off = name in SWITCHES and value.lower() == "false"
+        if name in IDLE or off or name in DATASET:
+            continue
+        for flag, said in _one(name, value, values):
+            if flag not in own:
+                raise ConfigError(
+                    f"--{name.replace('-', '_')} means {flag}, which this command has not", "leave it out"
+                )
+            if (flag, said) not in found:
+                found.append((flag, said))
+    if "dataset-name" in theirs:
+        parts = [*theirs["dataset-name"], *theirs.get("dataset-config", theirs.get("dataset-config-name", ()))]
+        split = theirs.get("dataset-train-split", ())
+        found.append(("--train", ":".join([*parts, *([""] if split and len(parts) == 1 else []), *split])))
+    return found
+
+
+def _one(name: str, value: str, values: Sequence[str]) -> list[tuple[str, str | None]]:
+    """What one option of theirs means."""
+    if name in LORA:
+        return [("--tuner", "lora"), ("--tuner-option", f"{LORA[name]}={','.join(values)}")]
+    if name in FIXED:
+        flag, fixed = FIXED[name]
+        return [(f"--{flag}", fixed)]
+    if name in TRAINERS:
+        return [("--trainer-arg", f"{name.replace('-', '_')}={value or 'true'}")]
+    if SAME[name] == "text-column" and "," in value:
+        first, second, *more = value.split(",")
+        if more:
+            raise ConfigError(f"--{name.replace('-', '_')} is {value!r}", "name one column, or two for pairs of texts")
+        return [("--text-column", first), ("--pair-column", second)]
+    return [(f"--{SAME[name]}", None if name in SWITCHES else _value(SAME[name], value))]
+
+
+def _value(name: str, value: str) -> str:
+    """A value in our words."""
+    return DTYPES.get(value.removeprefix("torch."), value) if name == "dtype" else value
