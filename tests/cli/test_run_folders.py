@@ -24,7 +24,7 @@ def test_a_finished_folder_is_not_lost(run, files, tiny_folder, tmp_path):
         assert err.count("nothing to do: finished 20") == 1
         assert f"result in {tmp_path / 'run' / 'result.json'}" in err
         assert (tmp_path / "run" / "result.json").read_bytes() == before
-        one_line(*run(*command, *more, "--seed", 9)[::2], "other settings (settings", "overwrite")
+        one_line(*run(*command, *more, "--seed", 9)[::2], "other settings (", "settings)", "overwrite")
     assert run(*command, "--overwrite", "--seed", 9)[0] == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["spec"]["settings"]["seed"] == 9
 

@@ -144,8 +144,8 @@ def test_a_run_that_diverged_is_an_error_and_no_number(run, files, tiny_folder, 
 
     original = room.train
 
-    def diverge(model, *arguments):
-        log = original(model, *arguments)
+    def diverge(model, *arguments, **more):
+        log = original(model, *arguments, **more)
         with torch.no_grad():
             model.head[1].weight.fill_(float("nan"))
         return log
