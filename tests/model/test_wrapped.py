@@ -2,6 +2,7 @@
 
 import copy
 
+import datasets
 import pytest
 import torch
 import transformers
@@ -221,3 +222,29 @@ def test_other_heads_than_classifiers_in_an_unmodified_trainer(task, tmp_path):
     paths = ("bert.encoder.layer.0.", "bert.encoder.layer.2.", TASKS[task][1])
     assert all(name.startswith(paths) for name in changed)
     assert all(any(name.startswith(path) for name in changed) for path in paths)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tuner", [wt.WholeLayers(), wt.LoRA(r=4)], ids=lambda tuner: tuner.name)
+def test_sentence_transformers_own_trainer_and_files(tuner, tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    parts = pytest.importorskip("sentence_transformers.models")
+    base, tokenizer = tiny_model("bert")
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    reader = parts.Transformer(str(tmp_path / "base"))
+    model = library.SentenceTransformer(modules=[reader, parts.Pooling(32)], device="cpu")
+    scores = wt.score(model, None, wt.from_texts(sentences(8)), wt.CosineCentrality())
+    tuned = wt.apply(model, wt.plan(scores, wt.Explicit((1, 2)), tuner=tuner))
+    arguments = library.SentenceTransformerTrainingArguments(
+        str(tmp_path / "run"), max_steps=3, learning_rate=1e-3, report_to="none", save_strategy="no"
+    )
+    pairs = datasets.Dataset.from_dict({"anchor": sentences(8), "positive": sentences(8)[::-1]})
+    loss = library.losses.MultipleNegativesRankingLoss(model)
+    library.SentenceTransformerTrainer(model, arguments, train_dataset=pairs, loss=loss).train()
+    tuned.check()
+    tuned.merge()
+    model.save_pretrained(str(tmp_path / "saved"))
+    again = library.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    assert again.encode(sentences(4)) == pytest.approx(model.encode(sentences(4)), abs=1e-6)
+    assert not any("lora" in name for name in again.state_dict())

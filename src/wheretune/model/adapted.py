@@ -64,7 +64,6 @@ def merged(spec: ModelSpec, given: dict[str, Any], *, language: bool = False) ->
             "merge it yourself (merge_and_unload) and give the folder of what comes out",
             "model",
         ) from error
-    made.config.name_or_path = spec.name
     return made
 
 

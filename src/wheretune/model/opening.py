@@ -13,7 +13,7 @@ from torch import nn
 
 from wheretune.errors import ModelError
 from wheretune.model.adapted import merged
-from wheretune.model.finding import causal, find_layers
+from wheretune.model.finding import base_of, causal, find_layers
 from wheretune.model.identity import describe, fingerprints
 from wheretune.model.placement import device_of, placing
 from wheretune.records.model import ModelSpec
@@ -138,9 +138,9 @@ def load_model(spec: ModelSpec) -> nn.Module:
 
     given = placing(spec, _config(spec.name, spec.revision))
     if is_adapter(spec.name):
-        model = merged(spec, given).base_model
-        _drop_pooler(model)
-        return model.to(device_of(spec))
+        below: nn.Module = base_of(merged(spec, given))
+        _drop_pooler(below)
+        return below.to(device_of(spec))
     with _opening(spec.name, "AutoModel"):
         model: nn.Module = AutoModel.from_pretrained(
             spec.name, trust_remote_code=False, **resolve(spec.name, spec.revision), **given

@@ -62,8 +62,9 @@ def _mended(covariance: Float[np.ndarray, "layer layer"] | None) -> Float[np.nda
     if covariance is None or not np.isfinite(covariance).all():
         return covariance
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    mended = covariance if values[0] >= -1e-9 * values[-1] else (vectors * values.clip(min=0)) @ vectors.T
-    return (mended + mended.T) / 2
+    mended: np.ndarray = covariance if values[0] >= -1e-9 * values[-1] else (vectors * values.clip(min=0)) @ vectors.T
+    even: np.ndarray = (mended + mended.T) / 2
+    return even
 
 
 def _plain(matrix: Float[np.ndarray, "row column"] | None) -> tuple[tuple[float, ...], ...] | None:

@@ -177,7 +177,7 @@ def _config(
 
     return LoraConfig(
         target_modules=names,
-        **({"target_parameters": list(experts)} if experts else {}),
+        target_parameters=list(experts) or None,
         r=tuner.r,
         lora_alpha=plain_alpha(tuner.alpha or tuner.r),
         lora_dropout=tuner.dropout,
