@@ -23,7 +23,8 @@ def said(error: Any, commands: Iterable[str]) -> str:
         return f"there is no option {option}; {near(option, known)}"
     if wrong := re.match(r"No such command '(.*?)'", message):
         return f"there is no command {wrong[1]!r}; {near(wrong[1], commands)}"
-    parameter, cause = getattr(error, "param", None), getattr(error, "__cause__", None)
+    parameter: Any = getattr(error, "param", None)
+    cause: Any = getattr(error, "__cause__", None)
     if parameter is not None and parameter.opts and hasattr(cause, "errors"):
         (first, *_) = cause.errors()
         kind = KINDS.get(first["type"].split("_")[0])

@@ -34,6 +34,12 @@ def checkpoint_activations(stack: LayerStack, lowest: int) -> Callable[[], None]
         layer.module.gradient_checkpointing = True
         layer.module._gradient_checkpointing_func = partial(_checkpoint, use_reentrant=False)  # type: ignore[assignment]
 
+    def end() -> None:
+        for layer in stack.layers[lowest:]:
+            layer.module.gradient_checkpointing = False  # type: ignore[assignment]
+
+    return end
+
 
 def _checkpoint(forward: Callable[..., Any], *args: Any, use_reentrant: bool) -> Any:
     """Checkpoints a layer without its cache of keys and values, which would grow twice.
@@ -44,12 +50,6 @@ def _checkpoint(forward: Callable[..., Any], *args: Any, use_reentrant: bool) ->
 
     given = (None if isinstance(one, Cache) else one for one in args)
     return checkpoint(forward, *given, use_reentrant=use_reentrant)
-
-    def end() -> None:
-        for layer in stack.layers[lowest:]:
-            layer.module.gradient_checkpointing = False  # type: ignore[assignment]
-
-    return end
 
 
 def recomputed(base: nn.Module, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
