@@ -41,6 +41,7 @@ from wheretune.training.checkpoints import checkpoints
 from wheretune.training.loop import train
 
 if TYPE_CHECKING:
+    from wheretune.applying import Tuned
     from wheretune.data.texts import TextData
     from wheretune.model.opening import Opened
     from wheretune.records.cost import Cost
@@ -178,10 +179,7 @@ def tune(
     """
     session, watch = session or Session(shared=False), watch or WatchSettings()
     data = _data(spec, session)
-    measured = measures(
-        task_of(data["train"].info), spec.metrics
-    )  # what cannot read the task is refused before training
-    decisive = decisive_metric(spec, measured)
+    decisive = decisive_metric(spec, measures(task_of(data["train"].info), spec.metrics))  # refused before training
     opened = session.model(spec.model, language=spec.plan is None and _speaks(spec.scorer))
     check_one_sequence(opened.stack.base)
     length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
@@ -212,11 +210,9 @@ def tune(
         collate = task_of(data["train"].info).collator(opened.tokenizer)
         with peak_memory() as memory:
             rows = encode(data["train"], opened.tokenizer, length)
-            if watch.gradient_checkpointing:
-                tuned.recompute()
-            spared = replace(settings, all_tokens=settings.all_tokens or watch.gradient_checkpointing)
+            spared = _recomputing(tuned, settings) if watch.gradient_checkpointing else settings
             with saving(tuned.stack, opened.info.hash, rows, collate, spared, folder, cache) as saved:
-                words = description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"
+                words = description or f"tuning layers {_comma(plan.layers)}"
                 judged_by = judge_of(spec, decisive, lambda: measure("validation")[0], tuned)
                 trained = train(
                     model, rows, collate, settings, folder, words, tuned.followers, watch=watch, judge=judged_by
@@ -243,6 +239,16 @@ def tune(
     save(result, folder / RESULT)
     _leave_no_checkpoint(folder)
     return result
+
+
+def _recomputing(tuned: Tuned, settings: TrainSettings) -> TrainSettings:
+    """Lets layers run again in the backward pass; the last one must then do the same both times."""
+    tuned.recompute()
+    return replace(settings, all_tokens=True)
+
+
+def _comma(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers)) or "none"
 
 
 def _speaks(scorer: Spec) -> bool:

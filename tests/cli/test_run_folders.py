@@ -22,7 +22,9 @@ def test_a_finished_folder_is_not_lost(run, files, tiny_folder, tmp_path):
     assert (tmp_path / "run" / "result.json").read_bytes() == before
     assert run(*command, "--resume")[0] == 0
     assert (tmp_path / "run" / "result.json").read_bytes() == before
-    one_line(*run(*command, "--resume", "--seed", 9)[::2], "other settings")
+    one_line(
+        *run(*command, "--resume", "--seed", 9)[::2], "other settings", "settings.seed: 0 there, 9 now", "(--overwrite)"
+    )
     assert run(*command, "--overwrite", "--seed", 9)[0] == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["spec"]["settings"]["seed"] == 9
 
@@ -40,7 +42,7 @@ def test_data_that_changed_is_not_mixed_with_what_it_was(run, files, tiny_folder
     command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run", *FAST]
     assert run(*command)[0] == 0
     jsonl(Path(files["train"]), rows_of(39, 4))
-    one_line(*run(*command, "--resume")[::2], "other settings (data)")
+    one_line(*run(*command, "--resume")[::2], "other settings (data")
 
 
 @pytest.mark.parametrize("pause", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])

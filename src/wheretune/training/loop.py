@@ -92,7 +92,8 @@ def train(
 
 def _history(checkpoint: Path) -> list[dict[str, float]]:
     """What Trainer had logged when a checkpoint was written."""
-    return TrainerState.load_from_json(str(checkpoint / TRAINER)).log_history
+    history: list[dict[str, float]] = TrainerState.load_from_json(str(checkpoint / TRAINER)).log_history
+    return history
 
 
 def _step(checkpoint: Path) -> int:
