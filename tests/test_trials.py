@@ -100,7 +100,7 @@ def test_what_cannot_be_tried_is_refused(tmp_path):
 def test_a_folder_of_other_data_and_a_damaged_candidate_are_refused(tmp_path):
     opened, probe = opened_of(*tiny_model("bert")), wt.LayerProbe(**QUICK)
     trials.score(probe, opened, data_of(), Reading(), tmp_path)
-    with pytest.raises(OutputError, match=r"other settings \(data\)"):
+    with pytest.raises(OutputError, match=r"other settings \(data"):
         trials.score(probe, opened, data_of(seed=1), Reading(), tmp_path)
     (path,) = tmp_path.glob("*/layer-*.json")
     path.write_text(json.dumps({"layer": 1}))

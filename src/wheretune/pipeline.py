@@ -45,6 +45,7 @@ from wheretune.training.engagement import EngagementCallback
 from wheretune.training.loop import train
 
 if TYPE_CHECKING:
+    from wheretune.applying import Tuned
     from wheretune.data.texts import TextData
     from wheretune.model.opening import Opened
     from wheretune.records.cost import Cost
@@ -211,9 +212,7 @@ def tune(
         collate = task_of(texts.info).collator(opened.tokenizer)
         with peak_memory() as memory:
             rows = encode(texts, opened.tokenizer, length)
-            if watch.gradient_checkpointing:
-                tuned.recompute()
-            spared = replace(settings, all_tokens=settings.all_tokens or watch.gradient_checkpointing)
+            spared = _recomputing(tuned, settings) if watch.gradient_checkpointing else settings
             with saving(tuned.stack, opened.info.hash, rows, collate, spared, folder, cache) as saved:
                 trained = train(
                     model,
@@ -221,7 +220,7 @@ def tune(
                     collate,
                     settings,
                     folder,
-                    Clock(description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"),
+                    Clock(description or f"tuning layers {_comma(plan.layers)}"),
                     tuned.followers,
                     [EngagementCallback(tuned)],
                     watch,
@@ -270,6 +269,16 @@ def _settled(spec: RunSpec, plan: Plan, texts: int, show: Callable[[object], obj
     if why is not None:
         show(f"{_share(spec, plan)}{why}")
     return settings
+
+
+def _recomputing(tuned: Tuned, settings: TrainSettings) -> TrainSettings:
+    """Lets layers run again in the backward pass; the last one must then do the same both times."""
+    tuned.recompute()
+    return replace(settings, all_tokens=True)
+
+
+def _comma(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers)) or "none"
 
 
 def _speaks(scorer: Spec) -> bool:

@@ -17,10 +17,10 @@ def test_config_file_and_the_command_line_has_the_last_word(run, files, tiny_fol
     assert json.loads((tmp_path / "s.json").read_text())["n_samples"] == 5
     config.write_text("modle: x\n")
     code, _, err = run("score", "--config", config)
-    assert code == 2 and "'modle'" in err and "'model'" in err
+    assert code == 2 and "'modle'" in err and "did you mean model?" in err
     config.write_text("seeds: [0, 1]\nmethods: [full, top]\nepochs: many\n")
     code, _, err = run("compare", "--config", config)
-    assert code == 2 and "'--epochs'" in err
+    assert code == 2 and "--epochs is 'many'; give a whole number" in err
 
 
 def test_every_option_can_stand_in_the_config_file(run, files, scored, tmp_path):

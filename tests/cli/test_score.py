@@ -127,7 +127,7 @@ def test_layer_probe_is_resumed_and_sees_the_training_data_only(run, tiny_folder
     again = json.loads((tmp_path / "s.json").read_text())
     assert again["layers"][2]["score"] == 2.0 and again["layers"][3]["score"] == scores["layers"][3]["score"]
     other = jsonl(tmp_path / "other.jsonl", rows_of(60, 5))
-    one_line(*run(*common[:4], other, *common[5:])[::2], "other settings (data)", "another place")
+    one_line(*run(*common[:4], other, *common[5:])[::2], "other settings (data", "another place")
     few = scorer.replace("48", "3")
     one_line(*run(*common[:-3], few, "--output", tmp_path / "few.json")[::2], "nothing to split")
 

@@ -134,7 +134,7 @@ def test_a_device_and_a_link_are_written_through(tmp_path):
 def test_a_claim_names_what_differs(tmp_path):
     claim(tmp_path / "c.json", {"a": 1, "b": (2, 3)})
     claim(tmp_path / "c.json", {"a": 1, "b": [2, 3]})
-    with pytest.raises(OutputError, match=r"other settings \(b\)"):
+    with pytest.raises(OutputError, match=r"other settings \(b: \[2, 3\] there, \[2, 4\] now\)"):
         claim(tmp_path / "c.json", {"a": 1, "b": [2, 4]})
 
 

@@ -69,35 +69,42 @@ def translated(command: Any, arguments: Sequence[str]) -> list[str]:
         ConfigError: A name of theirs means an option that the command does not have.
     """
     own = {flag: parameter for parameter in command.params for flag in parameter.opts}
-    waiting, ours, theirs = list(arguments), [], {}
+    waiting, ours = list(arguments), list[str]()
+    theirs: dict[str, list[str]] = {}
     while waiting:
         token = waiting.pop(0)
-        if token == "--":
-            ours += [token, *waiting]
-            break
         flag, equals, value = token.partition("=")
         name = key(flag) if flag.startswith("--") else ""
-        switch = name in SWITCHES or getattr(own.get(f"--{name}"), "is_flag", False)
-        known = f"--{name}" in own or name in KNOWN
-        if not known:
-            ours.append(token)
+        if token == "--" or (f"--{name}" not in own and name not in KNOWN):
+            ours += [token, *(waiting if token == "--" else ())]
+            waiting = [] if token == "--" else waiting
             continue
-        values = [value] if equals else []
-        if switch and not equals and waiting and waiting[0].lower() in TRUTH:
-            values = [waiting.pop(0)]
-        elif not switch and not equals and waiting:
-            values = [waiting.pop(0)]  # whatever it looks like
-            while name == "lora-target-modules" and waiting and not waiting[0].startswith("-"):
-                values.append(waiting.pop(0))
-        if f"--{name}" not in own:
+        switch = name in SWITCHES or getattr(own.get(f"--{name}"), "is_flag", False)
+        values = [value] if equals else _values(name, switch, waiting)
+        if f"--{name}" in own:
+            ours += _own(name, switch, values)
+        else:
             theirs[name] = values
-        elif not switch:
-            ours += [f"--{name}", *(_value(name, one) for one in values)]
-        elif [one.lower() for one in values] != ["false"]:
-            ours.append(f"--{name}")
     for flag, said in in_our_words(theirs, own):
         ours += [flag] if said is None else [flag, said]
     return ours
+
+
+def _own(name: str, switch: bool, values: Sequence[str]) -> list[str]:
+    """An option of ours; a switch that is said to be false is none."""
+    if not switch:
+        return [f"--{name}", *(_value(name, one) for one in values)]
+    return [] if [one.lower() for one in values] == ["false"] else [f"--{name}"]
+
+
+def _values(name: str, switch: bool, waiting: list[str]) -> list[str]:
+    """Takes the values of an option from what stands behind it."""
+    values = []
+    if waiting and (not switch or waiting[0].lower() in TRUTH):
+        values.append(waiting.pop(0))  # whatever it looks like
+    while name == "lora-target-modules" and waiting and not waiting[0].startswith("-"):
+        values.append(waiting.pop(0))
+    return values
 
 
 def key(name: str) -> str:

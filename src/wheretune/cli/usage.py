@@ -23,9 +23,16 @@ def said(error: Any, commands: Iterable[str]) -> str:
         return f"there is no option {option}; {near(option, known)}"
     if wrong := re.match(r"No such command '(.*?)'", message):
         return f"there is no command {wrong[1]!r}; {near(wrong[1], commands)}"
-    parameter: Any = getattr(error, "param", None)
-    cause: Any = getattr(error, "__cause__", None)
-    if parameter is not None and parameter.opts and hasattr(cause, "errors"):
+    if (value := _of_value(error, message)) is not None:
+        return value
+    text = str(error.format_message()).replace("Value error, ", "").removesuffix(".")
+    return f"{text}; see --help"
+
+
+def _of_value(error: Any, message: str) -> str | None:
+    """What is wrong with the value of an option; None where it is something else."""
+    parameter, cause = getattr(error, "param", None), getattr(error, "__cause__", None)
+    if parameter is not None and parameter.opts and cause is not None and hasattr(cause, "errors"):
         (first, *_) = cause.errors()
         kind = KINDS.get(first["type"].split("_")[0])
         if kind is not None:
@@ -34,8 +41,7 @@ def said(error: Any, commands: Iterable[str]) -> str:
         choices = getattr(getattr(parameter, "type_descriptor", None), "choices", None) or message.split("one of ")[1]
         words = choices if isinstance(choices, str) else ", ".join(map(str, choices))
         return f"{parameter.opts[0]} is {choice[1]!r}; give {words}"
-    text = str(error.format_message()).replace("Value error, ", "").removesuffix(".")
-    return f"{text}; see --help"
+    return None
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,155 @@
+"""The flags that everybody uses, under our names and under those of Transformers' and TRL's scripts."""
+
+import json
+
+import pytest
+import typer.main
+import yaml
+
+from helpers.commands import one_line
+from wheretune.cli.aliases import KNOWN, translated
+from wheretune.cli.app import application
+from wheretune.records.base import to_json
+from wheretune.records.runs import TrainSettings, WatchSettings
+
+TUNE = typer.main.get_command(application()).commands["tune"]
+
+
+def script(files, model, output):
+    """A command as the example scripts of Transformers print it."""
+    return [
+        "--model_name_or_path", model, "--train_file", files["train"], "--validation_file", files["validation"],
+        "--do_train", "--do_eval", "True", "--max_seq_length", "32", "--per_device_train_batch_size", "8",
+        "--per_device_eval_batch_size", "4", "--learning_rate", "2e-3", "--num_train_epochs", "2.0", "--seed", "3",
+        "--gradient_accumulation_steps", "2", "--warmup_steps", "2", "--lr_scheduler_type", "cosine",
+        "--eval_strategy", "epoch", "--save_strategy", "epoch", "--load_best_model_at_end", "--logging_steps", "2",
+        "--report_to", "none", "--gradient_checkpointing", "--bf16", "False", "--adam_beta2", "0.98",
+        "--output_dir", output, "--overwrite_output_dir",
+    ]  # fmt: skip
+
+
+def test_a_script_s_command_runs_as_it_stands(run, files, tiny_folder, tmp_path):
+    code, _, err = run("tune", *script(files, tiny_folder("bert"), tmp_path / "run"))
+    assert code == 0, err
+    assert "step 2: loss" in err and "eval accuracy" in err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    settings = result["spec"]["settings"]
+    assert result["steps"] == 2 * 3  # 40 rows in batches of 8 are 5, two of which make a step: 3 in an epoch
+    asked = {"epochs": 2, "batch_size": 8, "gradient_accumulation_steps": 2, "warmup_steps": 2, "seed": 3,
+             "lr_scheduler_type": "cosine", "eval_strategy": "epoch", "trainer_args": {"adam_beta2": 0.98}}  # fmt: skip
+    assert {name: settings[name] for name in asked} == asked
+    assert result["spec"]["train"]["max_length"] == 32 and result["spec"]["model"]["dtype"] == "auto"
+    assert "the best on the validation data" in result["saved"]["weights"]
+    assert not any((tmp_path / "run").glob("best*")) and not any((tmp_path / "run").glob("checkpoint*"))
+    code, _, err = run(
+        "run", tmp_path / "run" / "result.json", "--output_dir", tmp_path / "again", "--logging_steps", 3
+    )
+    assert code == 0 and "step 3: loss" in err
+    deltas = [(tmp_path / name / "delta.safetensors").read_bytes() for name in ("run", "again")]
+    assert (
+        deltas[0] != b""
+        and json.loads((tmp_path / "again" / "result.json").read_text())["spec"]["settings"] == settings
+    )
+
+
+def test_what_changes_no_result_is_not_what_a_folder_is_for(run, files, tiny_folder, tmp_path):
+    command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run",
+               "--epochs", 1, "--batch-size", 8]  # fmt: skip
+    assert run(*command)[0] == 0
+    claimed = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert claimed["metrics"] == [] and not {"report_to", "logging_steps"} & claimed["settings"].keys()
+    code, _, err = run(*command, "--resume", "--logging-steps", 1, "--save-total-limit", 3)
+    assert code == 0, err
+    one_line(*run(*command, "--resume", "--max-grad-norm", 2)[::2], "settings.max_grad_norm: 1.0 there, 2.0 now")
+    older = claimed | {"settings": {k: v for k, v in claimed["settings"].items() if k in ("epochs", "batch_size")}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(older))  # an earlier version knew fewer settings
+    assert run(*command, "--resume")[0] == 0
+
+
+def test_the_same_in_a_config_file(run, files, tiny_folder, tmp_path):
+    given = {
+        "model_name_or_path": tiny_folder("bert"), "train_file": files["train"], "num_train_epochs": 1, "do_train": True,
+        "per_device_train_batch_size": 8, "max_steps": 2, "max_grad_norm": 0.5, "optim": "adafactor", "use_peft": True,
+        "lora_r": 4, "lora_target_modules": ["query", "value"], "trainer_arg": ["adam_epsilon=1e-6"],
+        "save_strategy": "steps", "save_steps": 1, "fp16": False, "adam_beta1": 0.8,
+        "output_dir": str(tmp_path / "run"),
+    }  # fmt: skip
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
+    code, _, err = run("tune", "--config", tmp_path / "c.yaml")
+    assert code == 0, err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == 2 and result["spec"]["settings"]["optim"] == "adafactor"
+    assert result["spec"]["settings"]["trainer_args"] == {"adam_epsilon": 1e-6, "adam_beta1": 0.8}
+    assert result["plan"]["tuner"]["name"] == "lora" and result["plan"]["tuner"]["params"]["r"] == 4
+    assert result["plan"]["tuner"]["params"]["targets"] == "query,value"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (["--model_name_or_path", "m", "--do_train"], ["--model", "m"]),
+        (["--overwrite_output_dir", "True"], ["--overwrite"]),
+        (["--overwrite_output_dir", "false"], []),
+        (["--overwrite", "False"], []),
+        (["--torch_dtype=bfloat16"], ["--dtype", "bf16"]),
+        (["--dtype", "float32"], ["--dtype", "fp32"]),
+        (["--fp16"], ["--dtype", "fp16"]),
+        (["--text_column_names", "a,b"], ["--text-column", "a", "--pair-column", "b"]),
+        (["--lora_r", "8", "--lora_alpha", "16", "--lora_target_modules", "q", "v", "--json"],
+         ["--json", "--tuner", "lora", "--tuner-option", "r=8", "--tuner-option", "alpha=16", "--tuner-option",
+          "targets=q,v"]),
+        (["--dataset_name", "imdb"], ["--train", "imdb"]),
+        (["--dataset_name", "glue", "--dataset_config_name", "cola", "--dataset_train_split", "train"],
+         ["--train", "glue:cola:train"]),
+        (["--tuner-option", "r=1", "--", "--model_name_or_path"],
+         ["--tuner-option", "r=1", "--", "--model_name_or_path"]),
+        (["--label_smoothing_factor", "0.1"], ["--trainer-arg", "label_smoothing_factor=0.1"]),
+        (["--nonsense", "x"], ["--nonsense", "x"]),
+        (["--cache-limit", "--seed"], ["--cache-limit", "--seed"]),
+    ],
+    ids=lambda value: " ".join(value),
+)  # fmt: skip
+def test_names_of_theirs_in_our_words(theirs, ours):
+    assert translated(TUNE, theirs) == ours
+
+
+def test_no_name_of_theirs_is_one_of_ours():
+    assert not {f"--{name}" for name in KNOWN} & {flag for parameter in TUNE.params for flag in parameter.opts}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--fp16"], ["--dtype", "CPU", "bf16"]),
+        (["--optim", "adamw_torhc"], ["--optim", "did you mean adamw_torch"]),
+        (["--optim", "galore_adamw_layerwise"], ["--optim", "one per layer"]),
+        (["--lr-scheduler-type", "cosin"], ["--lr-scheduler-type", "did you mean cosine?"]),
+        (["--lr-scheduler-type", "reduce_lr_on_plateau"], ["follows a validation loss"]),
+        (["--trainer-arg", "adam_epsilom=1"], ["--trainer-arg", "did you mean adam_epsilon?"]),
+        (["--trainer-arg", "adam_epsilon=much"], ["adam_epsilon is 'much'", "float"]),
+        (["--trainer-arg", "optim=sgd"], ["--trainer-arg", "(--optim)"]),
+        (["--trainer-arg", "neftune_noise_alpha=5"], ["neftune_noise_alpha", "noise"]),
+        (["--trainer-arg", "tf32"], ["write name=value"]),
+        (["--report-to", "no-such-tracker"], ["--report-to", "is not installed"]),
+        (["--gradient-accumulation-steps", "0"], ["--gradient-accumulation-steps is 0"]),
+        (["--eval-strategy", "epoch"], ["--eval-strategy", "validation"]),
+        (["--early-stopping-patience", "2"], ["--early-stopping-patience", "(--eval-strategy)"]),
+        (["--validation", "{validation}", "--eval-strategy", "steps"], ["--eval-steps"]),
+        (["--validation", "{validation}", "--eval-strategy", "epoch", "--metric-for-best-model", "loss"],
+         ["--metric-for-best-model", "accuracy"]),
+        (["--validation", "{validation}", "--eval-strategy", "epoch", "--tuner", "adalora"], ["--eval-strategy", "adalora"]),
+        (["--save-steps", "5"], ["--save-steps", "(--save-strategy)"]),
+        (["--hub-model-id", "me/mine"], ["--push-to-hub"]),
+        (["--metric", "mse"], ["--metric", "validation or test"]),
+        (["--text_column_names", "a,b,c"], ["--text_column_names", "two"]),
+    ],
+    ids=lambda value: " ".join(value)[:60],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_words(run, files, tiny_folder, tmp_path, flags, words):
+    common = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run"]
+    one_line(*run(*common, *[flag.format(**files) for flag in flags])[::2], *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_setting_is_both_what_a_run_is_and_how_it_is_watched():
+    assert not to_json(TrainSettings()).keys() & to_json(WatchSettings()).keys()
