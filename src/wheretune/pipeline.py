@@ -220,7 +220,7 @@ def tune(
                     collate,
                     settings,
                     folder,
-                    Clock(description or f"tuning layers {_comma(plan.layers)}"),
+                    Clock(description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"),
                     tuned.followers,
                     [EngagementCallback(tuned)],
                     watch,
@@ -277,10 +277,6 @@ def _recomputing(tuned: Tuned, settings: TrainSettings) -> TrainSettings:
     return replace(settings, all_tokens=True)
 
 
-def _comma(layers: Sequence[int]) -> str:
-    return ", ".join(map(str, layers)) or "none"
-
-
 def _speaks(scorer: Spec) -> bool:
     """Whether a scorer reads what a language model would say."""
     return "language-model" in catalog.find("scorer", scorer.name).card.needs
@@ -316,7 +312,7 @@ def _share(spec: RunSpec, plan: Plan) -> str:
     params = spec.selector.params
     if spec.plan is not None or {params.get("k", 0), params.get("ratio", 0)} != {None}:
         return ""
-    return f"{len(plan.layers)} of {len(plan.model)} layers, a third; "
+    return f"{len(plan.layers)} of {len(plan.model)} layers, a quarter rounded up; "
 
 
 def _claimed(spec: RunSpec, opened: Opened, data: dict[str, TextData]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ SELECTING = [made for made in TAKING if hasattr(made, "select")]
 @pytest.mark.parametrize(
     ("k", "ratio", "layers", "expect"),
     [
-        (None, None, 12, 4),
+        (None, None, 12, 3),
         (None, None, 3, 1),
         (None, None, 7, 2),
         (5, None, 12, 5),
@@ -48,7 +48,7 @@ def test_a_ratio_is_rounded_down(layers, hundredths):
 @pytest.mark.parametrize("made", TAKING, ids=lambda made: made.name)
 def test_every_selector_of_k_layers_takes_a_ratio_or_neither(made):
     values = np.linspace(0, 1, 12)
-    assert resolved(made(), 12) == made(4) and resolved(made(ratio=0.5), 12) == made(6)
+    assert resolved(made(), 12) == made(3) and resolved(made(ratio=0.5), 12) == made(6)
     assert resolved(made(2), 12) == made(2)
     with pytest.raises(PlanError, match="k and ratio both") as error:
         made(3, ratio=0.5)
@@ -68,7 +68,7 @@ def test_a_choice_is_that_of_the_resolved_selector(made):
 
 def test_what_has_no_k_stays_as_it_is():
     assert resolved(Suffix(), 12) == Suffix()
-    assert resolved(Near(Highest(), 0.02), 12) == Near(Highest(4), 0.02)
+    assert resolved(Near(Highest(), 0.02), 12) == Near(Highest(3), 0.02)
     assert resolved(Random(seed=3), 8) == Random(2, 3)
 
 

@@ -37,7 +37,13 @@ class CountOptions(Group):
     panel: ClassVar[str] = "Choice"
     k: Annotated[
         int | None,
-        option("--k", "Layers to tune, or auto: a third of them.", default="auto", metavar="N|auto", parser=count_of),
+        option(
+            "--k",
+            "Layers to tune, or auto: a quarter of them, rounded up.",
+            default="auto",
+            metavar="N|auto",
+            parser=count_of,
+        ),
     ] = None
     ratio: Annotated[
         float | None,

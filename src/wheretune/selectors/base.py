@@ -76,7 +76,7 @@ class TakesK:
     """What selectors of a number of layers have in common: `k`, or a share of the layers, or neither.
 
     Attributes:
-        k: Layers to choose; None, where no `ratio` is given either, means a third of them.
+        k: Layers to choose; None, where no `ratio` is given either, means a quarter of them, rounded up.
         ratio: In place of `k`, the share of the layers to choose, rounded down.
     """
 
@@ -99,7 +99,7 @@ class TakesK:
 
 
 def resolve_k(k: int | None, ratio: float | None, layers: int) -> int:
-    """How many layers to choose: `k`, or `ratio` of them rounded down (0.3 of 10 is 3), or a third, at least one.
+    """How many layers to choose: `k`, or `ratio` of them rounded down (0.3 of 10 is 3), or a quarter, rounded up.
 
     Args:
         k: Layers to choose.
@@ -110,7 +110,7 @@ def resolve_k(k: int | None, ratio: float | None, layers: int) -> int:
         PlanError: k is below 1 or above the number of layers, or the share is of no layer.
     """
     if ratio is None:
-        k = max(1, layers // 3) if k is None else k
+        k = -(-layers // 4) if k is None else k
         check_k(k, layers)
         return k
     share = int(ratio * layers + 1e-9)  # in floating point, 0.3 * 10 may lie below 3
