@@ -35,7 +35,7 @@ def test_words_for_a_gap_are_gaps_among_numbers_and_classes_among_words():
         (["x", "y"], "a list"), ([1, 0], "a list"), (np.array([1, 0]), "a list"), (torch.tensor([1, 0]), "a list"),
         ({"en": "a"}, "an object"), (b"a", "bytes"), (object(), "a object"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
 )  # fmt: skip
 def test_what_is_neither_text_nor_class(cell, what):
     with pytest.raises(DataError, match=f"{what} where one label belongs in row 3"):

@@ -27,7 +27,8 @@ class Comparison:
         test: The data the table is about.
         methods: What is set side by side, each under a name of its own.
         validation: The data the learning rate is chosen on; needed where there are several.
-        k: Layers to tune, for the methods that choose and do not say so themselves; None: a quarter, rounded up, or `ratio`.
+        k: Layers to tune, for the methods that choose and do not say so themselves; None: `ratio`, or a quarter,
+            rounded up.
         ratio: The same as a share of the model's layers.
         seeds: One run per seed.
         learning_rates: Candidates, tried with the first seed for each method on its own; None is what suits each plan.
