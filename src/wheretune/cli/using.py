@@ -92,12 +92,13 @@ def evaluate(
         content["predictions"] = save_predictions(predicted, target.parent, target.stem)
         write_json(target, content)
     rows = [(m.name, f"{m.value:.4f}", str(m.n), "higher" if m.higher_is_better else "lower") for m in found]
-    apart = f" ({len(labelled.unread)} of its {len(predicted)} rows are not counted)" if labelled.unread else ""
     show(
-        table(f"{folder} on {source}{apart}", ("metric", "value", "n", "better"), rows, left=("metric", "better")),
+        table(f"{folder} on {source}", ("metric", "value", "n", "better"), rows, left=("metric", "better")),
         json_,
         content,
     )
+    if labelled.unread and not json_:
+        show(f"{len(labelled.unread)} of {len(predicted)} rows count in no metric")
     if target is not None:
         note(f"metrics in {target}, predictions in {target.parent / content['predictions']}")
 
