@@ -61,6 +61,12 @@ def named_modules(plan: Plan, method: str, targets: str, options: Mapping[str, A
         raise ConfigError(f"PEFT's {method} has no option {unknown[0]!r}", "see PEFT's reference")
     if not plan.layers:
         raise ConfigError("the plan names no layers", "plan with another tuner than head-only")
+    experts = [] if method == "ia3" else plan.expert_targets(targets)
+    if experts:
+        if "target_parameters" not in _fields(known[method]):
+            raise ConfigError(f"PEFT's {method} adapts no experts", "take lora")
+        maps_too = [f"{one.path}.{path}" for one in plan.layer_infos for path in one.parts.targets(targets)]
+        return known[method](target_modules=maps_too, target_parameters=experts, **options)
     if method != "ia3":
         return known[method](target_modules=plan.targets(targets), **options)
     maps = [_ia3_maps(layer) for layer in plan.layer_infos]
