@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import transformers
+from peft import get_peft_model
 
 import wheretune as wt
 from helpers.models import tiny_tokenizer
@@ -118,3 +119,21 @@ def test_what_experts_cannot_do_is_refused(model):
             wt.apply(model, wt.plan(describe(find_layers(model)), wt.Explicit((1,)), tuner=tuner))
     with pytest.raises(ModelError, match="MLP output"):
         wt.apply(model, wt.plan(describe(find_layers(model)), wt.Explicit((1,)), tuner=wt.Adapter()))
+
+
+def test_lora_on_experts_in_peft_s_words(model):
+    plan = wt.plan(
+        describe(find_layers(model)), wt.Explicit((1,)), tuner=wt.LoRA(r=2, alpha=4, targets="experts,q_proj")
+    )
+    config = plan.to_peft("lora", "experts,q_proj", r=2, lora_alpha=4)
+    named = get_peft_model(copy.deepcopy(model), config)
+    adapted = {
+        n.removeprefix("base_model.model.model.").split(".lora_")[0]
+        for n, _ in named.named_parameters()
+        if "lora_" in n
+    }
+    assert all(name.startswith("layers.1.") for name in adapted)
+    added = sum(p.numel() for n, p in named.named_parameters() if "lora_" in n)
+    assert added == wt.LoRA(r=2, alpha=4, targets="experts,q_proj").count(plan.model, (1,))
+    with pytest.raises(ConfigError, match="experts"):
+        plan.targets("experts")

@@ -228,7 +228,7 @@ def test_other_heads_than_classifiers_in_an_unmodified_trainer(task, tmp_path):
 @pytest.mark.parametrize("tuner", [wt.WholeLayers(), wt.LoRA(r=4)], ids=lambda tuner: tuner.name)
 def test_sentence_transformers_own_trainer_and_files(tuner, tmp_path):
     library = pytest.importorskip("sentence_transformers")
-    parts = pytest.importorskip("sentence_transformers.models")
+    parts, losses = (pytest.importorskip(f"sentence_transformers.{name}") for name in ("models", "losses"))
     base, tokenizer = tiny_model("bert")
     base.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
@@ -240,7 +240,7 @@ def test_sentence_transformers_own_trainer_and_files(tuner, tmp_path):
         str(tmp_path / "run"), max_steps=3, learning_rate=1e-3, report_to="none", save_strategy="no"
     )
     pairs = datasets.Dataset.from_dict({"anchor": sentences(8), "positive": sentences(8)[::-1]})
-    loss = library.losses.MultipleNegativesRankingLoss(model)
+    loss = losses.MultipleNegativesRankingLoss(model)
     library.SentenceTransformerTrainer(model, arguments, train_dataset=pairs, loss=loss).train()
     tuned.check()
     tuned.merge()

@@ -62,12 +62,23 @@ def named_modules(plan: Plan, method: str, targets: str, options: Mapping[str, A
     if not plan.layers:
         raise ConfigError("the plan names no layers", "plan with another tuner than head-only")
     if method != "ia3":
-        return known[method](target_modules=plan.targets(targets), **options)
+        return known[method](**_targets(plan, method, targets, _fields(known[method])), **options)
     maps = [_ia3_maps(layer) for layer in plan.layer_infos]
     down = [output for _, output in maps]
     return known[method](
         target_modules=[path for scaled, _ in maps for path in scaled] + down, feedforward_modules=down, **options
     )
+
+
+def _targets(plan: Plan, method: str, targets: str, fields: set[str]) -> dict[str, list[str]]:
+    """What a config of so many fields adapts: maps by module and, where `targets` names some, experts by parameter."""
+    experts = plan.expert_targets(targets)
+    if not experts:
+        return {"target_modules": plan.targets(targets)}
+    if "target_parameters" not in fields:
+        raise ConfigError(f"PEFT's {method} adapts no experts", "take lora")
+    maps = [f"{layer.path}.{path}" for layer in plan.layer_infos for path in layer.parts.targets(targets)]
+    return {"target_modules": maps, "target_parameters": experts}
 
 
 def _ia3_maps(layer: LayerInfo) -> tuple[list[str], str]:

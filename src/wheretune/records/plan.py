@@ -63,9 +63,15 @@ class Plan(Shown):
         """Full names, below the headless model, of the linear maps of the chosen layers that `wanted` means.
 
         Raises:
-            ConfigError: A name fits no map; see `LayerParts.targets`.
+            ConfigError: A name fits no map (see `LayerParts.targets`), or fits experts, which are no linear maps.
         """
+        if self.expert_targets(wanted):
+            raise ConfigError(f"targets={wanted} name experts, which only PEFT's own config can say", "export to peft")
         return [f"{layer.path}.{path}" for layer in self.layer_infos for path in layer.parts.targets(wanted)]
+
+    def expert_targets(self, wanted: str) -> list[str]:
+        """Full names, likewise, of the experts' parameters that `wanted` means."""
+        return [f"{layer.path}.{path}" for layer in self.layer_infos for path in layer.parts.expert_targets(wanted)]
 
     def to_peft(self, method: str = "lora", targets: str = "attention", **options: Any) -> Any:
         """A PEFT config for the chosen layers, which it names module by module; layers it does not name stay alone.
