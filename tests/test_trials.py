@@ -70,7 +70,7 @@ def test_a_probe_goes_on_after_a_stop_and_reads_back_what_is_finished(tmp_path, 
     assert tensor_hashes(model.state_dict().items()) == before
     assert [one.layer for one in trials.candidates(tmp_path / "part", probe)] == [2]
     again = trials.score(probe, opened, data, Reading(), tmp_path / "part")
-    assert trained == [f"tuning layer {layer} alone" for layer in (2, 3, 3)]
+    assert [clock.description for clock in trained] == [f"tuning layer {layer} alone" for layer in (2, 3, 3)]
     assert again.values[2:4].tolist() == whole.values[2:4].tolist()
     trials.score(probe, opened, data, Reading(), tmp_path / "part")
     assert len(trained) == 3

@@ -33,6 +33,7 @@ from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSetti
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
+from wheretune.selectors.base import TakesK
 from wheretune.session import Session
 from wheretune.support.files import claim, sweep
 from wheretune.support.log import log
@@ -309,8 +310,8 @@ def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[obje
 
 def _share(spec: RunSpec, plan: Plan) -> str:
     """How many layers were chosen, where the spec leaves it open."""
-    params = spec.selector.params
-    if spec.plan is not None or {params.get("k", 0), params.get("ratio", 0)} != {None}:
+    selector = catalog.build("selector", spec.selector)
+    if spec.plan is not None or not isinstance(selector, TakesK) or (selector.k, selector.ratio) != (None, None):
         return ""
     return f"{len(plan.layers)} of {len(plan.model)} layers, a quarter rounded up; "
 

@@ -64,7 +64,6 @@ def test_a_folder_of_splits_and_an_answer_for_every_row(run, tiny_folder, tmp_pa
         0.1,
     ]
 
-    one_line(*run("evaluate", tmp_path / "run", "--data", folder)[::2], "--text-column", "'text'")
     common = ("--data", folder, "--text-column", "sentence")
     code, out, err = run("evaluate", tmp_path / "run", *common, "--output", tmp_path / "t.json", "--json")
     assert code == 0 and json.loads(out)["rows"] == 5 and json.loads(out)["not_counted"] == 3, err

@@ -81,7 +81,8 @@ def spelling_flags(command: Any, context: Any = None) -> Iterator[None]:
         if flag is not None and error.field is not None:
             remedy = re.sub(rf"\b{re.escape(error.field)}=", f"{flag} ", remedy)  # bad_rows=skip is --bad-rows skip
             if flag not in problem + remedy:
-                problem = spelled(problem, error.field, flag)
+                own = flag == flag_of(command, error.field)
+                problem = spelled(problem, error.field, flag) if own else f"{flag}: {problem}"
         remedy = re.sub(r"\((\w+)\)", lambda word: f"({flag_of(command, word[1]) or word[1]})", remedy)
         raise type(error)(problem, remedy) from error
 

@@ -56,7 +56,8 @@ def _in_our_words(content: Mapping[Any, Any], own: Mapping[str, Any]) -> dict[An
     given = {aliases.key(str(name)): [str(one) for one in _listed(content[name])] for name in theirs}
     ours = {name: value for name, value in content.items() if name not in theirs}
     for flag, value in aliases.in_our_words(given, own):
-        name, said = flag.removeprefix("--"), True if value is None else value
+        name = next((key for key in ours if f"--{aliases.key(str(key))}" == flag), flag.removeprefix("--"))
+        said = True if value is None else value
         several = getattr(own[flag], "multiple", False)
         ours[name] = [*_listed(ours.get(name) or []), said] if several else said
     return ours

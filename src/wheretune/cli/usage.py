@@ -18,6 +18,7 @@ def said(error: Any, commands: Iterable[str]) -> str:
         commands: The names of all commands.
     """
     option, context, message = getattr(error, "option_name", None), getattr(error, "ctx", None), str(error.message)
+    message = message.removeprefix("Value error, ")
     if option is not None and context is not None and message.startswith("No such option"):
         known = [one for parameter in context.command.params for one in parameter.opts if one.startswith("--")]
         return f"there is no option {option}; {near(option, known)}"

@@ -66,7 +66,7 @@ def accepted(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     if "use_cache" in takes:
         given["use_cache"] = False
     mask = inputs["attention_mask"]
-    if "position_ids" in takes and not mask[:, 0].all():
+    if "position_ids" in takes and not mask.is_meta and not mask[:, 0].all():
         given["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0) + first_position(base)
     return given
 
@@ -82,7 +82,9 @@ def check_ids(base: nn.Module, inputs: dict[str, Tensor]) -> None:
     sizes = {"input_ids": getattr(embeddings, "num_embeddings", None), "token_type_ids": types or None}
     words = {"input_ids": "token id", "token_type_ids": "token type id"}
     for name, size in sizes.items():
-        if size is not None and name in inputs and (highest := int(inputs[name].max())) >= size:
+        if size is None or name not in inputs or inputs[name].is_meta:
+            continue
+        if (highest := int(inputs[name].max())) >= size:
             raise ModelError(
                 f"the tokenizer gives the {words[name]} {highest}, and "
                 f"{type(base).__name__} has {size} embeddings for them: its vocabulary is smaller",

@@ -38,7 +38,10 @@ def read(name: str) -> Method:
     """
     if name == FULL.name:
         return FULL
-    parts = _parts(name)
+    try:
+        parts = _parts(name)
+    except ConfigError as error:
+        raise ConfigError(error.problem, error.remedy, "methods") from error
     tuner = parts.get("tuner", Spec("full"))
     selector, scorer = parts.get("selector"), parts.get("scorer")
     if scorer is not None and selector is None:

@@ -45,6 +45,7 @@ class Clock(TrainerCallback):
         now: Seconds since some fixed moment.
 
     Attributes:
+        description: What the bar says.
         seconds: So far.
         first_step: Seconds of this sitting's first step.
     """
@@ -52,13 +53,13 @@ class Clock(TrainerCallback):
     def __init__(self, description: str, now: Callable[[], float] = time.perf_counter) -> None:
         self.seconds = 0.0
         self.first_step = 0.0
-        self._description, self._now = description, now
+        self.description, self._now = description, now
         self._started = 0.0
         self._progress = progress()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self._progress.start()
-        self._task = self._progress.add_task(self._description, total=state.max_steps, completed=state.global_step)
+        self._task = self._progress.add_task(self.description, total=state.max_steps, completed=state.global_step)
         self._started = self._now()
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:

@@ -108,6 +108,11 @@ class OurTrainer(Trainer):
         self._clock.go_on()
         return metrics
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.args.warmup_steps * num_training_steps < 1:  # a share of so few steps that the first would warm up to 0
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
