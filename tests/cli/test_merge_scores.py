@@ -13,6 +13,7 @@ from wheretune import catalog
 from wheretune.scoring import shards
 
 
+@pytest.mark.slow
 def test_shards_merge_into_what_one_pass_gives(run, decoder, tmp_path):
     train = jsonl(tmp_path / "train.jsonl", rows_of(60))
     names = ",".join(name for name in catalog.every("scorer") if name != "layer-probe")

@@ -121,6 +121,7 @@ def test_options_from_a_file_and_all_layers(run, files, tiny_folder, tmp_path):
     assert plan["cost"]["expected_speed_up"] == pytest.approx(everything / (forward + down + trained))
 
 
+@pytest.mark.slow
 def test_methods_combine_and_their_scorers_share_a_pass(run, files, tiny_folder, tmp_path):
     methods = "full,lora:r=2,prism+lora:r=2,cka+pissa:r=2,top+adapter,depth+lowest+prefix,ia3,bias"
     common = (
@@ -150,6 +151,7 @@ def test_methods_combine_and_their_scorers_share_a_pass(run, files, tiny_folder,
     assert estimators == ["biased", "debiased"]
 
 
+@pytest.mark.slow
 def test_olft_probes_with_the_tuner_that_will_tune(run, files, tiny_folder, tmp_path):
     model = tiny_folder("bert", num_hidden_layers=6)
     probe = "layer-probe:samples=16:epochs=1:batch_size=8"

@@ -17,7 +17,6 @@ from wheretune.heads.headed import headed
 from wheretune.heads.last_token import LastToken
 from wheretune.model.opening import open_model
 from wheretune.records.model import ModelSpec
-from wheretune.records.runs import Manifest
 from wheretune.selectors.fixed import Explicit
 from wheretune.tasks.base import from_texts
 from wheretune.tuners.low_rank import LoRA

@@ -11,6 +11,7 @@ from torch import nn
 
 import wheretune as wt
 from helpers.models import tiny_model, tiny_tokenizer
+from helpers.often import often
 from helpers.own_models import own_model, train
 from helpers.texts import sentences
 from wheretune import catalog
@@ -100,7 +101,7 @@ TRAINED = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "tuner"), [*TRAINED, ("compiled", "full")])
+@pytest.mark.parametrize(("kind", "tuner"), often([*TRAINED, ("compiled", "full")], TRAINED))
 def test_what_is_wrapped_trains_the_chosen_layers_and_what_is_read(kind, tuner, tmp_path):
     model, tokenizer = own_model()
     made = WRAPPED[kind](model.base_model, model, tokenizer)

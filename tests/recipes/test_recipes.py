@@ -108,6 +108,7 @@ def test_compare_by_recipe(run, files, tiny_folder, tmp_path):
     one_line(*run(*common, "cka-lora-encoders", "--model", tiny_folder("bert"))[::2], "did you mean cka-lora-encoder")
 
 
+@pytest.mark.slow
 def test_olft_end_to_end(run, files, tiny_folder, tmp_path):
     code, out, err = run(
         "compare", "--model", tiny_folder("gpt2"), "--train", files["train"], "--test", files["test"], "--recipe",

@@ -135,8 +135,8 @@ def without_bare(what):
 
 
 SELECTORS = (Highest(1), BlockHighest(2), Auto(1), Budget(0.6), Top(1), Near(Highest(1), 0.1))
-SEEDS = often(range(10), [0])
-FILES = 50  # per seed
+SEEDS = often(range(20), [0])
+FILES = 25  # per seed
 
 
 @pytest.mark.parametrize("seed", SEEDS)

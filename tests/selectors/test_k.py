@@ -53,7 +53,7 @@ def test_every_selector_of_k_layers_takes_a_ratio_or_neither(made):
     with pytest.raises(PlanError, match="k and ratio both") as error:
         made(3, ratio=0.5)
     assert error.value.field == "k"
-    with pytest.raises(PlanError, match="ratio is 1.5") as error:
+    with pytest.raises(PlanError, match=r"ratio is 1\.5") as error:
         made(ratio=1.5)
     assert error.value.field == "ratio"
     for wrong, field in ((made(0), "k"), (made(13), "k"), (made(ratio=0.01), "ratio")):

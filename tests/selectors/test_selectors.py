@@ -183,6 +183,7 @@ def test_near_equal_scores_go_to_the_higher_layer(measured):
             Near(selector, tolerance)
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # every set of layers is priced
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=7), st.floats(0.05, 1), st.booleans())
 def test_budget_finds_the_best_affordable_total(values, share, high):

@@ -31,6 +31,7 @@ def planned(tiny_folder, tmp_path):
     return wt.plan(open_model(ModelSpec(tiny_folder("bert"))).info, wt.Explicit((2, 3))), data
 
 
+@pytest.mark.slow
 def test_a_few_steps_of_both_are_timed_on_batches_of_the_training(planned, monkeypatch):
     plan, data = planned
     trained = []

@@ -55,8 +55,9 @@ def _in_our_words(content: Mapping[Any, Any], own: Mapping[str, Any]) -> dict[An
     theirs = {name for name in theirs if aliases.key(str(name)) in aliases.KNOWN and content[name] is not None}
     given = {aliases.key(str(name)): [str(one) for one in _listed(content[name])] for name in theirs}
     ours = {name: value for name, value in content.items() if name not in theirs}
+    written = {f"--{aliases.key(str(key))}": key for key in ours}
     for flag, value in aliases.in_our_words(given, own):
-        name = next((key for key in ours if f"--{aliases.key(str(key))}" == flag), flag.removeprefix("--"))
+        name = written.setdefault(flag, flag.removeprefix("--"))
         said = True if value is None else value
         several = getattr(own[flag], "multiple", False)
         ours[name] = [*_listed(ours.get(name) or []), said] if several else said

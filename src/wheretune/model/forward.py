@@ -128,10 +128,13 @@ def _batch_first(stack: LayerStack, mask: Tensor, turned: bool, hidden: Tensor) 
 def token_first(stack: LayerStack) -> bool:
     """Whether the layers of a model hold (token, batch, hidden), as XLNet's do: seen once, on two texts of three."""
     known = _TOKEN_FIRST.get(stack.base)
+    device = next(stack.base.parameters()).device
+    if device.type == "meta":  # it cannot be run
+        return False
     if known is None:
         shapes: list[torch.Size] = []
         hook = watch_input(stack.layers[0].module, lambda hidden: shapes.append(hidden.shape))
-        ids = torch.zeros(2, 3, dtype=torch.long, device=next(stack.base.parameters()).device)
+        ids = torch.zeros(2, 3, dtype=torch.long, device=device)
         try:
             with torch.no_grad(), evaluating(stack.base):
                 stack.base(**accepted(stack.base, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}))
