@@ -44,7 +44,7 @@ def checkpoint_activations(stack: LayerStack, lowest: int) -> Callable[[], None]
 def _checkpoint(forward: Callable[..., Any], *args: Any, use_reentrant: bool) -> Any:
     """Checkpoints a layer without its cache of keys and values, which would grow twice.
 
-    Newer Transformers hand it over by name and drop it themselves; before 5.3 or so GPT-2's came by position.
+    Newer Transformers hand it over by name and drop it themselves; Transformers 5.0 gave GPT-2 its own by position.
     """
     from transformers.cache_utils import Cache
 
@@ -68,8 +68,20 @@ def ask_for_gradient(layer: nn.Module, hidden: Tensor) -> Tensor | None:
     """The same states, asking for a gradient, where reentrant checkpointing gives a layer's parameters none otherwise.
 
     None where they do so already or nothing is checkpointed reentrantly.
+
+    Raises:
+        ModelError: This is an older Transformers, which checkpoints a layer with its hooks: this one comes too late.
     """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     if hidden.requires_grad or not layer.training or not getattr(layer, "gradient_checkpointing", False):
         return None
     settings = getattr(getattr(layer, "_gradient_checkpointing_func", None), "keywords", {})
-    return hidden.detach().requires_grad_() if settings.get("use_reentrant", False) else None
+    if not settings.get("use_reentrant", False):
+        return None
+    if "__call__" in vars(GradientCheckpointingLayer):
+        raise ModelError(
+            "reentrant checkpointing above frozen layers gives no gradients with this version of Transformers",
+            'set use_reentrant to False ({"use_reentrant": False}), or take a newer Transformers',
+        )
+    return hidden.detach().requires_grad_()
