@@ -88,10 +88,10 @@ def test_a_run_that_fails_keeps_its_traceback_and_is_no_zero(run, files, tiny_fo
 
     original = room.train
 
-    def fail(model, rows, collate, settings, folder, description, companion):
+    def fail(model, rows, collate, settings, folder, description, companion, **more):
         if "top" in description:
             raise RuntimeError("the disk is on fire")
-        return original(model, rows, collate, settings, folder, description, companion)
+        return original(model, rows, collate, settings, folder, description, companion, **more)
 
     monkeypatch.setattr(room, "train", fail)
     folder = tmp_path / "compared"

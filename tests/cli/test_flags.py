@@ -68,7 +68,8 @@ def test_what_changes_no_result_is_not_what_a_folder_is_for(run, files, tiny_fol
 
 def test_the_same_in_a_config_file(run, files, tiny_folder, tmp_path):
     given = {
-        "model_name_or_path": tiny_folder("bert"), "train_file": files["train"], "num_train_epochs": 1, "do_train": True,
+        "model_name_or_path": tiny_folder("bert"), "train_file": files["train"], "num_train_epochs": 1,
+        "do_train": True,
         "per_device_train_batch_size": 8, "max_steps": 2, "max_grad_norm": 0.5, "optim": "adafactor", "use_peft": True,
         "lora_r": 4, "lora_target_modules": ["query", "value"], "trainer_arg": ["adam_epsilon=1e-6"],
         "save_strategy": "steps", "save_steps": 1, "fp16": False, "adam_beta1": 0.8,
@@ -137,7 +138,6 @@ def test_no_name_of_theirs_is_one_of_ours():
         (["--validation", "{validation}", "--eval-strategy", "steps"], ["--eval-steps"]),
         (["--validation", "{validation}", "--eval-strategy", "epoch", "--metric-for-best-model", "loss"],
          ["--metric-for-best-model", "accuracy"]),
-        (["--validation", "{validation}", "--eval-strategy", "epoch", "--tuner", "adalora"], ["--eval-strategy", "adalora"]),
         (["--save-steps", "5"], ["--save-steps", "(--save-strategy)"]),
         (["--hub-model-id", "me/mine"], ["--push-to-hub"]),
         (["--metric", "mse"], ["--metric", "validation or test"]),
@@ -153,3 +153,11 @@ def test_what_cannot_be_is_refused_in_words(run, files, tiny_folder, tmp_path, f
 
 def test_no_setting_is_both_what_a_run_is_and_how_it_is_watched():
     assert not to_json(TrainSettings()).keys() & to_json(WatchSettings()).keys()
+
+
+def test_earlier_weights_of_a_tuner_that_changes_its_modules_are_refused(run, files, tiny_folder, tmp_path):
+    code, _, err = run(
+        "tune", "--model", tiny_folder("bert"), "--train", files["train"], "--validation", files["validation"],
+        "--output", tmp_path / "run", "--eval-strategy", "epoch", "--tuner", "adalora",
+    )  # fmt: skip
+    one_line(code, err, "--eval-strategy", "adalora")

@@ -143,7 +143,7 @@ def test_a_run_that_diverged_is_an_error_and_no_number(run, files, tiny_folder, 
 
     original = room.train
 
-    def diverge(model, *arguments):
+    def diverge(model, *arguments, **_):
         log = original(model, *arguments)
         with torch.no_grad():
             model.head[1].weight.fill_(float("nan"))

@@ -77,7 +77,8 @@ def spelling_flags(command: Any, context: Any = None) -> Iterator[None]:
     except WheretuneError as error:
         flag, problem = blamed(command, context, error.field), error.problem
         if flag is not None and error.field is not None and flag not in problem:
-            problem = spelled(problem, error.field, flag)
+            own = flag == flag_of(command, error.field)
+            problem = spelled(problem, error.field, flag) if own else f"{flag}: {problem}"
         remedy = re.sub(r"\((\w+)\)", lambda word: f"({flag_of(command, word[1]) or word[1]})", error.remedy)
         raise type(error)(problem, remedy) from error
 
