@@ -138,8 +138,6 @@ def test_no_name_of_theirs_is_one_of_ours():
         (["--validation", "{validation}", "--eval-strategy", "steps"], ["--eval-steps"]),
         (["--validation", "{validation}", "--eval-strategy", "epoch", "--metric-for-best-model", "loss"],
          ["--metric-for-best-model", "accuracy"]),
-        (["--validation", "{validation}", "--eval-strategy", "epoch", "--tuner", "adalora"],
-         ["--eval-strategy", "adalora"]),
         (["--save-steps", "5"], ["--save-steps", "(--save-strategy)"]),
         (["--hub-model-id", "me/mine"], ["--push-to-hub"]),
         (["--metric", "mse"], ["--metric", "validation or test"]),
@@ -155,3 +153,11 @@ def test_what_cannot_be_is_refused_in_words(run, files, tiny_folder, tmp_path, f
 
 def test_no_setting_is_both_what_a_run_is_and_how_it_is_watched():
     assert not to_json(TrainSettings()).keys() & to_json(WatchSettings()).keys()
+
+
+def test_earlier_weights_of_a_tuner_that_changes_its_modules_are_refused(run, files, tiny_folder, tmp_path):
+    code, _, err = run(
+        "tune", "--model", tiny_folder("bert"), "--train", files["train"], "--validation", files["validation"],
+        "--output", tmp_path / "run", "--eval-strategy", "epoch", "--tuner", "adalora",
+    )  # fmt: skip
+    one_line(code, err, "--eval-strategy", "adalora")

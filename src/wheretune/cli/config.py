@@ -51,20 +51,22 @@ def _values(context: typer.Context, path: Path, content: dict[Any, Any]) -> dict
 
 def _in_our_words(content: Mapping[Any, Any], own: Mapping[str, Any]) -> dict[Any, Any]:
     """The same options with those that Transformers' and TRL's scripts have under other names in ours."""
-    theirs = {name for name in content if f"--{aliases.key(str(name))}" not in own}
-    theirs = {name for name in theirs if aliases.key(str(name)) in aliases.KNOWN and content[name] is not None}
-    given = {aliases.key(str(name)): [str(one) for one in _listed(content[name])] for name in theirs}
+    names = {name: aliases.key(str(name)) for name in content}
+    theirs = {name for name, key in names.items() if key in aliases.KNOWN and f"--{key}" not in own}
     ours = {name: value for name, value in content.items() if name not in theirs}
-    written = {f"--{aliases.key(str(key))}": key for key in ours}
+    given = {names[name]: list(map(str, _listed(content[name]))) for name in theirs if content[name] is not None}
     for flag, value in aliases.in_our_words(given, own):
-        name = written.setdefault(flag, flag.removeprefix("--"))
-        said = True if value is None else value
+        wanted = flag.removeprefix("--")
+        name = next((name for name in ours if names.get(name) == wanted), wanted)
         several = getattr(own[flag], "multiple", False)
-        ours[name] = [*_listed(ours.get(name) or []), said] if several else said
+        ours[name] = [*_listed(ours.get(name)), value] if several else value or True
     return ours
 
 
 def _listed(value: Any) -> list[Any]:
+    """A value of an option as one of several; none where there is none."""
+    if value is None:
+        return []
     return value if isinstance(value, list) else [value]
 
 

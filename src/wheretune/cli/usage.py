@@ -38,7 +38,7 @@ def _of_value(error: Any, message: str) -> str | None:
         kind = KINDS.get(first["type"].split("_")[0])
         if kind is not None:
             return f"{parameter.opts[0]} is {first['input']!r}; give {kind}"
-    if parameter is not None and (choice := re.match(r"'(.*)' is not one of ", message)):
+    if parameter is not None and (choice := re.search(r"'(.*)' is not one of ", message)):
         choices = getattr(getattr(parameter, "type_descriptor", None), "choices", None) or message.split("one of ")[1]
         words = choices if isinstance(choices, str) else ", ".join(map(str, choices))
         return f"{parameter.opts[0]} is {choice[1]!r}; give {words}"

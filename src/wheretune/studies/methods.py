@@ -23,7 +23,10 @@ def read_all(text: str) -> tuple[Method, ...]:
         raise ConfigError("no method is named", "name at least one, such as full or prism", "methods")
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         log.warning("the method %s is named %d times and runs once", name, names.count(name))
-    return tuple(read(name) for name in dict.fromkeys(names))
+    try:
+        return tuple(read(name) for name in dict.fromkeys(names))
+    except ConfigError as error:  # of whatever axis: it stands among the methods
+        raise ConfigError(error.problem, error.remedy, "methods") from error
 
 
 def read(name: str) -> Method:
