@@ -60,6 +60,7 @@ def test_semantic_deviation_before_and_after_tuning(run, files, decoder, tiny_fo
              "--verbalizer and --target-column")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_scorers_side_by_side(run, files, tiny_folder, tmp_path):
     common = ("score", "--model", tiny_folder("bert"), "--train", files["train"], "--figures", tmp_path, "--compare")
     common += ("--scorer", "depth,cosine-centrality,io-cosine,fisher", "--output", tmp_path / "s.json", "--k", 2)
