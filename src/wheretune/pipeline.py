@@ -41,7 +41,6 @@ from wheretune.training.checkpoints import checkpoints
 from wheretune.training.loop import train
 
 if TYPE_CHECKING:
-    from wheretune.applying import Tuned
     from wheretune.data.texts import TextData
     from wheretune.model.opening import Opened
     from wheretune.records.cost import Cost
@@ -210,8 +209,9 @@ def tune(
         collate = task_of(data["train"].info).collator(opened.tokenizer)
         with peak_memory() as memory:
             rows = encode(data["train"], opened.tokenizer, length)
-            spared = _recomputing(tuned, settings) if watch.gradient_checkpointing else settings
-            with saving(tuned.stack, opened.info.hash, rows, collate, spared, folder, cache) as saved:
+            if watch.gradient_checkpointing:
+                tuned.recompute()
+            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache) as saved:
                 words = description or f"tuning layers {_comma(plan.layers)}"
                 judged_by = judge_of(spec, decisive, lambda: measure("validation")[0], tuned)
                 trained = train(
@@ -239,12 +239,6 @@ def tune(
     save(result, folder / RESULT)
     _leave_no_checkpoint(folder)
     return result
-
-
-def _recomputing(tuned: Tuned, settings: TrainSettings) -> TrainSettings:
-    """Lets layers run again in the backward pass; the last one must then do the same both times."""
-    tuned.recompute()
-    return replace(settings, all_tokens=True)
 
 
 def _comma(layers: Sequence[int]) -> str:
