@@ -46,7 +46,6 @@ from wheretune.training.engagement import EngagementCallback
 from wheretune.training.loop import train
 
 if TYPE_CHECKING:
-    from wheretune.applying import Tuned
     from wheretune.data.texts import TextData
     from wheretune.model.opening import Opened
     from wheretune.records.cost import Cost
@@ -213,8 +212,9 @@ def tune(
         collate = task_of(texts.info).collator(opened.tokenizer)
         with peak_memory() as memory:
             rows = encode(texts, opened.tokenizer, length)
-            spared = _recomputing(tuned, settings) if watch.gradient_checkpointing else settings
-            with saving(tuned.stack, opened.info.hash, rows, collate, spared, folder, cache) as saved:
+            if watch.gradient_checkpointing:
+                tuned.recompute()
+            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache) as saved:
                 trained = train(
                     model,
                     rows,
@@ -270,12 +270,6 @@ def _settled(spec: RunSpec, plan: Plan, texts: int, show: Callable[[object], obj
     if why is not None:
         show(f"{_share(spec, plan)}{why}")
     return settings
-
-
-def _recomputing(tuned: Tuned, settings: TrainSettings) -> TrainSettings:
-    """Lets layers run again in the backward pass; the last one must then do the same both times."""
-    tuned.recompute()
-    return replace(settings, all_tokens=True)
 
 
 def _speaks(scorer: Spec) -> bool:

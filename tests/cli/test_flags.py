@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 import typer.main
 import yaml
+from safetensors.torch import load_file
 
 from helpers.commands import one_line
 from wheretune.cli.aliases import KNOWN, translated
@@ -161,3 +163,43 @@ def test_earlier_weights_of_a_tuner_that_changes_its_modules_are_refused(run, fi
         "--output", tmp_path / "run", "--eval-strategy", "epoch", "--tuner", "adalora",
     )  # fmt: skip
     one_line(code, err, "--eval-strategy", "adalora")
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [("bert", []), ("bert", ["--head", "concat", "--select", "explicit", "--layers", "1,3"]),
+     ("llama", ["--tuner", "lora"])],
+    ids=["bert", "concat", "llama"],
+)  # fmt: skip
+def test_gradient_checkpointing_changes_nothing_but_rounding(run, files, tiny_folder, tmp_path, family, more):
+    found = []
+    for flags in ([], ["--gradient-checkpointing"]):
+        folder = tmp_path / f"run{len(flags)}"
+        code, _, err = run(
+            "tune", "--model", tiny_folder(family), "--train", files["train"], "--output", folder, "--epochs", 2,
+            "--learning-rate", "1e-3", "--max-steps", 6, *more, *flags,
+        )  # fmt: skip
+        assert code == 0, err
+        tensors = {}
+        for path in sorted(folder.rglob("*.safetensors")):
+            tensors |= load_file(path)
+        found.append(tensors)
+    assert found[0].keys() == found[1].keys() and found[0]
+    for name, value in found[0].items():
+        if not name.endswith("key.bias"):  # whose gradient is zero but for rounding
+            torch.testing.assert_close(found[1][name], value, atol=1e-5, rtol=0, msg=name)
+
+
+def test_a_tuned_model_is_uploaded_when_asked(run, files, tiny_folder, tmp_path, monkeypatch):
+    pushed = []
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "mine",
+               "--max_steps", 1, "--push_to_hub"]  # fmt: skip
+    one_line(*run(*command)[::2], "--push-to-hub", "hf auth login")
+    assert not (tmp_path / "mine").exists()
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "secret")
+    monkeypatch.setattr(
+        "wheretune.delta.sharing.push_to_hub", lambda *given: pushed.append(given) or "https://hub/me/mine"
+    )
+    code, _, err = run(*command)
+    assert code == 0 and pushed == [(tmp_path / "mine", "mine")] and "uploaded to https://hub/me/mine" in err, err

@@ -126,8 +126,7 @@ class WatchSettings:
         save_strategy: When a checkpoint is written, from which a stopped run goes on.
         save_steps: Steps from one to the next.
         save_total_limit: How many are kept while the run goes on; all go when it ends.
-        gradient_checkpointing: Layers from the lowest trained one up run again in the backward pass, to save memory;
-            the last one then computes all tokens, which is the same but for rounding.
+        gradient_checkpointing: Layers from the lowest trained one up run again in the backward pass, to save memory.
     """
 
     report_to: tuple[str, ...] = ()

@@ -90,7 +90,9 @@ class _Cut:
         self._positions = representative_positions(given["attention_mask"], self._stack.causal)
 
     def _end(self, *_: Any) -> None:
-        self._positions = None
+        last = self._stack.layers[-1].module
+        if not getattr(last, "gradient_checkpointing", False):  # it runs again in the backward pass, just as now
+            self._positions = None
 
     def _cut(self, path: str, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self._positions is None or args[0].ndim != 3:
