@@ -46,7 +46,13 @@ def main() -> None:
         train=wt.DataSpec(chosen.train, task, max_samples=chosen.samples, max_length=LENGTH),
         test=held,
         settings=wt.TrainSettings(
-            EPOCHS, chosen.learning_rate, BATCH, seed=chosen.seed, frozen_dropout=True, all_tokens=True
+            EPOCHS,
+            chosen.learning_rate,
+            BATCH,
+            warmup_ratio=0.0,
+            seed=chosen.seed,
+            frozen_dropout=True,
+            all_tokens=True,
         ),
     )
     session = Session()

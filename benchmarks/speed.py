@@ -168,7 +168,7 @@ def tuning(setting: Setting, opened: Opened, data: wt.TextData, what: str, switc
     plan = wt.plan(depths, selector, tuner=tuner)
     plain = switches == "off"
     settings = wt.TrainSettings(
-        epochs=1, batch_size=setting.batch_size, seed=SEED, frozen_dropout=plain, all_tokens=plain
+        learning_rate=5e-5, epochs=1, batch_size=setting.batch_size, seed=SEED, frozen_dropout=plain, all_tokens=plain
     )
     model = headed(opened.stack, wt.LastToken(), data, SEED)
     tuned = wt.apply(model, plan, SEED, frozen_dropout=plain, before=opened.hashes_below("base"))

@@ -90,10 +90,10 @@ def test_a_run_that_fails_keeps_its_traceback_and_is_no_zero(run, files, tiny_fo
 
     original = room.train
 
-    def fail(model, rows, collate, settings, folder, description, companion, **more):
-        if "top" in description:
+    def fail(model, rows, collate, settings, folder, clock, *more):
+        if "top" in clock.description:
             raise RuntimeError("the disk is on fire")
-        return original(model, rows, collate, settings, folder, description, companion, **more)
+        return original(model, rows, collate, settings, folder, clock, *more)
 
     monkeypatch.setattr(room, "train", fail)
     folder = tmp_path / "compared"
