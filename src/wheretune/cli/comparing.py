@@ -22,7 +22,7 @@ from wheretune.cli.options import (
     metric_names,
 )
 from wheretune.cli.printing import note, show
-from wheretune.cli.training import CacheOptions, LoopOptions, SavingOptions, WatchOptions, rate_in_words, rates_of
+from wheretune.cli.training import CacheOptions, LoopOptions, SavingOptions, WatchOptions, rates_of
 
 if TYPE_CHECKING:
     from wheretune.recipes.base import Recipe
@@ -173,6 +173,7 @@ def _report(compared: Compared, paper: Recipe | None, folder: Path, json_: bool)
     from wheretune.show.tables import table
     from wheretune.studies.statistics import as_json, lines
     from wheretune.studies.tables import COLUMNS, cells, title
+    from wheretune.support.words import rate_in_words
 
     for row in compared.rows:
         if row.searched and not json_:

@@ -150,11 +150,6 @@ def rate_of(text: str) -> float | None:
     return rates[0]
 
 
-def rate_in_words(rate: float | None) -> str:
-    """As it is written on the command line."""
-    return "auto" if rate is None else f"{rate:g}"
-
-
 @group
 class WatchOptions(Group):
     """How a training is watched and kept; it changes no result."""

@@ -12,6 +12,7 @@ from wheretune.records.base import Spec, record
 from wheretune.records.data import DataSpec
 from wheretune.records.model import ModelSpec
 from wheretune.records.runs import RunResult, TrainSettings
+from wheretune.support.words import rate_in_words
 
 if TYPE_CHECKING:
     from wheretune.records.runs import Metric
@@ -105,12 +106,7 @@ class Job:
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.method}, lr {self.rate}, seed {self.seed}"
-
-    @property
-    def rate(self) -> str:
-        """The learning rate in words."""
-        return "auto" if self.learning_rate is None else f"{self.learning_rate:g}"
+        return f"{self.method}, lr {rate_in_words(self.learning_rate)}, seed {self.seed}"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from wheretune.studies import methods
 from wheretune.studies.grid import Compared, Comparison, Failure, Job, next_jobs, rows
 from wheretune.studies.tables import RESULTS, TABLE, write_tables
 from wheretune.support.files import claim, write_text
+from wheretune.support.words import rate_in_words
 
 if TYPE_CHECKING:
     from wheretune.recipes.base import Method
@@ -211,7 +212,7 @@ class Work:
 
     def __call__(self, job: Job) -> RunResult | Failure:
         """The run's result, or why there is none."""
-        where = self.folder / RUNS / job.method / f"lr-{job.rate}" / f"seed-{job.seed}"
+        where = self.folder / RUNS / job.method / f"lr-{rate_in_words(job.learning_rate)}" / f"seed-{job.seed}"
         try:
             result = self._run(job, where)
         except Exception as error:  # whatever it is, the other runs go on

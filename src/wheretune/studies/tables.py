@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wheretune.studies.statistics import lines
 from wheretune.support.files import write_csv, write_text
-from wheretune.support.words import count, counted, seconds, short_name
+from wheretune.support.words import count, counted, rate_in_words, seconds, short_name
 
 if TYPE_CHECKING:
     from wheretune.studies.grid import Compared, Row
@@ -37,16 +37,16 @@ CSV_COLUMNS = (
 
 def cells(line: Line) -> list[str]:
     """A line as a person reads it, under `COLUMNS`."""
-    rate = "auto" if line.learning_rate is None else f"{line.learning_rate:g}"
+    taken = rate_in_words(line.learning_rate)
     if line.mean is None or line.trainable_parameters is None or line.train_seconds is None:
-        return [line.method, UNKNOWN, "failed", rate, *[UNKNOWN] * (len(COLUMNS) - 4)]
+        return [line.method, UNKNOWN, "failed", taken, *[UNKNOWN] * (len(COLUMNS) - 4)]
     spread = "" if line.std is None else f" ± {line.std:.4f}"
     missing = f" ({line.seeds} of {line.asked} seeds)" if line.seeds < line.asked else ""
     return [
         line.method,
         (" ".join(map(str, line.layers[0])) or "none") if len(line.layers) == 1 else "by seed",
         f"{line.metric} {line.mean:.4f}{spread}{missing}",
-        rate,
+        taken,
         count(line.trainable_parameters),
         seconds(line.train_seconds),
         seconds(line.cache_seconds) if line.cache_seconds else UNKNOWN,

@@ -33,6 +33,11 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 120 else f"{int(value // 60)} min {int(value % 60):02d} s"
 
 
+def rate_in_words(value: float | None) -> str:
+    """A learning rate as it is written on the command line; None is each plan's own."""
+    return "auto" if value is None else f"{value:g}"
+
+
 def size(count: float) -> str:
     """A number of bytes, as one reads it."""
     for unit in ("bytes", "kB", "MB"):

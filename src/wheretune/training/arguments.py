@@ -6,13 +6,13 @@ Transformers is opened when a function needs it, so that a command line may refu
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.util
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from wheretune.catalog import nearest
 from wheretune.errors import ConfigError
 from wheretune.support.words import first_line
 
@@ -118,9 +118,7 @@ def _check_optimizer(name: str) -> None:
 
 def _known(what: str, name: str, known: list[str], field: str) -> None:
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        remedy = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        raise ConfigError(f"there is no {what} {name!r}", remedy, field)
+        raise ConfigError(f"there is no {what} {name!r}", nearest(name, known), field)
 
 
 def typed(given: Mapping[str, Any]) -> dict[str, Any]:
