@@ -1,0 +1,33 @@
+"""What a language model reads of a row, and which of its tokens it learns to write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+NOT_LEARNED = -100  # the label of a token that is no target, as Transformers and PyTorch have it
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence for a language model.
+
+    Attributes:
+        rows: The row of the source that it comes from, from 0; several where texts are packed.
+        ids: Its tokens; nothing is padded.
+        learned: Whether each token is itself a target; never the first.
+        cut: How many tokens were cut away: `len(ids) + cut` is the whole.
+        left_out: Why it is not used; None where it is.
+    """
+
+    rows: tuple[int, ...]
+    ids: tuple[int, ...]
+    learned: tuple[bool, ...]
+    cut: int = 0
+    left_out: str | None = None
+
+    def encoded(self) -> dict[str, Any]:
+        """The row of a batch: `input_ids`, `attention_mask`, `labels` (the tokens that are learned) and `row`."""
+        labels = [token if learned else NOT_LEARNED for token, learned in zip(self.ids, self.learned, strict=True)]
+        ids = list(self.ids)
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "row": self.rows[0]}
