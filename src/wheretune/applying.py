@@ -76,11 +76,14 @@ class Tuned:
         self._applied, self._temporary = True, False
         self._end_recomputing: Callable[[], None] = lambda: None
         self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        top = {id(parameter) for parameter in read_on_top(self.stack)}
+        on_top = read_on_top(self.stack)
+        top = {id(parameter) for parameter in on_top}
         own = model.state_dict()  # held while the tuner is attached, so that nothing new takes their memory
         self.attached = tuner.attach(self.stack, plan.layers, seed)
         self._check_attached(tuner, schedule)
-        self._let_masters_go = hold_masters(self.stack, self.attached.parameters) if masters else lambda: None
+        self._let_masters_go = (
+            hold_masters(self.stack, [*self.attached.parameters, *on_top]) if masters else lambda: None
+        )
         self._hashes = _hashes(model, own, before)
         ids = top | {id(parameter) for parameter in self.attached.parameters}
         self._on_top = [name for name, parameter in model.named_parameters() if id(parameter) in top]

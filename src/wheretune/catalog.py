@@ -68,6 +68,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     "head": {
         "last-token": "wheretune.heads.last_token:LastToken",
         "concat": "wheretune.heads.concat:Concat",
+        "lm": "wheretune.heads.lm:LM",
     },
     "task": {
         "auto": "wheretune.tasks.auto:Auto",
@@ -83,6 +84,9 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "pearson": "wheretune.metrics.regression:Pearson",
         "spearman": "wheretune.metrics.regression:Spearman",
         "mse": "wheretune.metrics.regression:MSE",
+        "loss": "wheretune.metrics.language:Loss",
+        "perplexity": "wheretune.metrics.language:Perplexity",
+        "vocabulary-accuracy": "wheretune.metrics.language:VocabularyAccuracy",
     },
     "schedule": {"static": "wheretune.schedules.static:Static"},
     "export": {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ import numpy as np
 
 from wheretune import catalog
 from wheretune.data.texts import take
-from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError, TrainingError
 from wheretune.records.base import from_json, record, require
 from wheretune.records.runs import Metric
@@ -85,10 +84,10 @@ def predict(
     batch_size: int = 32,
     description: str = "predicting",
 ) -> Float[np.ndarray, "row output"]:
-    """The logits of every row, in the order of the rows, the model in eval mode and left as it was.
+    """What a model puts out of every row, in the order of the rows, the model in eval mode and left as it was.
 
     Args:
-        model: Gives `logits` when called with a batch.
+        model: Gives `logits`, a row of numbers per text, when called with a batch.
         rows: Encoded rows.
         collate: Makes a batch of rows.
         batch_size: Rows in a batch; a batch holds texts of like length.
@@ -102,21 +101,45 @@ def predict(
 
     from wheretune.data.batches import length_batches
     from wheretune.model.forward import evaluating
-    from wheretune.model.inputs import unlabelled
 
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}", "give 1 or more", "batch_size")
     device = next(model.parameters()).device
     logits: dict[int, np.ndarray] = {}
+    placed = [{**row, "row": place} for place, row in enumerate(rows)]  # two rows may come from one text
     with progress() as shown, torch.no_grad(), evaluating(model):
-        for batch in shown.track(length_batches(rows, batch_size), description=description):
-            inputs = unlabelled(collate(batch), device)
+        for batch in shown.track(length_batches(placed, batch_size), description=description):
+            inputs = {name: value.to(device) for name, value in collate(batch).items()}
             for row, values in zip(batch, model(**inputs).logits.float().cpu().numpy(), strict=True):
                 logits[row["row"]] = values
-    found = np.stack([logits[row["row"]] for row in rows])
+    found = np.stack([logits[place] for place in range(len(rows))])
     if not np.isfinite(found).all():
         raise TrainingError("the model's outputs are not finite: training diverged", "lower the learning rate")
     return found
+
+
+UNTAUGHT = "none of its tokens is learned, or all of them stand in the piece of an earlier row"
+
+
+def by_text(
+    found: Float[np.ndarray, "row output"], rows: Sequence[Mapping[str, Any]], data: TextData
+) -> tuple[Float[np.ndarray, "text output"], TextData]:
+    """What was put out of the rows of `data`, the sum where several encoded rows are of one, and those that had any.
+
+    Args:
+        found: From `predict`.
+        rows: The encoded rows.
+        data: The texts that they were made of.
+    """
+    if [row["row"] for row in rows] == list(data.rows):
+        return found, data
+    place = {row: i for i, row in enumerate(data.rows)}
+    places = [place[row["row"]] for row in rows]
+    sums = np.zeros((len(data), found.shape[1]))
+    np.add.at(sums, places, found)
+    read = sorted(set(places))
+    unread = {row: UNTAUGHT for row in set(data.rows) - {data.rows[i] for i in read}}
+    return sums[read], dataclasses.replace(take(data, read), unread={**unread, **data.unread})
 
 
 # --- from predictions to metrics -----------------------------------------------------------------
@@ -131,11 +154,11 @@ def judge(
     batch_size: int = 32,
     description: str = "evaluating",
 ) -> tuple[tuple[Metric, ...], tuple[Prediction, ...]]:
-    """The metrics of a model on labelled data, the task's main one first, and the prediction of every row.
+    """The metrics of a model on data that says what is right, the task's main one first, and every row's prediction.
 
     Args:
         model: Gives `logits` when called with a batch.
-        data: With labels.
+        data: With labels, if the task reads any.
         tokenizer: The model's.
         length: Tokens a text is cut to.
         names: Names of metrics beside those of the task.
@@ -149,17 +172,20 @@ def judge(
     """
     task = task_of(data.info)
     measures(task, names)  # refuses before anything is computed
-    collate = task.collator(tokenizer)
-    return judged(predict(model, encode(data, tokenizer, length), collate, batch_size, description), data, names)
+    rows = task.encode(data, tokenizer, length)
+    found, read = by_text(predict(model, rows, task.collator(tokenizer), batch_size, description), rows, data)
+    metrics, predicted = judged(found, read, names)
+    untaught = (Prediction(row, None, None, reason=UNTAUGHT) for row in data.rows if row in read.unread)
+    return metrics, (*predicted, *untaught)
 
 
 def judged(
     logits: Float[np.ndarray, "row output"], data: TextData, names: Sequence[str] = ()
 ) -> tuple[tuple[Metric, ...], tuple[Prediction, ...]]:
     """As `judge`, from the logits of the rows of `data`."""
-    assert data.labels is not None
     task, classes = task_of(data.info), data.info.classes
-    predictions, truth = task.predict(logits, classes), np.array(data.labels)
+    predictions = task.predict(logits, classes)
+    truth = np.array(data.labels if data.labels is not None else [np.nan] * len(data))
     found = []
     for measure in measures(task, names):
         with warnings.catch_warnings():
@@ -187,6 +213,7 @@ def judged_every(
         The metrics of the rows of `labelled`, and a prediction of every row in the order of the source.
     """
     place = {row: i for i, row in enumerate(texts.rows)}
+    labelled = take(labelled, [i for i, row in enumerate(labelled.rows) if row in place])
     metrics, counted = judged(logits[[place[row] for row in labelled.rows]], labelled, names)
     found = {one.row: one for one in counted}
     rest = [row for row in texts.rows if row not in found]

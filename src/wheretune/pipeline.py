@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wheretune import catalog, planning, trials
 from wheretune.applying import apply
-from wheretune.data.tokens import encode, mean_length
+from wheretune.data.tokens import mean_learned, mean_length
 from wheretune.delta.card import write_card
 from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.errors import WheretuneError
@@ -93,8 +93,16 @@ def score(
         scored |= zip(passing, finish(state), strict=True)
     for scorer in made.values():
         if trials.trains(scorer):
-            scored[scorer] = trials.score(scorer, session.model(model), session.data(data), reading, folder)
+            scored[scorer] = _trials(scorer, model, session.data(data), reading, folder, session)
     return [scored[made[spec]] for spec in scorers]
+
+
+def _trials(
+    scorer: Any, model: ModelSpec, data: TextData, reading: Reading, folder: Path | None, session: Session
+) -> LayerScores:
+    """Scores by trials, on a language model where the head is its own."""
+    opened = session.model(model, language=planning.head_of(scorer.head, data.info).speaks)
+    return trials.score(scorer, opened, data, reading, folder)
 
 
 def pass_over(
@@ -111,7 +119,9 @@ def pass_over(
     session = session or Session()
     needs = {need for scorer in scorers for need in scorer.card.needs}
     texts = session.texts(data, needs)
-    opened = session.model(model, language="language-model" in needs)
+    task = task_of(texts.info)
+    speaks = "gradients" in needs and catalog.find("head", task.head).speaks
+    opened = session.model(model, language=speaks or "language-model" in needs)
     return gather(opened, texts, scorers, reading, settle=settle, shard=shard)
 
 
@@ -126,12 +136,12 @@ def choose(
         probes: Where scorers that train work; they resume there.
         kept: The file of the scores; scores that stand there are read and not made again.
     """
-    selector = catalog.build("selector", spec.selector)
-    tuner, head = catalog.build("tuner", spec.tuner), catalog.build("head", spec.head)
+    selector, tuner = catalog.build("selector", spec.selector), catalog.build("tuner", spec.tuner)
     scoring = selector.needs_scores and tuner.needs_layers
     data = session.texts(spec.train, catalog.find("scorer", spec.scorer.name).card.needs if scoring else ())
-    opened = session.model(spec.model, language=scoring and _speaks(spec.scorer))
-    scores, tokens = None, None
+    head = planning.head_of(spec.head, data.info)
+    opened = session.model(spec.model, language=head.speaks or (scoring and _speaks(spec.scorer)))
+    scores, tokens, learned = None, None, None
     if scoring and kept is not None and kept.is_file():
         scores = load(LayerScores, kept)
     elif scoring:
@@ -142,7 +152,8 @@ def choose(
             save(scores, kept)
     else:
         length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
-        tokens = mean_length(encode(data, opened.tokenizer, length))
+        rows = task_of(data.info).encode(data, opened.tokenizer, length)
+        tokens, learned = mean_length(rows), mean_learned(rows)
     return scores, planning.plan(
         scores or opened.info,
         selector if tuner.needs_layers else None,
@@ -151,6 +162,7 @@ def choose(
         schedule=catalog.build("schedule", spec.schedule),
         data=data.info,
         tokens=tokens,
+        learned=learned,
     )
 
 
@@ -184,8 +196,11 @@ def tune(
     session, watch = session or Session(shared=False), watch or WatchSettings()
     data = _data(spec, session)
     texts = data["train"]
-    decisive = decisive_metric(spec, measures(task_of(texts.info), spec.metrics))  # refuses what cannot read the task
-    opened = session.model(spec.model, language=spec.plan is None and _speaks(spec.scorer))
+    task = task_of(texts.info)
+    head = planning.head_of(spec.head if spec.plan is None else spec.plan.head, texts.info)
+    spec = spec if spec.plan is not None else replace(spec, head=Spec.of(head))
+    decisive = decisive_metric(spec, measures(task, spec.metrics))  # refuses what cannot read the task
+    opened = session.model(spec.model, language=head.speaks or (spec.plan is None and _speaks(spec.scorer)))
     length = _length(spec, opened)
     sweep(folder)
     claim(folder / RUN, _claimed(spec, opened, data), defaults={"settings": to_json(TrainSettings())})
@@ -194,14 +209,15 @@ def tune(
         return load_result(folder / RESULT)
 
     plan = _planned(spec, folder, session, show)
-    settings = _settled(spec, plan, len(texts), show)
+    rows = task.encode(texts, opened.tokenizer, length)
+    settings = _settled(spec, plan, len(rows), show)
     model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
     tuned = apply(
         model,
         plan,
         settings.seed,
         frozen_dropout=settings.frozen_dropout,
-        before=opened.hashes_below("base"),
+        before=opened.hashes_below(model.base_path),
         masters=True,
     )
 
@@ -209,9 +225,8 @@ def tune(
         return judge(model, data[name], opened.tokenizer, length, names=spec.metrics)
 
     with tuned.temporarily(folder) if session.shared else nullcontext():  # others begin from the same weights
-        collate = task_of(texts.info).collator(opened.tokenizer)
+        collate = task.collator(opened.tokenizer)
         with peak_memory() as memory:
-            rows = encode(texts, opened.tokenizer, length)
             if watch.gradient_checkpointing:
                 tuned.recompute()
             with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache) as saved:
@@ -231,7 +246,7 @@ def tune(
         save_delta(tuned, folder, data=texts.info, max_length=length)
         started = time.perf_counter()
         judged = {name: measure(name) for name in data if name != "train"}
-        predictions = {name: save_predictions(rows, folder, name) for name, (_, rows) in judged.items()}
+        predictions = {name: save_predictions(found, folder, name) for name, (_, found) in judged.items()}
     result = RunResult(
         spec=spec,
         plan=plan,
@@ -390,5 +405,12 @@ def cost(
     check_one_sequence(stack.base)
     check_layers(info, plan)
     tokenizer = load_tokenizer(info.name, info.spec.revision)
-    rows = encode(texts, tokenizer, max_tokens(stack.base, tokenizer, data.max_length))
-    return planning.cost(plan, tokens=mean_length(rows), texts=len(rows), epochs=epochs, batch_size=batch_size)
+    rows = task_of(texts.info).encode(texts, tokenizer, max_tokens(stack.base, tokenizer, data.max_length))
+    return planning.cost(
+        plan,
+        tokens=mean_length(rows),
+        learned=mean_learned(rows),
+        texts=len(rows),
+        epochs=epochs,
+        batch_size=batch_size,
+    )

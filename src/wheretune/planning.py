@@ -13,7 +13,6 @@ from wheretune.cost.flops import EPOCHS, TOKENS
 from wheretune.cost.price import BATCH_SIZE, price
 from wheretune.cost.training import Training, share_of
 from wheretune.errors import ConfigError, PlanError
-from wheretune.heads.last_token import LastToken
 from wheretune.records.base import Spec
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Choice, LayerScores
@@ -75,6 +74,26 @@ def _choose_unscored(model: ModelInfo, selector: AnySelector) -> Choice:
 # --- plans ---------------------------------------------------------------------------------------
 
 
+def head_of(asked: Spec | None, data: DataInfo | None) -> Head:
+    """The head that was asked for, or that of the task that some data makes; the last token where neither is known.
+
+    Raises:
+        ConfigError: It does not read what the task needs.
+    """
+    from wheretune.tasks.base import task_of
+
+    task = None if data is None else task_of(data)
+    head: Head = catalog.build("head", asked or Spec("last-token" if task is None else task.head))
+    if task is not None and head.speaks != (task.places == "every"):
+        raise ConfigError(
+            f"the head {head.name} reads {'every token' if head.speaks else 'one token per text'}, and {task.name} "
+            f"needs {'every one' if task.places == 'every' else 'one per text'}",
+            f"take {task.head}, or leave it out",
+            "head",
+        )
+    return head
+
+
 def plan(
     scores_or_model: LayerScores | ModelInfo,
     selector: AnySelector | None,
@@ -84,6 +103,7 @@ def plan(
     schedule: Schedule | None = None,
     data: DataInfo | None = None,
     tokens: float | None = None,
+    learned: float | None = None,
 ) -> Plan:
     """The plan that `selector` makes of scores or, if it needs none, of a model alone.
 
@@ -92,27 +112,32 @@ def plan(
             random) and for the tuner `HeadOnly()`.
         selector: For example `BlockHighest(k=3)`; None only with a tuner that tunes no layers.
         tuner: How the layers are tuned; whole layers by default.
-        head: What sits on top when wheretune trains (a model of the user's own keeps its head); the last
-            token by default.
+        head: What sits on top when wheretune trains (a model of the user's own keeps its head); by default that of
+            the task that the data makes, and the last token where no data is known.
         schedule: When they train; always, by default.
         data: What will be trained on, which says how many outputs the head has; what was scored on by default. Where
             neither is known, the head has one output.
         tokens: The mean length of a text of it, for the cost; as the scores know it by default.
+        learned: How many tokens of a text are learned, likewise; all where it is not known.
 
     Raises:
         PlanError: k is below 1 or above the number of layers, a named layer does not exist, there is no selector, or it
-            chooses by scores and there are none.
+            chooses by scores and there are none; or nothing would train.
     """
-    tuner, head, schedule = tuner or WholeLayers(), head or LastToken(), schedule or Static()
+    if data is None and isinstance(scores_or_model, LayerScores):
+        data = scores_or_model.data
+    tuner, head, schedule = tuner or WholeLayers(), head or head_of(None, data), schedule or Static()
     if (selector is None) == tuner.needs_layers:
         what = "needs layers to be chosen" if selector is None else "tunes no layers"
         raise PlanError(f"the tuner {tuner.name} {what}", "choose layers, or take head-only without a selector")
     if not isinstance(scores_or_model, LayerScores):
         choice = NOTHING if selector is None else _choose_unscored(scores_or_model, selector)
-        return _planned(scores_or_model, choice, tuner, head, schedule, data, tokens)
+        return _planned(scores_or_model, choice, tuner, head, schedule, data, (tokens, learned))
     scores = scores_or_model
     choice = NOTHING if selector is None else choose(scores, selector)
-    made = _planned(scores.model, choice, tuner, head, schedule, data or scores.data, tokens or scores.tokens)
+    made = _planned(
+        scores.model, choice, tuner, head, schedule, data, (tokens or scores.tokens, learned or scores.learned)
+    )
     chosen = tuple(scores.layers[layer] for layer in choice.layers)
     return replace(made, scorer=scores.scorer, scores_digest=scores.digest, chosen=chosen)
 
@@ -124,14 +149,21 @@ def _planned(
     head: Head,
     schedule: Schedule,
     data: DataInfo | None,
-    tokens: float | None,
+    tokens: tuple[float | None, float | None],
 ) -> Plan:
-    """The plan of a choice, with its cost, without what was scored."""
+    """The plan of a choice, with its cost, without what was scored; `tokens` are those of a text, all and learned."""
     from wheretune.tasks.base import task_of
 
     outputs = 1 if data is None else task_of(data).outputs(data.classes)
-    on_top = head.count(len(model), model.hidden_size, outputs, model.causal)
-    training = _training(model, choice.layers, tuner, head, on_top)
+    on_top = head.count(model, outputs)
+    length, learned = tokens[0] or TOKENS, tokens[1]
+    training = _training(model, choice.layers, tuner, head, on_top, learned or length)
+    if training.parameters == 0:
+        raise PlanError(
+            f"nothing would train: the tuner {tuner.name} tunes no layer, and the head {head.name} stays frozen",
+            "tune layers, or train the head where it can be (lm:train=true)",
+            "tuner",
+        )
     return Plan(
         layers=choice.layers,
         selector=choice.selector,
@@ -139,7 +171,7 @@ def _planned(
         head=Spec.of(head),
         schedule=Spec.of(schedule),
         model=model,
-        cost=price(model, training, tokens=tokens or TOKENS, texts=0 if data is None else data.rows),
+        cost=price(model, training, tokens=length, texts=0 if data is None else data.rows),
         confidence=choice.confidence,
         reason=choice.reason,
     )
@@ -149,6 +181,7 @@ def cost(
     plan: Plan,
     *,
     tokens: float | None = None,
+    learned: float | None = None,
     texts: int | None = None,
     epochs: int = EPOCHS,
     batch_size: int = BATCH_SIZE,
@@ -158,6 +191,7 @@ def cost(
     Args:
         plan: The plan.
         tokens: The mean length of a text; as the plan knows it by default.
+        learned: How many tokens of a text are learned; likewise.
         texts: How many texts there are; likewise.
         epochs: Passes over them.
         batch_size: Texts in a batch.
@@ -173,17 +207,20 @@ def cost(
     on_top = plan.cost.trainable_parameters - tuner.count(plan.model, plan.layers)
     if on_top < 0:
         raise PlanError(f"the plan contradicts itself: {plan.tuner} trains more than it says", "make it again")
+    length = plan.cost.tokens if tokens is None else tokens
     return price(
         plan.model,
-        _training(plan.model, plan.layers, tuner, head, on_top),
-        tokens=plan.cost.tokens if tokens is None else tokens,
+        _training(plan.model, plan.layers, tuner, head, on_top, learned or plan.cost.learned or length),
+        tokens=length,
         texts=plan.cost.texts if texts is None else texts,
         batch_size=batch_size,
         epochs=epochs,
     )
 
 
-def _training(model: ModelInfo, layers: Sequence[int], tuner: Tuner, head: Head, on_top: int) -> Training:
+def _training(
+    model: ModelInfo, layers: Sequence[int], tuner: Tuner, head: Head, on_top: int, learned: float
+) -> Training:
     below = tuner.count(model, layers)
     return Training(
         layers=layers,
@@ -193,6 +230,9 @@ def _training(model: ModelInfo, layers: Sequence[int], tuner: Tuner, head: Head,
         norms=tuner.trains_norms,
         embeddings=tuner.trains_embeddings,
         all_states=head.all_layers,
+        read=learned if head.speaks else 1.0,
+        speech=model.vocabulary * model.hidden_size if head.speaks else 0,
+        speech_trains=head.speaks and (on_top > 0 or (tuner.trains_embeddings and model.tied)),
     )
 
 

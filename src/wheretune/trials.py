@@ -21,12 +21,11 @@ import numpy as np
 from wheretune import catalog
 from wheretune.applying import apply
 from wheretune.data.texts import take
-from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError, DataError
 from wheretune.heads.headed import headed
 from wheretune.judging import judge
 from wheretune.model.inputs import max_tokens
-from wheretune.planning import plan
+from wheretune.planning import head_of, plan
 from wheretune.records.base import Spec, from_json, read_json, to_json
 from wheretune.savings.together import saving
 from wheretune.scorers.base import Candidate, TrainingScorer
@@ -143,10 +142,10 @@ class _Trial:
     @classmethod
     def of(cls, scorer: TrainingScorer, opened: Opened, data: TextData, reading: Reading, folder: Path) -> _Trial:
         """Draws the rows and claims the folder."""
-        tuner, head = catalog.build("tuner", scorer.tuner), catalog.build("head", scorer.head)
+        tuner, head = catalog.build("tuner", scorer.tuner), head_of(scorer.head, data.info)
         if not tuner.needs_layers:
             raise ConfigError(f"the tuner {tuner.name} tunes no layer", "probe with another tuner", "scorer")
-        if data.labels is None:
+        if data.labels is None and task_of(data.info).places == "one":
             raise DataError(
                 f"{data.info.spec.source} has no labels to tune by", "name the label column", "label_column"
             )
@@ -167,6 +166,7 @@ class _Trial:
     @property
     def tokens(self) -> float:
         """The mean number of tokens in a text of both halves."""
+        encode = task_of(self.tuning.info).encode
         halves = [encode(part, self.opened.tokenizer, self.length) for part in (self.tuning, self.judging)]
         return float(np.mean([len(row["input_ids"]) for rows in halves for row in rows]))
 
@@ -179,10 +179,10 @@ class _Trial:
         made = plan(info, Explicit((layer,)), tuner=self.tuner, head=self.head, data=self.tuning.info)
         place = self.folder / f"layer-{layer}"
         place.mkdir(parents=True, exist_ok=True)
-        tuned = apply(model, made, settings.seed, before=opened.hashes_below("base"), masters=True)
+        tuned = apply(model, made, settings.seed, before=opened.hashes_below(model.base_path), masters=True)
         with tuned.temporarily(place):
-            collate = task_of(self.tuning.info).collator(tokenizer)
-            rows = encode(self.tuning, tokenizer, self.length)
+            task = task_of(self.tuning.info)
+            collate, rows = task.collator(tokenizer), task.encode(self.tuning, tokenizer, self.length)
             with saving(tuned.stack, info.hash, rows, collate, settings, place, None):
                 clock = Clock(f"tuning layer {layer} alone")
                 engaged = [EngagementCallback(tuned)]

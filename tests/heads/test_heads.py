@@ -11,6 +11,7 @@ from wheretune import Concat, LastToken, from_texts
 from wheretune.errors import ConfigError
 from wheretune.heads.headed import HeadedModel, headed
 from wheretune.model.finding import find_layers
+from wheretune.model.identity import describe
 from wheretune.tasks.classification import Classification
 from wheretune.tasks.regression import Regression
 from wheretune.tuners.whole_layers import WholeLayers
@@ -30,7 +31,7 @@ def test_three_layers_train_what_the_papers_print(config, head, printed):
     layers = WholeLayers().attach(model.stack, (3, 7, 11), seed=0).parameters
     trained = sum(p.numel() for p in [*layers, *model.head.parameters()])
     assert round(trained / 1e6, 1) == printed
-    assert head.count(12, 768, 2, model.stack.causal) == sum(p.numel() for p in model.head.parameters())
+    assert head.count(describe(model.stack, {}), 2) == sum(p.numel() for p in model.head.parameters())
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -1,6 +1,7 @@
 """A pass: what it refuses, how it says it read, in which precision, and the shards that it is cut into."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from helpers.scoring import gather_all, score_all
 from helpers.texts import classes_of, sentences
 from wheretune import catalog
 from wheretune.data.batches import stream_batches
+from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.scores import Reading
 from wheretune.scoring.checking import check
@@ -124,8 +126,10 @@ def test_the_shards_deal_out_the_batches_of_one_pass(texts, shards):
             encoded.append(len(column))
             return tokenizer(column, **options)
 
+    given = partial(encode, tokenizer=Counting(), max_length=64)
+
     def rows(shard):
-        return [[row["row"] for row in batch] for batch in stream_batches(data, Counting(), 64, 2, 3, shard)]
+        return [[row["row"] for row in batch] for batch in stream_batches(data, given, 2, 3, shard)]
 
     whole = rows((1, 1))
     del encoded[:]

@@ -158,10 +158,10 @@ class TuningOptions(Group):
                default="the papers'", metavar="NAME=VALUE"),
     ] = None  # fmt: skip
     head: Annotated[
-        str,
-        option("--head", "What sits on top: last-token (linear on the last layer) or concat (MLP on all layers).",
-               axis="head"),
-    ] = "last-token"  # fmt: skip
+        str | None,
+        option("--head", "What sits on top: last-token (linear on the last layer), concat (MLP on all layers) or lm "
+               "(a language model's own output matrix, frozen).", default="the task's", axis="head"),
+    ] = None  # fmt: skip
     schedule: Annotated[
         str, option("--schedule", "When the layers train; see `wheretune schedules`.", axis="schedule")
     ] = "static"
@@ -174,7 +174,7 @@ class TuningOptions(Group):
         """
         return {
             "tuner": whole("tuner", self.tuner, self.tuner_option or ()),
-            "head": whole("head", self.head),
+            "head": None if self.head is None else whole("head", self.head),
             "schedule": whole("schedule", self.schedule),
         }
 

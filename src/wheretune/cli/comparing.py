@@ -75,9 +75,15 @@ def compare(
     ] = "full",
     scorer: Scorer = "cosine-centrality",
     head: Annotated[
-        str,
-        option("--head", "What sits on top, of the methods that name none.", axis="head", rich_help_panel="Choice"),
-    ] = "last-token",
+        str | None,
+        option(
+            "--head",
+            "What sits on top, of the methods that name none.",
+            default="the task's",
+            axis="head",
+            rich_help_panel="Choice",
+        ),
+    ] = None,
     seeds: Annotated[str, option("--seeds", "One run per seed.", rich_help_panel="Training")] = "0,42,100",
     learning_rates: Annotated[
         str,
@@ -138,7 +144,7 @@ def compare(
         learning_rates=rates_of(learning_rates),
         reference=reference,
         scorer=scorer_of(scorer),
-        head=whole("head", head),
+        head=None if head is None else whole("head", head),
         settings=settings,
         metrics=metric_names(metric),
         executor=whole("executor", executor),

@@ -347,8 +347,12 @@ class ReadingOptions(Group):
 
     panel: ClassVar[str] = "Reading"
     pooling: Annotated[
-        Literal["token", "mean"],
-        option("--pooling", "Representative token ([CLS] or last), or the mean over tokens."),
+        Literal["token", "mean", "targets"],
+        option(
+            "--pooling",
+            "Representative token ([CLS], the last, or the one before an answer), the mean over tokens, or over those "
+            "that predict a learned one.",
+        ),
     ] = "token"
     last_state: Annotated[
         Literal["normed", "raw"],

@@ -139,7 +139,7 @@ def check_axes(made: object, axes: Sequence[str], origin: str) -> None:
     """Refuses a name or an option that is unknown, before anything is opened.
 
     Args:
-        made: What has a `Spec` for each axis.
+        made: What has a `Spec` for each axis, or None where the task decides.
         axes: Which.
         origin: The file that it was read from.
 
@@ -149,8 +149,10 @@ def check_axes(made: object, axes: Sequence[str], origin: str) -> None:
     from wheretune import catalog
 
     for axis in axes:
+        spec = getattr(made, axis)
         try:
-            catalog.build(axis, getattr(made, axis))
+            if spec is not None:
+                catalog.build(axis, spec)
         except ConfigError as error:
             raise ConfigError(f"{origin}: {error.problem}", error.remedy) from error
 

@@ -13,7 +13,7 @@ from wheretune.cli.groups import Group, group, needed, option
 from wheretune.cli.options import AsJson, BaseOptions, Config, DataFile, Metrics, metric_names, there
 from wheretune.cli.printing import json_line, note, show, write_out
 from wheretune.cli.reporting import file_to_write
-from wheretune.errors import OutputError
+from wheretune.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from wheretune.delta.opening import Finetuned
@@ -132,7 +132,7 @@ def predict(
     """
     source = needed(data, "--data")
     target = None if output is None else file_to_write(output)
-    tuned = _opened(folder, base)
+    tuned = _opened(folder, base, predicts=True)
     from wheretune.judging import answers
     from wheretune.support.files import write_text
 
@@ -166,25 +166,44 @@ def merge(
     tuned = _opened(folder, base)
     from wheretune.delta.merging import merge as merge_into
 
-    plain = merge_into(tuned, target)
-    how = "AutoModelForSequenceClassification" if plain else "AutoModel"
+    auto = merge_into(tuned, target)
+    how = auto or "AutoModel"
     said = f'{target} opens with {how}.from_pretrained("{target}")'
-    if plain:
+    if auto is not None:
         said += "; it was seen to give the same logits"
     else:
         said += (
             ". It is the tuned base model without its head: no sequence classifier of this family computes this "
             "head, whose weights lie beside it in head.safetensors. To use both, keep the delta and `wheretune predict`"
         )
-    show(said, json_, {"output": str(target), "opens_with": how, "head_included": plain})
+    show(said, json_, {"output": str(target), "opens_with": how, "head_included": auto is not None})
 
 
-def _opened(folder: Path, base: BaseOptions) -> Finetuned:
-    """The tuned model, once its folder is seen to hold one."""
+def _opened(folder: Path, base: BaseOptions, *, predicts: bool = False) -> Finetuned:
+    """The tuned model, once its folder is seen to hold one, and one that predicts labels where these are wanted."""
     from wheretune.delta.folder import base_spec, local_folder, read_manifest
 
     here = local_folder(folder)
-    spec = there(base.over(base_spec(read_manifest(here), here)))
+    content = read_manifest(here)
+    if predicts:
+        _check_predicts(content)
+    spec = there(base.over(base_spec(content, here)))
     from wheretune.delta.opening import open_finetuned
 
     return open_finetuned(here, spec)
+
+
+def _check_predicts(content: dict[str, Any]) -> None:
+    """Refuses a model that writes text before it is opened.
+
+    Raises:
+        ConfigError: Its task predicts no label.
+    """
+    from wheretune import catalog
+
+    name = ((content["data"] or {}).get("task") or {}).get("name")
+    if isinstance(name, str) and not {"classes", "values"} & set(catalog.find("task", name).predicts):
+        raise ConfigError(
+            f"a model that was tuned for {name} predicts no label, but writes text",
+            "merge the run (wheretune merge), and let transformers generate with the merged model",
+        )

@@ -12,11 +12,15 @@ ones, and input gradients from its lowest chosen layer p up; inside p all maps n
 values, whose input is frozen (unless a norm that trains stands before them, as in decoders). Three savings come on top:
 
 - the prefix cache: no forward below p, where the stored states enter;
-- one token: in the last layer every map but those of keys and values runs for the one token that the head reads (a map
-  that makes queries, keys and values at once runs for all; attention itself is not cut);
+- one token: in the last layer every map but those of keys and values runs for the tokens that the head reads (a map
+  that makes queries, keys and values at once runs for all; attention itself is not cut); of a language model's head,
+  which reads the tokens before those that are learned, so does the output matrix;
 - quiet: frozen layers drop nothing out, which saves memory and no FLOPs.
 
-Left out are norms, routers, activations, embeddings, the head, the optimizer, what a tuner adds (LoRA's own maps),
+A language model's output matrix counts as one more map, on all tokens unless it is cut, with an input gradient where
+anything below it trains and a weight gradient where it trains itself.
+
+Left out are norms, routers, activations, embeddings, other heads, the optimizer, what a tuner adds (LoRA's own maps),
 padding, and that attention grows with the mean of T squared rather than with the square of the mean. Of a mixture of
 experts those count through which a token runs; attention to an encoder counts by its maps alone. A layer whose
 attention was not found is a list of plain maps; one in which no linear map was found counts as one square map of all
@@ -42,7 +46,7 @@ class Savings:
 
     Attributes:
         cache: Nothing runs below the lowest trained layer.
-        one_token: The last layer computes the token that the head reads, and keys and values for all.
+        one_token: The last layer computes the tokens that the head reads, and keys and values for all.
         quiet: Frozen layers drop nothing out.
     """
 
@@ -70,9 +74,12 @@ def estimate(parts: Sequence[LayerParts], training: Training, tokens: float, sav
         savings: What is left out.
     """
     lowest = training.lowest(len(parts))
-    forward = inputs = trained = 0.0
+    read = min(training.read, tokens) if savings.one_token else tokens
+    forward = spoken = 2.0 * training.speech * read
+    inputs = spoken if lowest < len(parts) else 0.0
+    trained = spoken if training.speech_trains else 0.0
     for index, one in enumerate(parts):
-        linear, inner, attention = _layer(one, tokens, savings.one_token and index == len(parts) - 1)
+        linear, inner, attention = _layer(one, tokens, read if index == len(parts) - 1 else tokens)
         if index >= lowest or not savings.cache:
             forward += linear + attention
         if index >= lowest:
@@ -83,15 +90,15 @@ def estimate(parts: Sequence[LayerParts], training: Training, tokens: float, sav
     return Flops(forward, inputs, trained)
 
 
-def _layer(parts: LayerParts, tokens: float, one_token: bool) -> tuple[float, float, float]:
+def _layer(parts: LayerParts, tokens: float, read: float) -> tuple[float, float, float]:
     """Forward FLOPs of all linear maps, of those without queries, keys and values, and of attention itself."""
     of_all = {parts.key, parts.value}  # and of queries, where one map makes all three
-    cut = one_token and parts.key is not None
+    some = read if parts.key is not None else tokens
     each = {
-        path: 2.0 * outputs * inputs * (1.0 if cut and path not in of_all else tokens)
+        path: 2.0 * outputs * inputs * (tokens if path in of_all else some)
         for path, (outputs, inputs) in parts.maps.items()
     }
-    running = 2.0 * parts.experts_per_token * (1.0 if cut else tokens)  # a token runs through a few experts
+    running = 2.0 * parts.experts_per_token * some  # a token runs through a few experts
     each |= {path: running * rows * columns for path, (_, rows, columns) in parts.experts.items()}
     inner = sum(flops for path, flops in each.items() if path not in of_all | {parts.query})
     return sum(each.values()), inner, 4.0 * tokens**2 * attention_width(parts)
@@ -102,9 +109,9 @@ def attention_width(parts: LayerParts) -> int:
     return 0 if parts.attention_output is None else parts.maps[parts.attention_output][1]
 
 
-def full(parts: Sequence[LayerParts], tokens: float) -> Flops:
-    """The FLOPs of one step of full fine-tuning for one text."""
-    return estimate(parts, full_training(len(parts)), tokens)
+def full(parts: Sequence[LayerParts], tokens: float, speech: int = 0) -> Flops:
+    """The FLOPs of one step of full fine-tuning for one text, with an output matrix of so many numbers."""
+    return estimate(parts, full_training(len(parts), speech=speech), tokens)
 
 
 def compute_share(parts: Sequence[LayerParts], training: Training, tokens: float, epochs: int = EPOCHS) -> float:
@@ -114,4 +121,6 @@ def compute_share(parts: Sequence[LayerParts], training: Training, tokens: float
     """
     making = estimate(parts, training, tokens).forward
     making -= estimate(parts, training, tokens, Savings(cache=True)).forward
-    return (estimate(parts, training, tokens, EVERYTHING).total + making / epochs) / full(parts, tokens).total
+    return (estimate(parts, training, tokens, EVERYTHING).total + making / epochs) / full(
+        parts, tokens, training.speech
+    ).total

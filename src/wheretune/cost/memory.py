@@ -43,12 +43,17 @@ def weights(model: ModelInfo, training: Training) -> int:
     Decided: `auto`, the checkpoint's own dtype, which stands in no record, counts as fp32: an upper bound. What a tuner
     adds (LoRA) counts as if it stood in the place of as many frozen weights.
     """
-    frozen = max(0, model.parameters + training.on_top - training.parameters)
+    frozen = max(0, model.parameters + on_top(model, training) - training.parameters)
     maps = 0
     if model.spec.quantize is not None:
         maps = min(frozen, sum(prod(shape) for layer in model.layers for shape in layer.parts.maps.values()))
     quantized = QUANTIZED_BYTES.get(model.spec.quantize or "", 0.0) * maps
     return round(FP32 * training.parameters + BYTES[model.spec.dtype] * (frozen - maps) + quantized)
+
+
+def on_top(model: ModelInfo, training: Training) -> int:
+    """The parameters of the head, those of a language model's own included, unless these are the embeddings."""
+    return max(training.on_top, 0 if model.tied else training.speech)
 
 
 def activations(
@@ -81,7 +86,7 @@ def activations(
         if index >= lowest:
             trains = index in training.layers
             drops = one.dropout and (trains or not savings.quiet)
-            read = 1.0 if savings.one_token and index == len(parts) - 1 else tokens
+            read = min(training.read, tokens) if savings.one_token and index == len(parts) - 1 else tokens
             kept += _kept(one, tokens, read, trains, drops)
     return round(FP32 * batch_size * kept)
 

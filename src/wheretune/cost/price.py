@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wheretune.cost.flops import EPOCHS, LINES, TOKENS, compute_share, estimate, full
-from wheretune.cost.memory import activations, cached, memory
+from wheretune.cost.memory import activations, cached, memory, on_top
 from wheretune.cost.training import Training, full_training, known_parts
 from wheretune.records.cost import Cost, CostLine
 
@@ -35,8 +35,8 @@ def price(
         epochs: Over which making the cache is spread.
     """
     parts = [known_parts(layer) for layer in model.layers]
-    total = model.parameters + training.on_top
-    reference, whole = full(parts, tokens), full_training(len(parts), total)
+    total = model.parameters + on_top(model, training)
+    reference, whole = full(parts, tokens, training.speech), full_training(len(parts), total, training.speech)
     kept = activations(parts, whole, tokens, batch_size)
     lines = [CostLine("full fine-tuning", reference, memory(model, whole, kept, 0), 1.0)]
     for name, savings in LINES.items():
@@ -55,4 +55,5 @@ def price(
         batch_size=batch_size,
         epochs=epochs,
         lines=tuple(lines),
+        learned=training.read if training.speech else None,
     )

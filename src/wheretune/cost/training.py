@@ -21,6 +21,9 @@ class Training:
         norms: The norms of the chosen layers train, as with whole layers.
         embeddings: The embeddings train too, so gradients flow through all layers and nothing can be cached.
         all_states: The head reads the token of every layer.
+        read: How many tokens of a text the head reads, on average.
+        speech: Numbers of the output matrix that makes logits of what is read; 0 where the head is another.
+        speech_trains: That matrix trains, on its own or because it is the embeddings too.
     """
 
     layers: Sequence[int]
@@ -30,6 +33,9 @@ class Training:
     norms: bool = True
     embeddings: bool = False
     all_states: bool = False
+    read: float = 1.0
+    speech: int = 0
+    speech_trains: bool = False
 
     @property
     def parameters(self) -> int:
@@ -41,9 +47,9 @@ class Training:
         return -1 if self.embeddings else min(self.layers, default=layers)
 
 
-def full_training(layers: int, parameters: int = 0) -> Training:
+def full_training(layers: int, parameters: int = 0, speech: int = 0) -> Training:
     """Full fine-tuning of a model of so many layers and, with its head, so many parameters."""
-    return Training(range(layers), parameters, embeddings=True)
+    return Training(range(layers), parameters, embeddings=True, speech=speech, speech_trains=True)
 
 
 def share_of(layers: Sequence[LayerInfo], chosen: Sequence[int], trained: int) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wheretune.data.tokens import encode_part, say_cut
+from wheretune.data.examples import NOT_LEARNED
+from wheretune.data.texts import take
 from wheretune.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ CHUNK = 64  # batches that are tokenised and sorted by length together while str
 
 def stream_batches(
     data: TextData,
-    tokenizer: Any,
-    max_length: int,
+    encode: Callable[[TextData], list[dict[str, Any]]],
     batch_size: int,
     chunk: int = CHUNK,
     shard: tuple[int, int] = (1, 1),
@@ -32,8 +32,7 @@ def stream_batches(
 
     Args:
         data: The texts.
-        tokenizer: The model's tokenizer.
-        max_length: Tokens a text is cut to.
+        encode: Makes the encoded rows of some of them; of texts that are packed, of those of one chunk together.
         batch_size: Texts in a batch.
         chunk: Batches in a chunk.
         shard: Which of how many shards to read, counted from 1. The batches are those of one pass over everything, and
@@ -43,17 +42,15 @@ def stream_batches(
     number, shards = shard
     starts = range(0, len(data), chunk * batch_size)
     whole = len(data) // (chunk * batch_size) // shards * shards  # chunks, all of them full
-    full = turn = 0
+    turn = 0
     for place, start in enumerate(starts):
         if place < whole and place % shards != number - 1:
             continue
-        rows = encode_part(data, tokenizer, max_length, start, min(start + chunk * batch_size, len(data)))
-        full += sum(len(row["input_ids"]) >= max_length for row in rows)
+        rows = encode(take(data, range(start, min(start + chunk * batch_size, len(data)))))
         for batch in length_batches(rows, batch_size):
             if place < whole or turn % shards == number - 1:
                 yield batch
             turn += place >= whole
-    say_cut(data, full, max_length)
 
 
 def collator(tokenizer: Any) -> Collate:
@@ -72,6 +69,34 @@ def collator(tokenizer: Any) -> Collate:
             labels = torch.tensor([row["labels"] for row in rows])
             batch["labels"] = labels.float() if labels.is_floating_point() else labels
         return batch
+
+    return collate
+
+
+def language_collator(tokenizer: Any) -> Collate:
+    """Pads token ids and the labels of every token to a batch's own longest row, on the tokenizer's side.
+
+    Further columns of a row, such as `choices`, have the same length in every row.
+
+    Raises:
+        DataError: The tokenizer has no padding token.
+    """
+    if tokenizer.pad_token_id is None:
+        raise DataError("the tokenizer has no padding token", "set tokenizer.pad_token = tokenizer.eos_token")
+    fillers = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "labels": NOT_LEARNED}
+    left = tokenizer.padding_side == "left"
+
+    def collate(rows: list[dict[str, Any]]) -> Batch:
+        longest = max(len(row["input_ids"]) for row in rows)
+
+        def column(name: str) -> torch.Tensor:
+            if name not in fillers:
+                return torch.tensor([row[name] for row in rows])
+            pads = [[fillers[name]] * (longest - len(row[name])) for row in rows]
+            both = zip(rows, pads, strict=True)
+            return torch.tensor([pad + list(row[name]) if left else list(row[name]) + pad for row, pad in both])
+
+        return {name: column(name) for name in rows[0] if name != "row"}
 
     return collate
 

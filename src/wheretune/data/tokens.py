@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from wheretune.data.examples import NOT_LEARNED
 from wheretune.data.reading import rows_in_words
 from wheretune.errors import DataError
 from wheretune.support.log import log
@@ -57,6 +58,18 @@ def say_cut(data: TextData, full: int, max_length: int) -> None:
             "%d of the %d texts of %s fill all %d tokens and were probably cut; a greater max_length keeps more",
             full, len(data), data.info.spec.source, max_length,
         )  # fmt: skip
+
+
+def learned_tokens(row: Mapping[str, Any]) -> int:
+    """How many tokens of an encoded row are learned; 0 where its label is of the row as a whole."""
+    labels = row.get("labels")
+    return sum(label != NOT_LEARNED for label in labels) if isinstance(labels, list) else 0
+
+
+def mean_learned(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean number of learned tokens of encoded rows; None where labels are of whole rows."""
+    every = sum(map(learned_tokens, rows))
+    return every / len(rows) if every else None
 
 
 def mean_length(rows: Sequence[Mapping[str, Any]]) -> float:

@@ -14,13 +14,12 @@ from safetensors.torch import load_file
 
 from wheretune import catalog
 from wheretune.data.sources import located
-from wheretune.data.tokens import encode
 from wheretune.delta.folder import ADAPTER, MANIFEST, TENSORS, base_spec, local_folder, read_manifest
 from wheretune.errors import DeltaError
-from wheretune.heads.headed import HeadedModel
-from wheretune.judging import predict
+from wheretune.judging import by_text, predict
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe
+from wheretune.model.inputs import representative_positions
 from wheretune.model.opening import open_model
 from wheretune.model.placement import hold_masters
 from wheretune.records import older
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wheretune.data.texts import TextData
+    from wheretune.heads.base import Head
+    from wheretune.heads.top import TopModel
     from wheretune.metrics.base import Predictions
     from wheretune.model.stack import LayerStack
     from wheretune.records.data import DataInfo
@@ -62,6 +63,11 @@ class SavedDelta:
     def model(self) -> ModelSpec:
         """How its base model was opened."""
         return base_spec(self.content, self.folder)
+
+    @property
+    def head(self) -> Spec:
+        """What sits on top."""
+        return from_json(Spec, self.content["plan"]["head"], str(self.folder / MANIFEST))
 
     def manifest(self, info: ModelInfo) -> Manifest:
         """Its manifest.
@@ -115,7 +121,7 @@ class Finetuned:
         let_masters_go: Rounds what was trained of a half-precision base model, and is held in fp32, to its precision.
     """
 
-    model: HeadedModel
+    model: TopModel
     tokenizer: Any
     manifest: Manifest
     data: DataInfo
@@ -128,9 +134,17 @@ class Finetuned:
         return str(looks("html", self.manifest.plan, f"tuned on {self.data.rows} rows: {learned}"))
 
     def logits(self, data: TextData, batch_size: int = 32) -> Float[np.ndarray, "row output"]:
-        """The logits of every row."""
-        rows = encode(data, self.tokenizer, self.max_length)
-        return predict(self.model, rows, task_of(data.info).collator(self.tokenizer), batch_size)
+        """The logits of every row; of a language model the numbers that its task reads, of rows that teach any."""
+        return self.answered(data, batch_size)[0]
+
+    def answered(
+        self, data: TextData, batch_size: int = 32, model: nn.Module | None = None
+    ) -> tuple[Float[np.ndarray, "row output"], TextData]:
+        """The logits of the rows that can be read, and these rows; of another model that is called so, where given."""
+        task = task_of(data.info)
+        rows = task.encode(data, self.tokenizer, self.max_length)
+        found = predict(model or self.model, rows, task.collator(self.tokenizer), batch_size)
+        return by_text(found, rows, data)
 
     def predictions(self, data: TextData, batch_size: int = 32) -> Predictions:
         """What is predicted of every row; labels need not be there."""
@@ -145,8 +159,12 @@ class Finetuned:
         used = model or self.model
         device = next(used.parameters()).device
         batch = dict(self.tokenizer(texts, padding=True, return_tensors="pt").to(device))
+        if self.model.several:
+            batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
         with torch.no_grad():
             logits: Tensor = used.eval()(**batch).logits
+        if logits.ndim == 3:  # of a plain language model; ours says what follows each text
+            logits = logits[torch.arange(len(logits)), representative_positions(batch["attention_mask"], causal=True)]
         return logits.float()
 
     def read(self, data: Any, labels: LabelUse, columns: Mapping[str, str] | None = None) -> TextData:
@@ -183,14 +201,15 @@ def open_finetuned(folder: str | Path, model: str | ModelSpec | None = None) -> 
             "make that model and call wheretune.load_delta(model, folder)",
         )
     spec = replace(saved.model, name=model, revision=None) if isinstance(model, str) else model or saved.model
-    opened = open_model(spec)
+    head: Head = catalog.build("head", saved.head)
+    opened = open_model(spec, language=head.speaks)
     manifest = saved.manifest(opened.info)
     assert manifest.data is not None and manifest.max_length is not None
     task = task_of(manifest.data)
-    head = catalog.build("head", manifest.plan.head)
-    headed = HeadedModel(opened.stack, head, task.outputs(manifest.data.classes), task, seed=0)
+    headed = head.on(opened.stack, task.outputs(manifest.data.classes), task, seed=0)
     attached = _attach(opened.stack, manifest, saved)
-    let_go = hold_masters(opened.stack, attached.parameters)
+    own = dict(headed.named_parameters())
+    let_go = hold_masters(opened.stack, [*attached.parameters, *(own[name] for name in saved.tensors if name in own)])
     _fill(headed, attached, saved)
     return Finetuned(headed.eval(), opened.tokenizer, manifest, manifest.data, manifest.max_length, attached, let_go)
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save_file
 
+from wheretune import catalog
 from wheretune.delta.card import write_card
 from wheretune.delta.folder import ADAPTER, CARD, MANIFEST, TENSORS, sha256
 from wheretune.errors import OutputError, TrainingError
 from wheretune.records.base import save
 from wheretune.records.runs import Manifest
 from wheretune.support.files import write
+from wheretune.tuners.peft import for_language_model
 
 if TYPE_CHECKING:
     from wheretune.applying import Tuned
@@ -51,7 +53,14 @@ def save_delta(
     save_adapter, elsewhere = tuned.attached.save, set[int]()
     if save_adapter is not None:
         elsewhere = {id(parameter) for parameter in tuned.attached.parameters}
-        write(folder / ADAPTER, lambda draft: save_adapter(draft, tuned.plan.model))
+        speaks = data is not None and catalog.find("head", tuned.plan.head.name).speaks
+
+        def write_adapter(draft: Path) -> None:
+            save_adapter(draft, tuned.plan.model)
+            if speaks:
+                for_language_model(draft, tuned.plan.model.prefix)
+
+        write(folder / ADAPTER, write_adapter)
     write_card(folder, tuned.plan, data)
     here = {name: value for name, value in tuned.trainable.items() if id(value) not in elsewhere}
     tensors = {name: value.detach().cpu().contiguous() for name, value in here.items()}

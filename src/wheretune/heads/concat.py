@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from torch import nn
 
+    from wheretune.heads.top import Objective, TopModel
+    from wheretune.model.stack import LayerStack
+    from wheretune.records.model import ModelInfo
+
 
 @dataclass(frozen=True)
 class Concat:
@@ -21,6 +25,13 @@ class Concat:
     dropout: float = 0.3
     name: ClassVar[str] = "concat"
     all_layers: ClassVar[bool] = True
+    speaks: ClassVar[bool] = False
+
+    def on(self, stack: LayerStack, outputs: int, task: Objective, seed: int, start: float | None = None) -> TopModel:
+        """The headless transformer with these maps on top."""
+        from wheretune.heads.headed import HeadedModel
+
+        return HeadedModel(stack, self, outputs, task, seed, start)
 
     def build(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> nn.Sequential:
         """The module."""
@@ -33,6 +44,7 @@ class Concat:
             nn.Linear(hidden_size, outputs),
         )
 
-    def count(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> int:
+    def count(self, model: ModelInfo, outputs: int) -> int:
         """L d d + d numbers of the first map, and d C + C of the second."""
-        return layers * hidden_size * hidden_size + hidden_size + hidden_size * outputs + outputs
+        layers, width = len(model), model.hidden_size
+        return layers * width * width + width + width * outputs + outputs

@@ -11,20 +11,25 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from wheretune import catalog
 from wheretune.errors import ConfigError
+from wheretune.heads.top import TopModel
+from wheretune.model.classifier import plain_classifier
 from wheretune.model.forward import forward_states, represent, represent_packed, token_first
 from wheretune.model.inputs import accepted, packed
 from wheretune.records.base import Spec
 from wheretune.tasks.base import task_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from wheretune.data.texts import TextData
-    from wheretune.heads.base import Head, Objective
+    from wheretune.heads.base import Drawn, Head
+    from wheretune.heads.top import Objective
     from wheretune.model.stack import LayerStack
 
 
-class HeadedModel(nn.Module):
+class HeadedModel(TopModel):
     """A headless transformer and a head: what `wheretune tune` trains.
 
     Called as Trainer calls a model; returns the task's loss where labels are given.
@@ -44,8 +49,11 @@ class HeadedModel(nn.Module):
         ConfigError: The task reads every token, and the head one per text.
     """
 
+    several = False
+    auto = "AutoModelForSequenceClassification"
+
     def __init__(
-        self, stack: LayerStack, head: Head, outputs: int, task: Objective, seed: int, start: float | None = None
+        self, stack: LayerStack, head: Drawn, outputs: int, task: Objective, seed: int, start: float | None = None
     ) -> None:
         super().__init__()
         if task.places != "one":
@@ -55,6 +63,7 @@ class HeadedModel(nn.Module):
         self.config = stack.base.config
         self.task = task
         self.packed = False
+        self.read = None
         self.all_layers = head.all_layers
         if head.all_layers:
             token_first(stack)  # seen now, while nothing hangs on the model
@@ -67,12 +76,17 @@ class HeadedModel(nn.Module):
             nn.init.constant_(last.bias, start)
 
     @property
-    def base_model(self) -> nn.Module:
-        """The headless transformer, under the name that Transformers' own models have for it."""
-        return self.base
+    def base_path(self) -> str:
+        return "base"
+
+    def plain(self, classes: Sequence[str], problem_type: str | None, pad_token_id: int) -> nn.Module | None:
+        """The family's own sequence classifier, where it can compute a linear map on the last layer."""
+        linear = self.head[-1]
+        if self.all_layers or not isinstance(linear, nn.Linear) or problem_type is None:
+            return None
+        return plain_classifier(self.base, linear, tuple(classes), problem_type, pad_token_id)
 
     def features(self, inputs: dict[str, Tensor], pack: bool = False) -> Float[Tensor, "batch features"]:
-        """What the head reads, of texts that run padded or, with `pack`, one after the other."""
         mask = inputs["attention_mask"]
         if self.all_layers:
             return forward_states(self.stack, inputs, pack=pack)[0][:, 1:].flatten(1)
@@ -96,19 +110,20 @@ class HeadedModel(nn.Module):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-def headed(stack: LayerStack, head: Head | None, data: TextData, seed: int) -> HeadedModel:
-    """A headless transformer with a fresh head for the task of `data`.
+def headed(stack: LayerStack, head: Head | None, data: TextData, seed: int) -> TopModel:
+    """A transformer with a fresh head for the task of `data`.
 
     Args:
-        stack: The layers of the headless transformer.
+        stack: The layers of the headless transformer, or of the language model where the head `speaks`.
         head: What to put on top; None takes the head that the task has by default.
         data: The training data.
         seed: Seed for the head's weights.
 
     Raises:
         ConfigError: The head does not read what the task needs.
+        ModelError: The model cannot bear the head.
     """
     task = task_of(data.info)
     head = catalog.build("head", Spec(task.head)) if head is None else head
     start = task.start(data.labels) if data.labels else None
-    return HeadedModel(stack, head, task.outputs(data.info.classes), task, seed, start)
+    return head.on(stack, task.outputs(data.info.classes), task, seed, start)

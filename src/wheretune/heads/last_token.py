@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from torch import nn
 
+    from wheretune.heads.top import Objective, TopModel
+    from wheretune.model.stack import LayerStack
+    from wheretune.records.model import ModelInfo
+
 
 @dataclass(frozen=True)
 class LastToken:
@@ -20,6 +24,13 @@ class LastToken:
     dropout: float = 0.1
     name: ClassVar[str] = "last-token"
     all_layers: ClassVar[bool] = False
+    speaks: ClassVar[bool] = False
+
+    def on(self, stack: LayerStack, outputs: int, task: Objective, seed: int, start: float | None = None) -> TopModel:
+        """The headless transformer with this map on top."""
+        from wheretune.heads.headed import HeadedModel
+
+        return HeadedModel(stack, self, outputs, task, seed, start)
 
     def build(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> nn.Sequential:
         """The module."""
@@ -27,6 +38,6 @@ class LastToken:
 
         return nn.Sequential(nn.Dropout(self.dropout), nn.Linear(hidden_size, outputs, bias=not causal))
 
-    def count(self, layers: int, hidden_size: int, outputs: int, causal: bool) -> int:
+    def count(self, model: ModelInfo, outputs: int) -> int:
         """The d C numbers of the map, and C biases for an encoder."""
-        return hidden_size * outputs + (0 if causal else outputs)
+        return model.hidden_size * outputs + (0 if model.causal else outputs)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
 
 Reads = str
-"""What of the predictions a metric reads. Tasks of today give `classes`, `probabilities` or `values`."""
+"""What of the predictions a metric reads. Tasks of today give `classes`, `probabilities`, `values` or `likelihood`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,9 @@ class Predictions:
 
     Attributes:
         written: What is predicted of each row, as a file says it: the name of a class, or a number.
-        kinds: What metrics read: `classes`, an index `(row,)`; `probabilities` `(row, class)`; `values` `(row,)`.
+        kinds: What metrics read: `classes`, an index `(row,)`; `probabilities` `(row, class)`; `values` `(row,)`;
+            `likelihood` `(row, 3)`, the sum of -log p over a row's learned tokens, their number, and how many of them
+            are the likeliest of the vocabulary.
         names: The names of the classes; none where there are none.
         confidence: The probability of what is predicted of each row; None where the task gives none.
     """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from wheretune.errors import ModelError
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 def represent(
     hidden: Float[Tensor, "batch token hidden"],
-    mask: Int[Tensor, "batch token"],
+    mask: Int[Tensor, "batch token"] | Bool[Tensor, "batch token"],
     pooling: Pooling,
     causal: bool,
 ) -> Float[Tensor, "batch hidden"]:
     """The representative token of each sample, or the mean over its unmasked tokens, in fp32."""
-    if pooling == "mean":
+    if pooling != "token":
         weights = mask.unsqueeze(-1).to(torch.float32)
         return (hidden.float() * weights).sum(1) / weights.sum(1)
     rows = torch.arange(hidden.shape[0], device=hidden.device)
@@ -60,6 +60,7 @@ def forward_states(
     last: LastState = "normed",
     reductions: Mapping[str, Reduction] | None = None,
     pack: bool = False,
+    places: Bool[Tensor, "batch token"] | None = None,
 ) -> tuple[Float[Tensor, "text layer_plus_1 hidden"], dict[str, Float[Tensor, "text layer"]]]:
     """Runs the base model once and returns the representative token before layer 0 and after every layer.
 
@@ -71,6 +72,7 @@ def forward_states(
             it (the papers' code); `raw` takes the layer's own output.
         reductions: What to compute from all tokens of a layer's input and output while they are there.
         pack: Run the texts one after the other, without padding; for the representative token alone.
+        places: The tokens that are read, the last of them or their mean; those that are unmasked by default.
 
     Returns:
         The representative tokens, and what each reduction made of every layer.
@@ -83,7 +85,7 @@ def forward_states(
     read = (
         partial(represent_packed, mask=mask, causal=stack.causal)
         if pack
-        else partial(represent, mask=mask, pooling=pooling, causal=stack.causal)
+        else partial(represent, mask=mask if places is None else places, pooling=pooling, causal=stack.causal)
     )
     square = mask.shape[0] == mask.shape[1]  # then the shape does not show which comes first
     form = _as_it_is if pack else partial(_batch_first, stack, mask, square and token_first(stack))

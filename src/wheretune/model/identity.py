@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from wheretune.errors import PlanError
-from wheretune.model.finding import is_encoder_decoder
+from wheretune.model.finding import is_encoder_decoder, text_config
 from wheretune.model.placement import quantized
 from wheretune.records.model import LayerInfo, ModelInfo, ModelSpec
 
@@ -68,7 +68,7 @@ def describe(stack: LayerStack, hashes: Mapping[str, str] | None = None) -> Mode
     name = str(getattr(stack.base.config, "_name_or_path", "") or type(stack.base).__name__)
     if Path(name).is_dir():
         name = str(Path(name).resolve())
-    pooler = getattr(stack.base, "pooler", None)
+    config, pooler = text_config(stack.base), getattr(stack.base, "pooler", None)
     left_out = sum(p.numel() for p in pooler.parameters()) if isinstance(pooler, nn.Module) else 0
     return ModelInfo(
         spec=ModelSpec(name, layers_attribute=stack.attribute, quantize=quantized(stack.base)),
@@ -81,6 +81,8 @@ def describe(stack: LayerStack, hashes: Mapping[str, str] | None = None) -> Mode
         parameters=sum(p.numel() for p in stack.base.parameters()) - left_out,
         causal=stack.causal,
         prefix="" if is_encoder_decoder(stack.base) else str(getattr(stack.base, "base_model_prefix", "")),
+        vocabulary=getattr(config, "vocab_size", None) or 0,
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
     )
 
 

@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import nn
 
 from wheretune.errors import ModelError
@@ -127,7 +127,7 @@ def base_inputs(base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return dict(zip(bound.signature.parameters, bound.args, strict=False)) | bound.kwargs
 
 
-def representative_positions(mask: Int[Tensor, "batch token"], causal: bool) -> Int[Tensor, " batch"]:
+def representative_positions(mask: Shaped[Tensor, "batch token"], causal: bool) -> Int[Tensor, " batch"]:
     """Where the representative token of each sample stands (P 3.1, T 3.1).
 
     An encoder's is the first unmasked position ([CLS]); a decoder's is the last unmasked position,

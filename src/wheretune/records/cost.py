@@ -137,6 +137,7 @@ class Cost(Shown):
         epochs: Over which making the cache is spread.
         lines: Full fine-tuning, plain freezing, that with the prefix cache, that with one token read, and everything.
         measured: What a machine showed, where it was asked.
+        learned: How many tokens of a text are learned, where a language model's head reads them.
     """
 
     trainable_parameters: int
@@ -149,6 +150,7 @@ class Cost(Shown):
     epochs: int
     lines: tuple[CostLine, ...]
     measured: Measured | None = None
+    learned: float | None = None
 
     def __post_init__(self) -> None:
         require(self.trainable_parameters >= 0, "fewer parameters train than none")

@@ -205,6 +205,8 @@ class ModelInfo:
         parameters: Of the headless model.
         causal: A decoder, whose representative token is the last one; otherwise the first.
         prefix: What stands before the names of the headless model's parameters in a model with a head.
+        vocabulary: How many tokens it knows; 0 where that is not known.
+        tied: Whether its embeddings are its output matrix too, as a language model.
     """
 
     spec: ModelSpec
@@ -214,8 +216,11 @@ class ModelInfo:
     parameters: int
     causal: bool
     prefix: str = ""
+    vocabulary: int = 0
+    tied: bool = False
 
     def __post_init__(self) -> None:
+        require(self.vocabulary >= 0, f"it knows {self.vocabulary} tokens")
         require(len(self.layers) > 0, "it has no layers")
         require([layer.index for layer in self.layers] == list(range(len(self.layers))), "its layers are out of order")
         require(self.hidden_size >= 1 and self.parameters >= 1, "it has no width or no parameters")

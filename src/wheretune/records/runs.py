@@ -197,7 +197,7 @@ class RunSpec:
         reading: How the texts are read to be scored.
         selector: What chooses by the scores.
         tuner: How the chosen layers are tuned.
-        head: What sits on top.
+        head: What sits on top; None takes the task's own.
         schedule: When they train.
         metrics: Names of metrics beside those of the task.
         settings: How they are trained.
@@ -212,7 +212,7 @@ class RunSpec:
     reading: Reading = field(default_factory=Reading)
     selector: Spec = field(default_factory=lambda: Spec("block-highest"))
     tuner: Spec = field(default_factory=lambda: Spec("full"))
-    head: Spec = field(default_factory=lambda: Spec("last-token"))
+    head: Spec | None = None
     schedule: Spec = field(default_factory=lambda: Spec("static"))
     metrics: tuple[str, ...] = ()
     settings: TrainSettings = field(default_factory=TrainSettings)

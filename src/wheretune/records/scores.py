@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.figure import Figure
 
-Pooling = Literal["token", "mean"]
+Pooling = Literal["token", "mean", "targets"]
 LastState = Literal["normed", "raw"]
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -32,7 +32,9 @@ class Reading:
     Attributes:
         batch_size: Texts in a forward pass. Only what is computed batch by batch (`gradient-norm`,
             `fisher:per=batch`) depends on it.
-        pooling: The representative token, or the mean over unmasked tokens.
+        pooling: The representative token, or the mean over unmasked tokens. Of a language model's task the
+            representative token is the one that predicts the first token of the (last) answer, and `targets` is the
+            mean over those that predict a learned token.
         last: The last state after the final norm (as Transformers gives it) or before.
         standardise: Every dimension of every latent space goes to mean 0 and deviation 1 over the data first, so that a
             few dimensions of great variance (rogue ones, Timkey and van Schijndel 2021) do not decide every cosine.
@@ -226,6 +228,7 @@ class LayerScores(Shown):
         deviations: Of every latent space, where the scorer measures them.
         choice: What one selector makes of the scores, and how sure that is.
         tokens: The mean number of tokens in a text as it was read, special ones included; None where none was read.
+        learned: How many of these are learned, where the task reads every token.
         format: The version of this layout.
     """
 
@@ -243,6 +246,7 @@ class LayerScores(Shown):
     deviations: Deviations | None = None
     choice: Choice | None = None
     tokens: float | None = None
+    learned: float | None = None
     format: Literal[2] = 2
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from wheretune.errors import ConfigError
-from wheretune.model.inputs import model_device, unlabelled
+from wheretune.model.inputs import model_device
 from wheretune.savings.both_ways import BothWays
 
 if TYPE_CHECKING:
@@ -31,10 +31,16 @@ class WithHead(Protocol):
         base_model: The headless transformer; not `base`, which Python 3.12 does not see among a module's own.
         packed: Whether in training mode the texts of a batch run one after the other.
         all_layers: Whether the head reads the representative token of every layer.
+        several: Whether it reads several tokens of a text.
+        read: While the base model runs, the places (batch, token) that are read, where these are several.
     """
 
     packed: bool
     all_layers: bool
+    read: Tensor | None
+
+    @property
+    def several(self) -> bool: ...
 
     @property
     def base_model(self) -> nn.Module: ...
@@ -56,7 +62,8 @@ def packing(model: WithHead, batch: Batch) -> Iterator[None]:
         ConfigError: The texts are not kept apart.
         ModelError: The base model takes no positions.
     """
-    inputs = unlabelled(batch, model_device(model.base_model))
+    device = model_device(model.base_model)
+    inputs = {name: value.to(device) for name, value in batch.items()}
     both = BothWays(model.base_model, lambda: model.features(inputs), CLOSE)
     if not both.agree(lambda: model.features(inputs, pack=True)):
         config: Any = model.base_model.config

@@ -31,16 +31,19 @@ class SavingsReport:
 
     Attributes:
         cache: What was decided about the prefix cache.
-        one_token: Whether the last layer computes only the token that is read.
+        one_token: Whether the last layer computes only the tokens that are read.
+        several: Whether these are several per text.
     """
 
     cache: CacheReport
     one_token: bool
+    several: bool = False
 
     @property
     def description(self) -> dict[str, str]:
         """In words, for the result of a run."""
-        last = "the token that is read alone" if self.one_token else "all tokens"
+        read = "the tokens before those that are learned alone" if self.several else "the token that is read alone"
+        last = read if self.one_token else "all tokens"
         return {"prefix cache": str(self.cache), "last layer": last}
 
 
@@ -83,9 +86,12 @@ def saving(
     with contextlib.ExitStack() as inside:
         if settings.packed:
             inside.enter_context(packing(model, few))
-        all_tokens = settings.all_tokens or settings.packed  # one residual per text does not fit a row of all texts
-        cut = not all_tokens and inside.enter_context(one_token(stack, few))
-        layout = Layout(lowest_trained(stack), len(stack), stack.hidden_size, all_layers=model.all_layers)
+        # one residual per text does not fit a row of all texts
+        all_tokens = settings.all_tokens or (settings.packed and not model.several)
+        cut = not all_tokens and inside.enter_context(one_token(stack, few, model if model.several else None))
+        layout = Layout(
+            lowest_trained(stack), len(stack), stack.hidden_size, all_layers=model.all_layers, all_tokens=model.several
+        )
         job = CacheJob(stack, layout, rows, collate, settings.cache_dtype)
         report = inside.enter_context(cached(job, weights_hash, settings.epochs, cache, folder))
-        yield SavingsReport(report, cut)
+        yield SavingsReport(report, cut, model.several)

@@ -35,7 +35,7 @@ class LayerProbe:
 
     Attributes:
         tuner: How each candidate is tuned: a `Spec`, or a tuner, which is made one.
-        head: What sits on top, likewise.
+        head: What sits on top, likewise; None takes the task's own.
         samples: Rows of the training data to draw; all if there are fewer.
         epochs: Passes over the tuning half.
         learning_rate: Peak learning rate.
@@ -44,7 +44,7 @@ class LayerProbe:
     """
 
     tuner: Spec | Any = field(default_factory=lambda: Spec("full"))
-    head: Spec | Any = field(default_factory=lambda: Spec("last-token"))
+    head: Spec | Any | None = None
     samples: int = 1000
     epochs: int = 3
     learning_rate: float = 5e-5
@@ -62,7 +62,8 @@ class LayerProbe:
     def __post_init__(self) -> None:
         for name in ("tuner", "head"):
             given = getattr(self, name)
-            object.__setattr__(self, name, given if isinstance(given, Spec) else Spec.of(given))
+            if given is not None and not isinstance(given, Spec):
+                object.__setattr__(self, name, Spec.of(given))
         if self.samples < 4:
             raise ConfigError(f"layer-probe with samples={self.samples} has nothing to split", "take 4 or more")
         _ = self.settings  # which refuses what cannot train

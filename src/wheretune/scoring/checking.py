@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wheretune.errors import ConfigError, DataError, ScoreError
 from wheretune.scorers.base import GradientScorer, StackScorer, StreamScorer, TrainingScorer
+from wheretune.tasks.base import task_of
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
@@ -30,12 +31,18 @@ def check(data: TextData, scorers: Sequence[Any], reading: Reading, settling: bo
     """
     for scorer in scorers:
         _check_scorer(scorer)
-    if data.labels is None and any(isinstance(scorer, GradientScorer) for scorer in scorers):
+    if (
+        data.labels is None
+        and task_of(data.info).places == "one"
+        and any(isinstance(scorer, GradientScorer) for scorer in scorers)
+    ):
         raise DataError(
             f"{data.info.spec.source} has no labels, and a gradient needs a loss",
             "name the label column",
             "label_column",
         )
+    if reading.pooling == "targets" and task_of(data.info).places == "one":
+        raise ConfigError(f"{task_of(data.info).name} has no target tokens to read", "take token or mean", "pooling")
     _check_shard(*shard, needs_whole="until_settled" if settling else "standardise" if reading.standardise else None)
     if settling:
         _check_settling(scorers, reading)

@@ -1,7 +1,8 @@
 """One backward pass: what the loss of a fresh head asks of every layer, batch by batch, without training.
 
-The head is freshly drawn from the reading's seed and dropout is off, so the numbers repeat. Only the layers' parameters
-get a gradient, and only norms and squares of it leave this room: two batches' gradients are never held at once.
+The head is the task's own: freshly drawn from the reading's seed, or the language model's. Dropout is off, so the
+numbers repeat. Only the layers' parameters get a gradient, and only norms and squares of it leave this room: two
+batches' gradients are never held at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from jaxtyping import Float
 
 from wheretune.errors import ScoreError
 from wheretune.heads.headed import headed
-from wheretune.heads.last_token import LastToken
 from wheretune.model.forward import evaluating
 from wheretune.model.states import Gradients
 
@@ -39,7 +39,7 @@ def stream_gradients(
 
     Args:
         stack: Whose layers; the model is left as it was, its `grad` fields untouched.
-        data: With labels; says the task.
+        data: Says the task.
         batches: Of encoded rows with labels.
         collate: Makes a batch of rows.
         per_sample: Run every sample alone, for its own gradient; the batch's is their mean. Slower, by as much as the
@@ -50,7 +50,7 @@ def stream_gradients(
     Raises:
         ScoreError: A gradient is not finite; the layer and the rows are named.
     """
-    model = headed(stack, LastToken(), data, seed)
+    model = headed(stack, None, data, seed)
     groups = [list(layer.module.parameters()) for layer in stack.layers]
     sizes = torch.tensor([sum(p.numel() for p in group) for group in groups])
     for batch in batches:

@@ -13,7 +13,6 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from wheretune import catalog
-from wheretune.data.batches import collator
 from wheretune.data.texts import TextData
 from wheretune.errors import ConfigError, ModelError
 from wheretune.model.finding import find_layers
@@ -32,7 +31,7 @@ from wheretune.scoring.states import stream_states
 from wheretune.support.log import log
 from wheretune.support.progress import progress
 from wheretune.support.provenance import versions
-from wheretune.tasks.base import load_data, task_of, to_score
+from wheretune.tasks.base import load_data, to_score
 from wheretune.tasks.verbalizing import next_tokens
 
 if TYPE_CHECKING:
@@ -75,6 +74,7 @@ class PassState:
         reading: How the texts were read.
         n_samples: Samples read.
         tokens: How many tokens the samples have together, special ones included.
+        learned: How many of these are learned, where the task reads every token.
         seconds: Wall-clock time.
         versions: The packages that computed it.
         settlement: Whether the pass stopped early, and why.
@@ -91,6 +91,7 @@ class PassState:
     versions: dict[str, str]
     settlement: Settlement | None = None
     shard: tuple[int, int] = (1, 1)
+    learned: int = 0
 
 
 def gather(
@@ -143,6 +144,7 @@ def gather(
         reading=texts.reading,
         n_samples=texts.samples,
         tokens=texts.tokens,
+        learned=texts.learned,
         seconds=time.perf_counter() - started,
         versions=versions(),
         settlement=settlement,
@@ -162,12 +164,13 @@ def _from_states(
     opened: Opened, texts: Texts, scorers: Sequence[StreamScorer], settle: Settle | None, track: Track[States]
 ) -> tuple[dict[StreamScorer, Any], Settlement | None]:
     """One forward pass; one more before it, where states are standardised."""
-    stack, collate = opened.stack, collator(opened.tokenizer)
+    stack, collate, task = opened.stack, texts.task.collator(opened.tokenizer), texts.task
     reductions = {scorer.name: scorer.reduction for scorer in scorers if scorer.reduction is not None}
     meanings = _meanings(opened, texts, scorers)
 
     def forward() -> Iterator[States]:
-        return stream_states(stack, texts.batches(), collate, texts.reading, reductions, *meanings)
+        every = task.predicted if task.places == "every" else None
+        return stream_states(stack, texts.batches(), collate, texts.reading, reductions, *meanings, every)
 
     moments = Moments.empty(len(stack) + 1, stack.hidden_size)
     for batch in track(forward(), "standardising") if texts.reading.standardise else ():
@@ -189,12 +192,25 @@ def _from_states(
 
 def _meanings(
     opened: Opened, texts: Texts, scorers: Sequence[StreamScorer]
-) -> tuple[Float[Tensor, "label hidden"] | None, dict[int, int] | None]:
-    """What the labels mean to a language model, and by row which of them is its own; None where no scorer asks."""
+) -> tuple[Float[Tensor, "label hidden"] | None, Callable[[dict[str, Any]], int] | None]:
+    """What the labels mean to a language model, and of a row which of them is its own; None where no scorer asks.
+
+    The label of a language model's task is the token that it predicts where the row is read.
+    """
     if not any("language-model" in scorer.card.needs for scorer in scorers):
         return None, None
-    labels, targets = next_tokens(texts.data, opened.tokenizer)
-    return semantic_bases(opened.stack, labels), targets
+    task = texts.task
+    if task.places == "one":
+        labels, targets = next_tokens(texts.data, opened.tokenizer)
+        return semantic_bases(opened.stack, labels), lambda row: targets[row["row"]]
+
+    def token(row: dict[str, Any]) -> int:
+        found: int = row["labels"][task.predicted(row["labels"])]
+        return found
+
+    tokens = sorted({token(row) for batch in texts.batches() for row in batch})
+    place = {one: i for i, one in enumerate(tokens)}
+    return semantic_bases(opened.stack, tokens), lambda row: place[token(row)]
 
 
 def _looked(watch: Watch, texts: Texts, scorer: StreamScorer, state: Any) -> Settlement | None:
@@ -209,7 +225,7 @@ def _from_gradients(
 ) -> dict[GradientScorer, Any]:
     """One backward pass."""
     per_sample = any(scorer.per_sample for scorer in scorers)
-    collate = task_of(texts.data.info).collator(opened.tokenizer)
+    collate = texts.task.collator(opened.tokenizer)
     stream = stream_gradients(opened.stack, texts.data, texts.batches(), collate, per_sample, texts.reading.seed)
     states = {scorer: scorer.init(opened.stack) for scorer in scorers}
     for gradients in track(stream, "scoring by gradients"):
@@ -243,6 +259,7 @@ def merge(shards: Sequence[PassState]) -> PassState:
         states=states,
         n_samples=sum(part.n_samples for part in shards),
         tokens=sum(part.tokens for part in shards),
+        learned=sum(part.learned for part in shards),
         seconds=sum(part.seconds for part in shards),
         shard=(1, 1),
     )
@@ -306,6 +323,7 @@ def finish(state: PassState) -> list[LayerScores]:
                 state.reading if reads else replace(state.reading, max_length=None),
                 n_samples=state.n_samples if reads else 0,
                 tokens=state.tokens / state.n_samples if reads else None,
+                learned=state.learned / state.n_samples if reads and state.learned else None,
                 seconds=state.seconds,
                 versions=state.versions,
                 settlement=state.settlement,

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from wheretune.data.batches import CHUNK, stream_batches
 from wheretune.data.texts import shuffled
+from wheretune.data.tokens import learned_tokens
 from wheretune.errors import DataError
 from wheretune.model.inputs import max_tokens
+from wheretune.tasks.base import task_of
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
     from wheretune.model.opening import Opened
     from wheretune.records.scores import Reading
+    from wheretune.tasks.base import Task
 
 LOOK_EVERY = 4  # batches between two looks at whether the choice is settled
 
@@ -31,6 +34,7 @@ class Texts:
         chunk: Batches that are tokenised and sorted by length together.
         samples: Samples that the latest pass has read.
         tokens: How many tokens they have together.
+        learned: How many of these are learned, where the task reads every token.
     """
 
     data: TextData
@@ -40,6 +44,7 @@ class Texts:
     chunk: int
     samples: int = 0
     tokens: int = 0
+    learned: int = 0
 
     @classmethod
     def of(cls, opened: Opened, data: TextData, reading: Reading, shard: tuple[int, int], settling: bool) -> Texts:
@@ -59,20 +64,27 @@ class Texts:
         """About how many batches a pass has."""
         return -(-len(self.data) // (self.reading.batch_size * self.shard[1]))
 
+    @property
+    def task(self) -> Task:
+        """What the data teaches."""
+        return task_of(self.data.info)
+
+    def encode(self, data: TextData) -> list[dict[str, Any]]:
+        """The encoded rows of some of the texts."""
+        assert self.reading.max_length is not None
+        return self.task.encode(data, self.tokenizer, self.reading.max_length)
+
     def batches(self) -> Iterator[list[dict[str, Any]]]:
         """Batches of encoded rows.
 
         Raises:
             DataError: There is none in this shard.
         """
-        reading = self.reading
-        assert reading.max_length is not None
-        self.samples = self.tokens = 0
-        for rows in stream_batches(
-            self.data, self.tokenizer, reading.max_length, reading.batch_size, self.chunk, self.shard
-        ):
+        self.samples = self.tokens = self.learned = 0
+        for rows in stream_batches(self.data, self.encode, self.reading.batch_size, self.chunk, self.shard):
             self.samples += len(rows)
             self.tokens += sum(len(row["input_ids"]) for row in rows)
+            self.learned += sum(map(learned_tokens, rows))
             yield rows
         if self.samples == 0:
             number, shards = self.shard

@@ -29,6 +29,7 @@ def layer_scores(
     *,
     n_samples: int,
     tokens: float | None,
+    learned: float | None = None,
     seconds: float,
     versions: dict[str, str],
     settlement: Settlement | None = None,
@@ -54,6 +55,7 @@ def layer_scores(
         versions=versions,
         deviations=finished.deviations,
         tokens=tokens,
+        learned=learned,
     )
 
 

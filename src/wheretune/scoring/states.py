@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from wheretune.data.examples import NOT_LEARNED
 from wheretune.errors import ScoreError
 from wheretune.model.forward import evaluating, forward_states
 from wheretune.model.states import Meanings, States
@@ -28,7 +29,8 @@ def stream_states(
     reading: Reading,
     reductions: Mapping[str, Reduction] | None = None,
     bases: Float[Tensor, "label hidden"] | None = None,
-    targets: Mapping[int, int] | None = None,
+    targets: Callable[[dict[str, Any]], int] | None = None,
+    predicted: Callable[[list[int]], int] | None = None,
 ) -> Iterator[States]:
     """The states of every batch of encoded rows in fp32, one batch at a time, the model in eval mode.
 
@@ -39,7 +41,9 @@ def stream_states(
         reading: Says which token is read, and which last state; the batches are made already.
         reductions: What to compute from all tokens, by name; see `forward_states`.
         bases: What the labels mean, to be handed on in `States.meanings`.
-        targets: By row, which of `bases` is its own.
+        targets: Of an encoded row, which of `bases` is its own.
+        predicted: Of the labels of a row's tokens, which token is predicted at the place that represents the row; None
+            where the model says which token does.
 
     Raises:
         ScoreError: A state is not finite; the layer and the row are named.
@@ -47,8 +51,9 @@ def stream_states(
     device = next(stack.base.parameters()).device
     for batch in batches:
         inputs = {name: value.to(device) for name, value in collate(batch).items()}
+        places = None if predicted is None else _places(inputs, batch, reading, predicted)
         with torch.no_grad(), evaluating(stack.base):
-            tokens, reduced = forward_states(stack, inputs, reading.pooling, reading.last, reductions)
+            tokens, reduced = forward_states(stack, inputs, reading.pooling, reading.last, reductions, places=places)
         rows = tuple(int(row["row"]) for row in batch)
         _check_finite(tokens, rows)
         reduced = {name: values.float() for name, values in reduced.items()}
@@ -56,8 +61,27 @@ def stream_states(
             _check_finite(torch.cat([values[:, :1], values], 1).unsqueeze(2), rows, f"what {name} reads of ")
         meanings = None
         if bases is not None and targets is not None:
-            meanings = Meanings(bases, torch.tensor([targets[row] for row in rows], device=bases.device))
-        yield States(tokens, rows, inputs.get("labels"), reduced, meanings)
+            meanings = Meanings(bases, torch.tensor([targets(row) for row in batch], device=bases.device))
+        yield States(tokens, rows, inputs.get("labels") if predicted is None else None, reduced, meanings)
+
+
+def _places(
+    inputs: Mapping[str, Tensor],
+    batch: list[dict[str, Any]],
+    reading: Reading,
+    predicted: Callable[[list[int]], int],
+) -> Bool[Tensor, "batch token"] | None:
+    """The places of a batch that are read: of every row the one that represents it, or all that predict its targets."""
+    mask, labels = inputs["attention_mask"], inputs["labels"]
+    if reading.pooling == "mean":
+        return None
+    if reading.pooling == "targets":
+        return torch.cat([labels[:, 1:] != NOT_LEARNED, torch.zeros_like(mask[:, :1], dtype=torch.bool)], dim=1)
+    places = torch.zeros_like(mask, dtype=torch.bool)
+    first = mask.argmax(1)  # of a row that is padded on the left, its own first token
+    own = torch.tensor([predicted(row["labels"]) - 1 for row in batch], device=mask.device)
+    places[torch.arange(len(batch), device=mask.device), first + own] = True
+    return places
 
 
 def _check_finite(

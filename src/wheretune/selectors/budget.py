@@ -61,10 +61,13 @@ class Budget:
             return (0.0,) * len(sizes), sizes
         parts = [known_parts(layer) for layer in scores.model.layers]
         tokens = TOKENS if scores.tokens is None else scores.tokens
-        shares = [
-            [compute_share(parts, Training((layer,), share=weights), tokens) for layer in range(len(parts))]
-            for weights in (0.0, 1.0)
-        ]
+        speech = 0 if scores.learned is None else scores.model.vocabulary * scores.model.hidden_size
+
+        def share(layer: int, weights: float) -> float:
+            training = Training((layer,), share=weights, read=scores.learned or 1.0, speech=speech)
+            return compute_share(parts, training, tokens)
+
+        shares = [[share(layer, weights) for layer in range(len(parts))] for weights in (0.0, 1.0)]
         return tuple(shares[0]), tuple(trained - reached for reached, trained in zip(*shares, strict=True))
 
     def check(self, layers: int) -> None:

@@ -36,7 +36,7 @@ class Comparison:
         reference: Name of the method that every speed-up is measured against; where it is not among the methods, no
             speed-up is known.
         scorer: Of the methods that choose by scores and name no scorer.
-        head: Of the methods that name none.
+        head: Of the methods that name none; None takes the task's own.
         settings: What all runs share; its seed and learning rate are replaced.
         metrics: Names of metrics beside those of the task.
         executor: How the runs are spread; it changes no result.
@@ -53,7 +53,7 @@ class Comparison:
     learning_rates: tuple[float | None, ...] = (None,)
     reference: str = FULL.name
     scorer: Spec = field(default_factory=lambda: Spec("cosine-centrality"))
-    head: Spec = field(default_factory=lambda: Spec("last-token"))
+    head: Spec | None = None
     settings: TrainSettings = field(default_factory=TrainSettings)
     metrics: tuple[str, ...] = ()
     executor: Spec = field(default_factory=lambda: Spec("serial"))

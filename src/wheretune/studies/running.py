@@ -24,9 +24,12 @@ from wheretune.studies import methods
 from wheretune.studies.grid import Compared, Comparison, Failure, Job, next_jobs, rows
 from wheretune.studies.tables import RESULTS, TABLE, write_tables
 from wheretune.support.files import claim, write_text
+from wheretune.support.log import log
 from wheretune.support.words import rate_in_words
+from wheretune.tasks.base import task_of
 
 if TYPE_CHECKING:
+    from wheretune.heads.base import Head
     from wheretune.recipes.base import Method
     from wheretune.records.data import DataInfo
     from wheretune.records.model import ModelInfo
@@ -85,14 +88,15 @@ class _Study:
         """Refuses what is wrong, opens, scores and runs what is missing, and writes the tables."""
         self.check_names()
         data = self.data()
-        return self.settled().finished(data)
+        return self.settled(data["train"]).finished(data)
 
     def check_names(self) -> None:
         """Refuses what is known to be wrong without the model and the data."""
         if self.cache is not None:
             check_cache(self.what.settings, self.cache)
         for axis in ("scorer", "head", "executor"):
-            catalog.build(axis, getattr(self.what, axis))
+            if (spec := getattr(self.what, axis)) is not None:
+                catalog.build(axis, spec)
         for name in self.what.metrics:
             catalog.find("metric", name)
         for method in self.what.methods:
@@ -105,20 +109,34 @@ class _Study:
         read = {name: self.session.data(spec, like=train).info for name, spec in held.items() if spec is not None}
         return {"train": train, **read}
 
-    def settled(self) -> _Study:
-        """The same with `k` settled for its model, whose weights are not opened; refuses what the model cannot bear."""
+    def settled(self, train: DataInfo) -> _Study:
+        """The same with `k` and the head settled for model and data; refuses what the model cannot bear.
+
+        Its weights are not opened.
+        """
         from wheretune.model.finding import check_one_sequence
         from wheretune.model.opening import outline
 
         stack, info = outline(self.what.model)
         check_one_sequence(stack.base)
+        head = planning.head_of(self.what.head, train)
+        kept = tuple(method for method in self.what.methods if self._trains(method, head, info, train))
         k = resolve_k(self.what.k, self.what.ratio, len(info))
-        for method in self.what.methods:
+        for method in kept:
             selector = _selector(method, k, self.what.seeds[0])
             if selector is not None:
                 planning.check(selector, len(info))
                 _check_tuner(catalog.build("tuner", method.tuner), info)
-        return replace(self, what=replace(self.what, k=k, ratio=None))
+        return replace(self, what=replace(self.what, k=k, ratio=None, head=Spec.of(head), methods=kept))
+
+    def _trains(self, method: Method, head: Head, info: ModelInfo, train: DataInfo) -> bool:
+        """Whether anything trains in a method; one in which nothing does (head-only, the head frozen) is left out."""
+        on_top = head if method.head is None else planning.head_of(method.head, train)
+        outputs = task_of(train).outputs(train.classes)
+        if catalog.find("tuner", method.tuner.name).needs_layers or on_top.count(info, outputs):
+            return True
+        log.warning("%s is left out: it trains the head alone, and %s stays frozen", method.name, on_top.name)
+        return False
 
     def finished(self, data: dict[str, DataInfo]) -> Compared:
         """The rows, once every run has ended."""
@@ -140,7 +158,9 @@ class _Study:
         """What a folder is for: model and data known by their content, and all that a run depends on."""
         from wheretune.model.inputs import max_tokens
 
-        language = any("language-model" in catalog.find("scorer", one.name).card.needs for one in self.scorers.values())
+        language = _speaks(self.what) or any(
+            "language-model" in catalog.find("scorer", one.name).card.needs for one in self.scorers.values()
+        )
         opened = self.session.model(self.what.model, language=language)
         max_tokens(opened.stack.base, opened.tokenizer, self.what.train.max_length)
         content = to_json(replace(self.what, model=replace(self.what.model, name="", revision=None)))
@@ -171,6 +191,12 @@ class _Study:
             known |= zip(missing, made, strict=True)
             save_scores(list(known.values()), path)
         return {name: known[scorer] for name, scorer in self.scorers.items()}
+
+
+def _speaks(what: Comparison) -> bool:
+    """Whether any head is a language model's own; the comparison's own is settled."""
+    heads = {spec.name for spec in (what.head, *(method.head for method in what.methods)) if spec is not None}
+    return any(catalog.find("head", name).speaks for name in heads)
 
 
 def _check_tuner(tuner: Tuner, info: ModelInfo) -> None:
@@ -228,12 +254,12 @@ class Work:
         what, session = self.what, self.session
         assert what.k is not None  # as `settled` made sure
         method = next(method for method in what.methods if method.name == job.method)
-        info = session.model(what.model).info
+        info = session.model(what.model, language=_speaks(what)).info
         plan = planning.plan(
             self.scores.get(method.name, info),
             _selector(method, what.k, job.seed),
             tuner=catalog.build("tuner", method.tuner),
-            head=catalog.build("head", method.head or what.head),
+            head=planning.head_of(method.head or what.head, session.data(what.train).info),
             schedule=catalog.build("schedule", method.schedule),
             data=session.data(what.train).info,
         )

@@ -15,6 +15,7 @@ from wheretune import catalog
 from wheretune.data.cells import MAYBE_GAPS, is_number, written_kind
 from wheretune.data.reading import SHOWN, Fault, drawn, read_table, usable
 from wheretune.data.texts import TextData, read_texts, take, text_faults
+from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec
 from wheretune.records.data import DataInfo, DataSpec
@@ -106,6 +107,27 @@ class Task(TaskReader, Protocol):
 
     def start(self, labels: Sequence[Any]) -> float | None:
         """Where the bias of a fresh head starts, given the training labels; None leaves it as it is drawn."""
+
+    def encode(self, data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+        """The rows that a model reads: `input_ids`, `attention_mask`, `row`, and `labels` where something is learned.
+
+        A task that reads every token labels each of them (-100 where nothing is learned), leaves out rows that teach
+        nothing, and may make of its texts more or fewer rows than they are; `row` is then that of the first.
+
+        Args:
+            data: The texts, with the task's labels if it reads any.
+            tokenizer: The model's.
+            max_length: Tokens that a text is cut to.
+
+        Raises:
+            DataError: No row is left, or a text makes no tokens.
+        """
+
+    def predicted(self, labels: Sequence[int]) -> int:
+        """Of the labels of a row's tokens, which token is predicted at the place that represents the row.
+
+        Asked only of tasks that read every token.
+        """
 
     def collator(self, tokenizer: Any) -> Collate:
         """What makes a batch of encoded rows."""
@@ -200,6 +222,12 @@ class TextTask:
         if others and all(map(is_number, others)):
             return [None if isinstance(cell, str) and cell in MAYBE_GAPS else cell for cell in cells]
         return cells
+
+    def predicted(self, labels: Sequence[int]) -> int:
+        raise NotImplementedError(f"{type(self).__name__} learns no tokens")
+
+    def encode(self, data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+        return encode(data, tokenizer, max_length)
 
     def collator(self, tokenizer: Any) -> Collate:
         from wheretune.data.batches import collator

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wheretune import catalog
 from wheretune.applying import apply
 from wheretune.data.samplers import EpochBuckets
-from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError
 from wheretune.heads.headed import headed
 from wheretune.model.identity import check_plan
 from wheretune.model.inputs import max_tokens
 from wheretune.model.opening import open_model
+from wheretune.planning import head_of
 from wheretune.records.base import Spec
 from wheretune.records.cost import Measured
 from wheretune.records.runs import TrainSettings
@@ -70,9 +69,12 @@ def time_steps(
     if steps < 2:
         raise ConfigError(f"{steps} step cannot be timed: the first one warms up", "time 2 or more")
     texts = load_data(data, labels="ignored")
-    opened = open_model(model or plan.model.spec)
+    head = head_of(plan.head, texts.info)
+    opened = open_model(model or plan.model.spec, language=head.speaks)
     check_plan(opened.info, plan)
-    every = encode(texts, opened.tokenizer, max_tokens(opened.stack.base, opened.tokenizer, data.max_length))
+    labelled = texts if head.speaks else _with_made_up_labels(texts)
+    task = task_of(labelled.info)
+    every = task.encode(labelled, opened.tokenizer, max_tokens(opened.stack.base, opened.tokenizer, data.max_length))
     some = _drawn(every, settings, steps)
     share = sum(len(row["input_ids"]) for row in some) / sum(len(row["input_ids"]) for row in every)
     if len(some) <= settings.batch_size or len(every) < 2 * settings.batch_size:
@@ -88,14 +90,14 @@ def time_steps(
         tuner=Spec.of(WholeLayers(embeddings=True)),
         schedule=Spec.of(Static()),
     )
-    labelled = _with_made_up_labels(texts)
-    collate, once = task_of(labelled.info).collator(opened.tokenizer), replace(settings, epochs=1)
+    collate, once = task.collator(opened.tokenizer), replace(settings, epochs=1)
 
     def timed(what: Plan, description: str) -> tuple[float, CacheReport]:
         gc.collect()  # the optimizer before
         whole = what is everything and opened.info.spec.quantize is not None  # quantised weights cannot train
-        stack = open_model(replace(opened.info.spec, quantize=None)).stack if whole else opened.stack
-        model = headed(stack, catalog.build("head", what.head), labelled, settings.seed)
+        plain = replace(opened.info.spec, quantize=None)
+        stack = open_model(plain, language=head.speaks).stack if whole else opened.stack
+        model = headed(stack, head, labelled, settings.seed)
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
             tuned = apply(model, what, settings.seed, frozen_dropout=settings.frozen_dropout, before={}, masters=True)
@@ -129,10 +131,10 @@ def _with_made_up_labels(texts: TextData) -> TextData:
 
 
 def _drawn(rows: list[dict[str, Any]], settings: TrainSettings, steps: int) -> list[dict[str, Any]]:
-    """The texts of one batch to warm up and `steps` more, drawn from those of the first epoch, with made-up labels."""
+    """The texts of one batch to warm up and `steps` more, drawn from those of the first epoch."""
     size = settings.batch_size
     order = list(EpochBuckets([len(row["input_ids"]) for row in rows], size, settings.seed))
     starts = range(0, len(order), size)
     drawn = np.random.default_rng(settings.seed).permutation(len(starts))[: steps + 1]
     places = [place for one in sorted(drawn.tolist()) for place in order[starts[one] : starts[one] + size]]
-    return [{**rows[place], "labels": place % 2} for place in places]
+    return [rows[place] for place in places]
