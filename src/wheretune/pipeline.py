@@ -20,7 +20,6 @@ from wheretune.applying import apply
 from wheretune.data.tokens import mean_learned, mean_length
 from wheretune.delta.card import write_card
 from wheretune.delta.saving import remove_delta, save_delta
-from wheretune.errors import WheretuneError
 from wheretune.heads.headed import headed
 from wheretune.judging import judge, measures, save_predictions
 from wheretune.model.finding import check_one_sequence
@@ -195,12 +194,9 @@ def tune(
     """
     session, watch = session or Session(shared=False), watch or WatchSettings()
     data = _data(spec, session)
-    texts = data["train"]
-    task = task_of(texts.info)
-    head = planning.head_of(spec.head if spec.plan is None else spec.plan.head, texts.info)
-    spec = spec if spec.plan is not None else replace(spec, head=Spec.of(head))
+    texts, task = data["train"], task_of(data["train"].info)
     decisive = decisive_metric(spec, measures(task, spec.metrics))  # refuses what cannot read the task
-    opened = session.model(spec.model, language=head.speaks or (spec.plan is None and _speaks(spec.scorer)))
+    spec, opened = _opened(spec, texts, session)
     length = _length(spec, opened)
     sweep(folder)
     claim(folder / RUN, _claimed(spec, opened, data), defaults={"settings": to_json(TrainSettings())})
@@ -266,6 +262,14 @@ def tune(
     save(result, folder / RESULT)
     _leave_no_checkpoint(folder)
     return result
+
+
+def _opened(spec: RunSpec, texts: TextData, session: Session) -> tuple[RunSpec, Opened]:
+    """The run with its head settled, and its model, opened as a language model where that head is its own."""
+    head = planning.head_of(spec.head if spec.plan is None else spec.plan.head, texts.info)
+    reads = spec.plan is None and _speaks(spec.scorer)
+    spec = spec if spec.plan is not None else replace(spec, head=Spec.of(head))
+    return spec, session.model(spec.model, language=head.speaks or reads)
 
 
 def _length(spec: RunSpec, opened: Opened) -> int:
@@ -341,38 +345,6 @@ def _leave_no_checkpoint(folder: Path) -> None:
 
 
 # --- without weights -----------------------------------------------------------------------------
-
-
-def inspect(model: ModelSpec) -> dict[str, Any]:
-    """The layers of a model, without its weights: index, path, parameters, and what each tuner would train there.
-
-    Returns:
-        Plain data: `model`, `hidden_size`, `causal`, `parameters` and `layers`, whose `tuners` have the count of every
-        tuner with its default settings, or None where it has nothing to attach to.
-
-    Raises:
-        ModelError: The model cannot be opened, or its layers are not found.
-    """
-    _, info = outline(model)
-    tuners = {name: made() for name, made in catalog.every("tuner").items() if made.needs_layers}
-
-    def trained(tuner: Any, layer: int) -> int | None:
-        try:
-            count: int = tuner.count(info, (layer,))
-        except WheretuneError:
-            return None
-        return count
-
-    return {
-        "model": info.name,
-        "hidden_size": info.hidden_size,
-        "causal": info.causal,
-        "parameters": info.parameters,
-        "layers": [
-            to_json(one) | {"tuners": {name: trained(tuner, one.index) for name, tuner in tuners.items()}}
-            for one in info.layers
-        ],
-    }
 
 
 def cost(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +12,8 @@ from wheretune import catalog
 from wheretune.cost.flops import EPOCHS, TOKENS
 from wheretune.cost.price import BATCH_SIZE, price
 from wheretune.cost.training import Training, share_of
-from wheretune.errors import ConfigError, PlanError
-from wheretune.records.base import Spec
+from wheretune.errors import ConfigError, PlanError, WheretuneError
+from wheretune.records.base import Spec, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Choice, LayerScores
 from wheretune.schedules.static import Static
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wheretune.heads.base import Head
     from wheretune.records.cost import Cost
     from wheretune.records.data import DataInfo
-    from wheretune.records.model import ModelInfo
+    from wheretune.records.model import ModelInfo, ModelSpec
     from wheretune.records.runs import TrainSettings
     from wheretune.schedules.base import Schedule
     from wheretune.tuners.base import Tuner
@@ -272,6 +272,43 @@ def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSetti
     width = plan.model.hidden_size
     why = f"learning rate {rate:g}: what suits {plan.tuner.name} on {where} of width {width} in {steps} steps"
     return replace(settings, learning_rate=rate), why
+
+
+# --- a model without a plan ----------------------------------------------------------------------
+
+
+def inspect(model: ModelSpec) -> dict[str, Any]:
+    """The layers of a model, without its weights: index, path, parameters, and what each tuner would train there.
+
+    Returns:
+        Plain data: `model`, `hidden_size`, `causal`, `parameters` and `layers`, whose `tuners` have the count of every
+        tuner with its default settings, or None where it has nothing to attach to.
+
+    Raises:
+        ModelError: The model cannot be opened, or its layers are not found.
+    """
+    from wheretune.model.opening import outline
+
+    _, info = outline(model)
+    tuners = {name: made() for name, made in catalog.every("tuner").items() if made.needs_layers}
+
+    def trained(tuner: Any, layer: int) -> int | None:
+        try:
+            count: int = tuner.count(info, (layer,))
+        except WheretuneError:
+            return None
+        return count
+
+    return {
+        "model": info.name,
+        "hidden_size": info.hidden_size,
+        "causal": info.causal,
+        "parameters": info.parameters,
+        "layers": [
+            to_json(one) | {"tuners": {name: trained(tuner, one.index) for name, tuner in tuners.items()}}
+            for one in info.layers
+        ],
+    }
 
 
 # --- several scorers -----------------------------------------------------------------------------

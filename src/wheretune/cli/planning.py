@@ -261,11 +261,11 @@ def inspect(
     wheretune inspect bert-base-cased
     """
     spec = ModelOptions(model, revision=revision, layers_attribute=layers_attribute).spec("MODEL")
-    from wheretune import pipeline
+    from wheretune import planning
     from wheretune.show.tables import table
     from wheretune.support.words import count
 
-    found = pipeline.inspect(spec)
+    found = planning.inspect(spec)
     tuners = list(found["layers"][0]["tuners"])
     rows = [
         (

@@ -169,8 +169,8 @@ class Spoken:
 
     def __call__(
         self, states: Float[Tensor, "place hidden"], targets: Int[Tensor, " place"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "place 3"]]:
-        """The sum of the loss over all places and, by place, -log p of its token, 1, and whether that is the likeliest.
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "judged 3"]]:
+        """The sum of the loss over all places; and by place, if that is judged, -log p, 1 and whether it is likeliest.
 
         A gradient flows to the states, and to what of the output matrix requires one.
         """

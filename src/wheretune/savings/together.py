@@ -88,10 +88,11 @@ def saving(
             inside.enter_context(packing(model, few))
         # one residual per text does not fit a row of all texts
         all_tokens = settings.all_tokens or (settings.packed and not model.several)
-        cut = not all_tokens and inside.enter_context(one_token(stack, few, model if model.several else None))
+        reader = model if model.several else None
+        cut = not all_tokens and inside.enter_context(one_token(stack, few, reader))
         layout = Layout(
             lowest_trained(stack), len(stack), stack.hidden_size, all_layers=model.all_layers, all_tokens=model.several
         )
-        job = CacheJob(stack, layout, rows, collate, settings.cache_dtype)
+        job = CacheJob(stack, layout, rows, collate, settings.cache_dtype, reader)
         report = inside.enter_context(cached(job, weights_hash, settings.epochs, cache, folder))
         yield SavingsReport(report, cut, model.several)

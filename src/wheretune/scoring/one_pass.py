@@ -314,21 +314,19 @@ def finish(state: PassState) -> list[LayerScores]:
     scored = []
     for scorer, own in state.states.items():
         reads = not isinstance(scorer, StackScorer)
-        scored.append(
-            layer_scores(
-                Spec.of(scorer),
-                scorer.finish(own) if not isinstance(scorer, StackScorer) else own,
-                state.info,
-                state.data,
-                state.reading if reads else replace(state.reading, max_length=None),
-                n_samples=state.n_samples if reads else 0,
-                tokens=state.tokens / state.n_samples if reads else None,
-                learned=state.learned / state.n_samples if reads and state.learned else None,
-                seconds=state.seconds,
-                versions=state.versions,
-                settlement=state.settlement,
-            )
+        made = layer_scores(
+            Spec.of(scorer),
+            scorer.finish(own) if not isinstance(scorer, StackScorer) else own,
+            state.info,
+            state.data,
+            state.reading if reads else replace(state.reading, max_length=None),
+            n_samples=state.n_samples if reads else 0,
+            tokens=state.tokens / state.n_samples if reads else None,
+            seconds=state.seconds,
+            versions=state.versions,
+            settlement=state.settlement,
         )
+        scored.append(replace(made, learned=state.learned / state.n_samples) if reads and state.learned else made)
     return scored
 
 

@@ -29,7 +29,6 @@ def layer_scores(
     *,
     n_samples: int,
     tokens: float | None,
-    learned: float | None = None,
     seconds: float,
     versions: dict[str, str],
     settlement: Settlement | None = None,
@@ -55,7 +54,6 @@ def layer_scores(
         versions=versions,
         deviations=finished.deviations,
         tokens=tokens,
-        learned=learned,
     )
 
 

@@ -25,6 +25,9 @@ CLOSE = {"fp32": 1e-4, "bf16": 2**-7}  # how far states fed from a cache may be 
 def agrees(cache: PrefixCache, job: CacheJob) -> bool:
     """Whether a few texts that are fed give what they give when all layers run, in everything that the head reads."""
     stack, few, close = job.stack, job.few(), CLOSE[job.kind]
+    if job.reader is not None:
+        reader = job.reader
+        return _agree(cache, stack, lambda: reader.features(few), close)
     if not job.layout.all_tokens:
         return _agree(cache, stack, lambda: _representative(job, few), close)
     return _agree(cache, stack, lambda: _last_states(stack, few), close) and _agree(

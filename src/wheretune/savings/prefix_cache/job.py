@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from wheretune.model.stack import LayerStack
     from wheretune.records.data import Batch, Collate
+    from wheretune.savings.one_token import Reader
     from wheretune.savings.prefix_cache.layout import Layout
     from wheretune.savings.prefix_cache.texts import Key
 
@@ -42,6 +43,8 @@ class CacheJob:
         rows: The texts.
         collate: Makes a batch of them.
         kind: The precision of the stored states.
+        reader: What reads several tokens of a text and says which; by default a head reads the representative one, or
+            a user's own may read any.
     """
 
     stack: LayerStack
@@ -49,6 +52,7 @@ class CacheJob:
     rows: Sequence[Mapping[str, Any]]
     collate: Collate
     kind: Literal["fp32", "bf16"]
+    reader: Reader | None = None
 
     @property
     def dtype(self) -> torch.dtype:
