@@ -75,6 +75,10 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "classification": "wheretune.tasks.classification:Classification",
         "regression": "wheretune.tasks.regression:Regression",
         "unlabelled": "wheretune.tasks.unlabelled:Unlabelled",
+        "next-token": "wheretune.tasks.next_token:NextToken",
+        "generation": "wheretune.tasks.generation:Generation",
+        "chat": "wheretune.tasks.chat:Chat",
+        "text": "wheretune.tasks.text:Text",
     },
     "metric": {
         "accuracy": "wheretune.metrics.classification:Accuracy",

@@ -24,7 +24,8 @@ ROWS = [
 
 @pytest.mark.parametrize("name", catalog.names("task"))
 def test_every_task_is_made_again_from_its_spec(name):
-    made = catalog.build("task", Spec(name, {"pair_column": "other", "verbalizer": {"yes": "good", "no": "bad"}}))
+    settings = {"pair_column": "other", "verbalizer": {"yes": "good", "no": "bad"}, "cut": "start", "turns": "last"}
+    made = catalog.build("task", catalog.filled("task", Spec(name), **settings))
     assert isinstance(made, TaskReader) and made.name == name
     assert catalog.build("task", Spec.of(made)) == made and hash(made) is not None
     assert catalog.build("task", from_json(Spec, to_json(Spec.of(made)), "here")) == made

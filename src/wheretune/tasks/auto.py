@@ -2,28 +2,91 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-from wheretune.errors import DataError
+from wheretune.errors import ConfigError, DataError
+from wheretune.support.log import log
 from wheretune.tasks.base import TextTask
+from wheretune.tasks.chat import Chat, recognised
 from wheretune.tasks.classification import Classification
+from wheretune.tasks.generation import Generation
+from wheretune.tasks.next_token import NextToken
 from wheretune.tasks.regression import Regression
 from wheretune.tasks.unlabelled import Unlabelled
 
 if TYPE_CHECKING:
     from wheretune.data.reading import Table
-    from wheretune.tasks.base import Labelled, LabelUse
+    from wheretune.tasks.base import Labelled, LabelUse, TaskReader
+
+OF_CHAT = (  # settings that no other task has
+    "messages_column", "prompt_column", "completion_column", "instruction_column", "input_column", "output_column",
+    "tools_column", "turns", "train_on", "chat_template",
+)  # fmt: skip
+OF_LANGUAGE = (*OF_CHAT, "source_column", "template", "cut")
 
 
 @final
 @dataclass(frozen=True)
 class Auto(TextTask):
-    """A regression if every label is a number and some are not whole; otherwise a classification."""
+    """A regression if every label is a number and some are not whole; otherwise a classification.
 
+    Without labels: chat where there are conversations, prompts and completions, or instructions and outputs; generation
+    where `source_column` is named. With a `template`, labels are said by the next token. The settings are those of the
+    tasks; None leaves one open.
+    """
+
+    messages_column: str | None = None
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    instruction_column: str | None = None
+    input_column: str | None = None
+    output_column: str | None = None
+    tools_column: str | None = None
+    turns: Literal["all", "last"] | None = None
+    train_on: Literal["assistant", "all"] | None = None
+    chat_template: str | None = None
+    source_column: str | None = None
+    template: str | None = None
+    cut: Literal["end", "start"] | None = None
     name: ClassVar[str] = "auto"
+
+    def decided(self, table: Table) -> TaskReader:
+        kind, why = self._language(table)
+        given = {name: getattr(self, name) for name in OF_LANGUAGE if getattr(self, name) is not None}
+        if kind is None:
+            if given:
+                name = next(iter(given))
+                raise ConfigError(f"{name} has no effect without a task of language models", "name the task", "task")
+            return self
+        fields = {one.name for one in dataclasses.fields(kind)}
+        if unknown := [name for name in given if name not in fields]:
+            raise ConfigError(f"{unknown[0]} is no setting of the task {kind.name}", "leave it out", unknown[0])
+        texts = {one.name: getattr(self, one.name) for one in dataclasses.fields(TextTask)}
+        shared = {name: value for name, value in texts.items() if name in fields and value is not None}
+        log.warning("%s is read for the task %s: it has %s", table.source, kind.name, why)
+        made: TaskReader = kind(**shared, **given)
+        return made
+
+    def _language(self, table: Table) -> tuple[Any, str]:
+        """The task of a language model that the settings and the columns make, and by what; None where none."""
+        if self.source_column is not None:
+            return Generation, "a source column"
+        if any(getattr(self, name) is not None for name in OF_CHAT):
+            return Chat, "columns or settings of conversations"
+        if self.template is not None:
+            return NextToken, "labels and a template"
+        labelled = self.label_column is not None or table.has("label")
+        found = None if labelled or self.text_column != "text" or self.pair_column is not None else recognised(table)
+        words = {
+            "messages": "conversations",
+            "prompt": "prompts and completions",
+            "instruction": "instructions and outputs",
+        }
+        return (None, "") if found is None else (Chat, words[found])
 
     def labels(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> Labelled:
         cells = self.label_cells(table, use)

@@ -81,6 +81,18 @@ class TaskReader(Protocol):
 
 
 @runtime_checkable
+class Undecided(Protocol):
+    """What asks the data which task it is before anything is read."""
+
+    def decided(self, table: Table) -> TaskReader:
+        """The reader for a table.
+
+        Raises:
+            ConfigError: A setting was given that the task of this table has not.
+        """
+
+
+@runtime_checkable
 class Task(TaskReader, Protocol):
     """What is learned: a frozen object of settings.
 
@@ -277,6 +289,8 @@ def load_data(
     reader: TaskReader = catalog.build("task", spec.task if like is None else _shared(spec, like))
     classes = None if like is None else like.classes
     every = read_table(spec, rows)
+    if isinstance(reader, Undecided):
+        reader = reader.decided(every)
     reader = usual_columns(reader, every)
     faults = reader.faults(every, classes, labels)
     table = usable(every, faults, spec.bad_rows)
@@ -301,10 +315,11 @@ USUAL = (  # how public data sets call their texts, where there is no column `te
 
 def usual_columns(reader: TaskReader, table: Table) -> TaskReader:
     """The same reader for the columns of public data sets, where none was named and there is no column `text`."""
-    left_open = isinstance(reader, TextTask) and reader.text_column == "text" and reader.pair_column is None
-    if not left_open or table.has("text"):
+    settings = {one.name: getattr(reader, one.name) for one in dataclasses.fields(reader)}  # type: ignore[arg-type]
+    if settings.get("text_column") != "text" or settings.get("pair_column") is not None or table.has("text"):
         return reader
-    found = next((columns for columns in USUAL if all(map(table.has, columns))), None)
+    most = 2 if "pair_column" in settings else 1
+    found = next((columns for columns in USUAL if len(columns) <= most and all(map(table.has, columns))), None)
     if found is None:
         return reader
     log.warning("the texts of %s are read from %s", table.source, " and ".join(found))

@@ -1,0 +1,124 @@
+"""What the tasks of language models share: they learn tokens of the texts themselves, through the model's own head."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from wheretune.data.reading import rows_in_words
+from wheretune.errors import DataError
+from wheretune.support.log import log
+from wheretune.tasks.base import Labelled
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Shaped
+    from torch import Tensor
+
+    from wheretune.data.examples import Example
+    from wheretune.data.reading import Fault, Table
+    from wheretune.data.texts import TextData
+    from wheretune.metrics.base import Predictions
+    from wheretune.records.data import Collate
+    from wheretune.tasks.base import LabelUse, Places
+
+
+class LanguageTask(ABC):
+    """What is to be learned of texts token by token: rows -> checked texts -> examples with their targets."""
+
+    name: ClassVar[str]
+    head: ClassVar[str] = "lm"
+    places: ClassVar[Places] = "every"
+    problem_type: ClassVar[str | None] = None
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
+    predicts: ClassVar[tuple[str, ...]] = ("likelihood",)
+
+    @abstractmethod
+    def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
+        """By place in the table, why a row cannot be used."""
+
+    @abstractmethod
+    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+        """The texts of each row, which are all that is known of it later."""
+
+    def labels(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> Labelled:
+        """No labels: the texts hold their own targets."""
+        return Labelled(self)
+
+    @abstractmethod
+    def describe(self, classes: Sequence[str]) -> str:
+        """The task in words."""
+
+    @abstractmethod
+    def examples(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Example]:
+        """What the model reads of the rows, in their order, with what it learns; left-out rows with their reason.
+
+        Args:
+            data: The checked texts.
+            tokenizer: The model's tokenizer.
+            max_length: Tokens an example is cut to.
+
+        Raises:
+            DataError: A row cannot be rendered, and such rows are refused.
+            ModelError: The tokenizer lacks what the task needs.
+        """
+
+    def encode(self, data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+        """The rows of batches; what was cut and left out is said.
+
+        Raises:
+            DataError: As for `examples`, or no row is left.
+        """
+        every = list(self.examples(data, tokenizer, max_length))
+        say_what_is_missing(data, every, max_length)
+        return [one.encoded() for one in every if one.left_out is None]
+
+    def outputs(self, classes: Sequence[str]) -> int:
+        return 0
+
+    def start(self, labels: Sequence[Any]) -> float | None:
+        return None
+
+    def collator(self, tokenizer: Any) -> Collate:
+        raise NotImplementedError
+
+    def loss(self, logits: Float[Tensor, "batch output"], labels: Shaped[Tensor, " batch"]) -> Float[Tensor, ""]:
+        raise NotImplementedError
+
+    def predict(self, logits: Float[np.ndarray, "row output"], classes: tuple[str, ...]) -> Predictions:
+        raise NotImplementedError
+
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
+        raise NotImplementedError
+
+
+def say_what_is_missing(data: TextData, examples: Sequence[Example], max_length: int) -> None:
+    """Says how many examples were cut, and which were left out and why.
+
+    Raises:
+        DataError: All were left out.
+    """
+    source = data.info.spec.source
+    cut = [one for one in examples if one.cut and one.left_out is None]
+    if cut:
+        where = rows_in_words(range(len(cut)), [one.rows[0] for one in cut])
+        log.warning(
+            "%d of the %d examples of %s were cut to %d tokens (%d tokens lost) in %s; a greater max_length keeps more",
+            len(cut), len(examples), source, max_length, sum(one.cut for one in cut), where,
+        )  # fmt: skip
+    out: Mapping[str, list[Example]] = {}
+    reasons = Counter(one.left_out for one in examples if one.left_out is not None)
+    out = {why: [one for one in examples if one.left_out == why] for why in reasons if why is not None}
+    said = "; ".join(f"{why}: {rows_in_words(range(len(o)), [e.rows[0] for e in o])}" for why, o in out.items())
+    left_out = sum(reasons.values())
+    if left_out == len(examples):
+        short = any(one.cut for one in examples)
+        raise DataError(
+            f"no row of {source} has anything to learn ({said})",
+            "give a greater max_length" if short else "give data with targets",
+            "max_length" if short else None,
+        )
+    if left_out:
+        log.warning("%d of the %d examples of %s are left out: %s", left_out, len(examples), source, said)
