@@ -142,6 +142,8 @@ class Finetuned:
     ) -> tuple[Float[np.ndarray, "row output"], TextData]:
         """The logits of the rows that can be read, and these rows; of another model that is called so, where given."""
         task = task_of(data.info)
+        if not data.info.classes:  # without labels the classes are still those of the training data
+            data = replace(data, info=replace(data.info, classes=self.data.classes))
         rows = task.encode(data, self.tokenizer, self.max_length)
         found = predict(model or self.model, rows, task.collator(self.tokenizer), batch_size)
         return by_text(found, rows, data)

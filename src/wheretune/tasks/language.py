@@ -11,6 +11,7 @@ from wheretune.data.reading import rows_in_words
 from wheretune.errors import DataError
 from wheretune.support.log import log
 from wheretune.tasks.base import Labelled
+from wheretune.tasks.learned import likelihoods, start_of_answer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +74,16 @@ class LanguageTask(ABC):
         """
         every = list(self.examples(data, tokenizer, max_length))
         say_what_is_missing(data, every, max_length)
-        return [one.encoded() for one in every if one.left_out is None]
+        choices = self.choices(data.info.classes, tokenizer)
+        more = {"choices": list(choices)} if choices else {}
+        return [one.encoded() | more for one in every if one.left_out is None]
+
+    def choices(self, classes: Sequence[str], tokenizer: Any) -> tuple[int, ...]:
+        """The tokens among which the model is asked at the place that it is read; by default it is not asked."""
+        return ()
+
+    def predicted(self, labels: Sequence[int]) -> int:
+        return start_of_answer(labels)
 
     def outputs(self, classes: Sequence[str]) -> int:
         return 0
@@ -82,16 +92,23 @@ class LanguageTask(ABC):
         return None
 
     def collator(self, tokenizer: Any) -> Collate:
-        raise NotImplementedError
+        from wheretune.data.batches import language_collator
+
+        return language_collator(tokenizer)
 
     def loss(self, logits: Float[Tensor, "batch output"], labels: Shaped[Tensor, " batch"]) -> Float[Tensor, ""]:
-        raise NotImplementedError
+        """The mean over some learned tokens of -log softmax(z)_token."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, labels)
 
     def predict(self, logits: Float[np.ndarray, "row output"], classes: tuple[str, ...]) -> Predictions:
-        raise NotImplementedError
+        """The mean of -log p over every row's learned tokens."""
+        return likelihoods(logits)
 
     def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
-        raise NotImplementedError
+        """Nothing is labelled."""
+        return []
 
 
 def say_what_is_missing(data: TextData, examples: Sequence[Example], max_length: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from wheretune.data.examples import Example
@@ -14,10 +14,15 @@ from wheretune.errors import DataError
 from wheretune.tasks.base import Labelled
 from wheretune.tasks.classification import Classification
 from wheretune.tasks.language import LanguageTask
+from wheretune.tasks.learned import LIKELIHOOD, likelihoods
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
     from wheretune.data.reading import Fault, Table
     from wheretune.data.texts import TextData
+    from wheretune.metrics.base import Predictions
     from wheretune.tasks.base import LabelUse
 
 ONE, TWO = "Sentence: {text}\nLabel:", "Sentence 1: {text}\nSentence 2: {pair}\nLabel:"
@@ -125,6 +130,17 @@ class NextToken(LanguageTask):
                 )
         return tuple(found)
 
+    def choices(self, classes: Sequence[str], tokenizer: Any) -> tuple[int, ...]:
+        return tuple(tokens[-1] for tokens in self.answers(classes, tokenizer)) if classes else ()
+
+    def predict(self, logits: Float[np.ndarray, "row output"], classes: tuple[str, ...]) -> Predictions:
+        """The class whose token is the likeliest of all classes', and the shares of these alone."""
+        likely, chosen = likelihoods(logits), self._as_classes().predict(logits[:, LIKELIHOOD:], classes)
+        return replace(chosen, kinds={**likely.kinds, **chosen.kinds})
+
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
+        return self._as_classes().written(labels, classes)
+
     def _joins_directly(self, parts: Sequence[tuple[str, bool]]) -> bool:
         """Whether the template names the place of the label without a blank before it."""
         last, is_field = parts[-1]
@@ -132,13 +148,14 @@ class NextToken(LanguageTask):
 
     def examples(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Example]:
         encoder, parts = Encoder(tokenizer), self._parts()
-        answers = None if data.labels is None else self.answers(data.info.classes, tokenizer)
+        answers = self.answers(data.info.classes, tokenizer) if data.info.classes else ((),)
+        blank = answers[0][:-1]  # where it is a token of its own, the class is told behind it
         if not parts[-1][1]:
             parts[-1] = (parts[-1][0].rstrip(" "), False)
         for place, texts in enumerate(data.texts):
             made = filled(parts, dict(zip(("text", "pair"), texts, strict=False)))
             tokens = encoder(encoder.pieces(made.parts))
-            answer = () if answers is None or data.labels is None else answers[data.labels[place]]
+            answer = blank if data.labels is None else answers[data.labels[place]]
             ids = [*encoder.beginning, *tokens.ids, *answer]
             gone = self._gone(tokens.spans, made.fields, len(ids) - max_length)
             first = len(encoder.beginning)
@@ -148,9 +165,10 @@ class NextToken(LanguageTask):
                 why = f"the prompt without its text has no room in {max_length} tokens"
                 yield Example(rows, tuple(ids[:max_length]), (False,) * max_length, len(ids) - max_length, why)
                 continue
-            learned = [bool(answer) and i == len(ids) - 1 for i in kept]
+            learned = [data.labels is not None and i == len(ids) - 1 for i in kept]
             one = shortened(rows, [ids[i] for i in kept], learned, max_length, "end", "no label")
-            yield Example(rows, one.ids, one.learned, len(ids) - len(kept), one.left_out)
+            why = one.left_out if data.labels is not None else None  # there it is asked, and nothing learned
+            yield Example(rows, one.ids, one.learned, len(ids) - len(kept), why)
 
     def _gone(self, spans: Sequence[tuple[int, int]], fields: Any, count: int) -> set[int]:
         """The tokens of the texts that are cut away, from the longer text first."""

@@ -11,6 +11,7 @@ from wheretune.data.spans import Encoder
 from wheretune.data.texts import read_texts, text_faults
 from wheretune.errors import DataError
 from wheretune.tasks.language import LanguageTask
+from wheretune.tasks.learned import last_learned
 
 if TYPE_CHECKING:
     from wheretune.data.reading import Fault, Table
@@ -39,6 +40,10 @@ class Text(LanguageTask):
 
     def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
         return read_texts(table, {"text_column": self.text_column}), None
+
+    def predicted(self, labels: Sequence[int]) -> int:
+        """The last token: there is no prompt, and what stands before it has read nearly all of the piece."""
+        return last_learned(labels)
 
     def describe(self, classes: Sequence[str]) -> str:
         return "raw text, packed"
