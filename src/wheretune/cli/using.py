@@ -16,7 +16,11 @@ from wheretune.cli.reporting import file_to_write
 from wheretune.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
+    from wheretune.data.texts import TextData
     from wheretune.delta.opening import Finetuned
+    from wheretune.heads.top import TopModel
+    from wheretune.judging import Prediction
+    from wheretune.records.runs import Metric
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What `wheretune tune` wrote.", show_default=False)]
 BatchSize = Annotated[int, option("--batch-size", "Texts in a batch.", rich_help_panel="Data")]
@@ -51,6 +55,20 @@ def evaluate(
     data: DataFile = None,
     batch_size: BatchSize = 32,
     metric: Metrics = None,
+    beside_base: Annotated[
+        bool,
+        option("--base", "The base model's own numbers beside, for a head that is its own.", rich_help_panel="Output"),
+    ] = False,
+    also: Annotated[
+        list[str] | None,
+        option(
+            "--also",
+            "Other data beside, of the same task or raw text, so that forgetting is seen; may be repeated.",
+            default="none",
+            metavar="F",
+            rich_help_panel="Data",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         option(
@@ -73,34 +91,76 @@ def evaluate(
     wheretune evaluate runs/mine --data test.jsonl
 
     wheretune evaluate runs/mine --data test.jsonl --output runs/mine/test.json --metric mse
+
+    wheretune evaluate runs/chat --data test.jsonl --base --also wiki.txt
     """
     source, names = needed(data, "--data"), metric_names(metric)
     target = None if output is None else file_to_write(output)
     tuned = _opened(folder, base)
-    from wheretune.judging import judged_every, save_predictions
+    from wheretune.judging import save_predictions
     from wheretune.records.base import to_json
-    from wheretune.show.tables import table
     from wheretune.support.files import write_json
 
     labelled = tuned.read(source, "required", columns.given)
     texts = tuned.read(source, "ignored", columns.given) if labelled.unread else labelled
-    found, predicted = judged_every(tuned.logits(texts, batch_size), texts, labelled, names)
-    content: dict[str, Any] = {
-        "metrics": [to_json(one) for one in found], "rows": len(predicted), "not_counted": len(labelled.unread)
-    }  # fmt: skip
+    others = {name: tuned.read_other(name, columns.given) for name in also or ()}
+    every = {source: (texts, labelled), **{name: (other, other) for name, other in others.items()}}
+    plain = tuned.untouched() if beside_base else None
+    judged = {name: _judged(tuned, *both, names, batch_size) for name, both in every.items()}
+    before = {} if plain is None else {n: _judged(tuned, *b, names, batch_size, plain) for n, b in every.items()}
+    contents: list[dict[str, Any]] = []
+    for name, (found, predicted) in judged.items():
+        lost = sum(row.reason is not None for row in predicted)
+        one: dict[str, Any] = {"metrics": list(map(to_json, found)), "rows": len(predicted), "not_counted": lost}
+        if name in before:
+            one["base"] = list(map(to_json, before[name][0]))
+        contents.append(one if name == source else {"data": name, **one})
+    content = contents[0] | ({"also": contents[1:]} if also else {})
+    predicted = judged[source][1]
     if target is not None:
         content["predictions"] = save_predictions(predicted, target.parent, target.stem)
         write_json(target, content)
-    rows = [(m.name, f"{m.value:.4f}", str(m.n), "higher" if m.higher_is_better else "lower") for m in found]
-    show(
-        table(f"{folder} on {source}", ("metric", "value", "n", "better"), rows, left=("metric", "better")),
-        json_,
-        content,
-    )
-    if labelled.unread and not json_:
-        show(f"{len(labelled.unread)} of {len(predicted)} rows count in no metric")
+    for name, (found, _) in judged.items():
+        if not json_:
+            show(_measured(f"{folder} on {name}", found, before.get(name)))
+    if json_:
+        show(None, json_, content)
+    if content["not_counted"] and not json_:
+        show(f"{content['not_counted']} of {len(predicted)} rows count in no metric")
     if target is not None:
         note(f"metrics in {target}, predictions in {target.parent / content['predictions']}")
+
+
+Judged = tuple[tuple["Metric", ...], tuple["Prediction", ...]]
+
+
+def _judged(
+    tuned: Finetuned,
+    texts: TextData,
+    labelled: TextData,
+    names: tuple[str, ...],
+    batch_size: int,
+    model: TopModel | None = None,
+) -> Judged:
+    """The metrics of a tuned model, or of another with such a head, and the prediction of every row."""
+    from wheretune.judging import judged_every
+    from wheretune.tasks.base import task_of
+
+    own = task_of(labelled.info).predicts == task_of(tuned.data).predicts  # of raw text beside, its own metrics alone
+    return judged_every(*tuned.answered(texts, batch_size, model), labelled, names if own else ())
+
+
+def _measured(title: str, found: tuple[Metric, ...], before: Judged | None) -> Any:
+    """A table of metrics, the base model's own beside them where they were asked for."""
+    from wheretune.show.tables import table
+
+    base = {} if before is None else {one.name: f"{one.value:.4f}" for one in before[0]}
+    rows = []
+    for one in found:
+        better = "higher" if one.higher_is_better else "lower"
+        rows.append((one.name, f"{one.value:.4f}", *([base.get(one.name, "")] if base else []), str(one.n), better))
+    columns = ("metric", "value", *(["base model"] if base else []), "n", "better")
+    return table(title, columns, rows, left=("metric", "better"))
 
 
 def predict(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from wheretune import catalog
 from wheretune.data.sources import located
 from wheretune.delta.folder import ADAPTER, MANIFEST, TENSORS, base_spec, local_folder, read_manifest
-from wheretune.errors import DeltaError
+from wheretune.errors import ConfigError, DataError, DeltaError
 from wheretune.judging import by_text, predict
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe
@@ -119,6 +119,7 @@ class Finetuned:
         max_length: Tokens that texts are cut to.
         attached: What the tuner put into the model.
         let_masters_go: Rounds what was trained of a half-precision base model, and is held in fp32, to its precision.
+        spec: How its base model was opened.
     """
 
     model: TopModel
@@ -128,6 +129,7 @@ class Finetuned:
     max_length: int
     attached: Attached
     let_masters_go: Callable[[], None]
+    spec: ModelSpec
 
     def _repr_html_(self) -> str:
         learned = task_of(self.data).describe(self.data.classes)
@@ -168,6 +170,39 @@ class Finetuned:
         if logits.ndim == 3:  # of a plain language model; ours says what follows each text
             logits = logits[torch.arange(len(logits)), representative_positions(batch["attention_mask"], causal=True)]
         return logits.float()
+
+    def untouched(self) -> TopModel:
+        """The base model as it was before it was tuned, opened anew, with a language model's own head.
+
+        Raises:
+            ConfigError: The head is another: it was made new, and without training it says nothing.
+        """
+        head: Head = catalog.build("head", self.manifest.plan.head)
+        if not head.speaks:
+            raise ConfigError(
+                f"the head {head.name} was made new, so the base model alone says nothing to compare with",
+                "leave it out",
+                "base",
+            )
+        task = task_of(self.data)
+        return head.on(open_model(self.spec, language=True).stack, task.outputs(()), task, seed=0).eval()
+
+    def read_other(self, source: str, columns: Mapping[str, str] | None = None) -> TextData:
+        """Data of whatever kind: of the training data's task if it can be read so, otherwise raw text.
+
+        Raises:
+            DataError: It is neither.
+        """
+        try:
+            return self.read(source, "required", columns)
+        except (DataError, ConfigError) as error:
+            if not self.model.several:
+                raise
+            try:
+                spec = replace(self.data.spec, source=located(source, "test", "validation"), task=Spec("text"))
+                return load_data(replace(spec, max_samples=None, part=None, bad_rows="skip"))
+            except (DataError, ConfigError):
+                raise error from None
 
     def read(self, data: Any, labels: LabelUse, columns: Mapping[str, str] | None = None) -> TextData:
         """Data with the task and classes of the training data; `unread` says which rows cannot be used, and why.
@@ -213,7 +248,9 @@ def open_finetuned(folder: str | Path, model: str | ModelSpec | None = None) -> 
     own = dict(headed.named_parameters())
     let_go = hold_masters(opened.stack, [*attached.parameters, *(own[name] for name in saved.tensors if name in own)])
     _fill(headed, attached, saved)
-    return Finetuned(headed.eval(), opened.tokenizer, manifest, manifest.data, manifest.max_length, attached, let_go)
+    return Finetuned(
+        headed.eval(), opened.tokenizer, manifest, manifest.data, manifest.max_length, attached, let_go, spec
+    )
 
 
 # --- in a user's own model -----------------------------------------------------------------------

@@ -167,8 +167,8 @@ class NextToken(LanguageTask):
                 continue
             learned = [data.labels is not None and i == len(ids) - 1 for i in kept]
             one = shortened(rows, [ids[i] for i in kept], learned, max_length, "end", "no label")
-            why = one.left_out if data.labels is not None else None  # there it is asked, and nothing learned
-            yield Example(rows, one.ids, one.learned, len(ids) - len(kept), why)
+            left_out = one.left_out if data.labels is not None else None  # there it is asked, and nothing learned
+            yield Example(rows, one.ids, one.learned, len(ids) - len(kept), left_out)
 
     def _gone(self, spans: Sequence[tuple[int, int]], fields: Any, count: int) -> set[int]:
         """The tokens of the texts that are cut away, from the longer text first."""
