@@ -11,7 +11,12 @@ Cut = Literal["end", "start"]
 
 
 def shortened(
-    rows: tuple[int, ...], ids: Sequence[int], learned: Sequence[bool], max_length: int, cut: Cut, why: str | None = None
+    rows: tuple[int, ...],
+    ids: Sequence[int],
+    learned: Sequence[bool],
+    max_length: int,
+    cut: Cut,
+    why: str | None = None,
 ) -> Example:
     """An example of at most `max_length` tokens; one without a target is left out.
 
