@@ -33,6 +33,7 @@ AFTER_STOP = {  # by command, what a stop leaves; of the others, nothing
     "run": "give the same command again to continue from the last finished epoch",
     "compare": "give the same command again to run only what is missing",
     "demo": "give the same command again to run only what is missing",
+    "predict": "texts that are in the output stay there; give the same command again to go on",
 }
 DATA = ("--train", "--validation", "--test", "--data")  # options that take several files
 COMMANDS = {  # by panel of the help: command -> module:function

@@ -154,5 +154,6 @@ FIELDS = {  # settings that the command line calls by another name
     "task": "task_name",
     "metrics": "metric",
     "plan": "plan_file",
+    "rules": "decoding",
     "trainer_args": "trainer_arg",
 }

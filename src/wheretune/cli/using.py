@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from wheretune.cli.columns import LanguageOptions
 from wheretune.cli.groups import Group, group, needed, option
 from wheretune.cli.options import AsJson, BaseOptions, Config, DataFile, Metrics, metric_names, there
 from wheretune.cli.printing import json_line, note, show, write_out
 from wheretune.cli.reporting import file_to_write
+from wheretune.cli.writing import DecodingOptions, write, writes
 from wheretune.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from wheretune.data.texts import TextData
     from wheretune.delta.opening import Finetuned
     from wheretune.heads.top import TopModel
@@ -164,10 +168,23 @@ def _measured(title: str, found: tuple[Metric, ...], before: Judged | None) -> A
 
 
 def predict(
-    folder: Folder,
     base: BaseOptions,
     columns: ColumnOptions,
+    language: LanguageOptions,
+    decoding: DecodingOptions,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]", help="What `wheretune tune` wrote; without, --model and --task.", show_default=False
+        ),
+    ] = None,
     data: DataFile = None,
+    task_name: Annotated[
+        str | None,
+        option(
+            "--task", "For a model that was not tuned: chat or generation.", default="none", rich_help_panel="Model"
+        ),
+    ] = None,
     batch_size: BatchSize = 32,
     output: Annotated[
         Path | None,
@@ -178,31 +195,100 @@ def predict(
             rich_help_panel="Output",
         ),
     ] = None,
+    overwrite: Annotated[bool, option("--overwrite", "Start a file of texts over.", rich_help_panel="Output")] = False,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
-    """Predict labels for texts; the data needs none. One JSON object per row, in the order of the rows.
+    """Predict labels for texts, or write texts; the data needs no answers. One JSON object per row.
 
-    A row whose text cannot be read gets an empty answer with its reason.
+    A row that cannot be read gets an empty answer with its reason. The lines stand in the order of the rows. A model
+    that was tuned for chat or generation writes a text per row into a file that grows: stopped and started again, it
+    goes on where it was.
 
     For example:
 
     wheretune predict runs/mine --data new.jsonl --output predictions.jsonl
 
     wheretune predict runs/mine --data new.csv | head
+
+    wheretune predict runs/chat --data questions.jsonl --output answers.jsonl --max-new-tokens 200 --num-beams 4
+
+    wheretune predict --model M --task chat --data questions.jsonl --do-sample --temperature 0.7
     """
     source = needed(data, "--data")
     target = None if output is None else file_to_write(output)
-    tuned = _opened(folder, base, predicts=True)
+    decoding.of_decoding()  # refuses before anything is opened
+    named = columns.given | language.language
+    where: dict[str, Any] = {"batch_size": batch_size, "output": target, "overwrite": overwrite, "as_json": json_}
+    if folder is None:
+        _write_untuned(source, base, task_name, named, decoding, where)
+        return
+    if task_name is not None:
+        raise ConfigError("--task has no effect with a model that was tuned for one", "leave it out")
+    tuned = _opened(folder, base, decoding)
+    if writes(tuned.data.task.name):
+        tuned.let_masters_go()
+        about = {"model": tuned.manifest.plan.model.hash, "delta": tuned.manifest.sha256, "dtype": _dtype(tuned.model)}
+        texts = tuned.read(source, "asked", named)
+        model, length = tuned.model.stack.model, tuned.max_length
+        write(model, tuned.tokenizer, texts, decoding, about=about, max_length=length, **where)
+        return
     from wheretune.judging import answers
     from wheretune.support.files import write_text
 
-    texts = tuned.read(source, "ignored", columns.given)
+    texts = tuned.read(source, "ignored", named)
     rows = answers(tuned.predictions(texts, batch_size), texts)
     if target is None:
         write_out("".join(f"{json_line(row)}\n" for row in rows))
     else:
         write_text(target, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
-        note(f"{len(texts)} predictions in {target}" + (f", {len(texts.unread)} rows without" if texts.unread else ""))
+        said = f"{len(texts)} predictions in {target}" + (f", {len(texts.unread)} rows without" if texts.unread else "")
+        counts = {"output": str(target), "rows": len(rows), "without_label": len(texts.unread)}
+        show(None, True, counts) if json_ else note(said)
+
+
+def _write_untuned(
+    source: str,
+    base: BaseOptions,
+    task: str | None,
+    named: dict[str, Any],
+    decoding: DecodingOptions,
+    where: dict[str, Any],
+) -> None:
+    """Lets a model that was not tuned write.
+
+    Raises:
+        ConfigError: No model or no task was named, or one that does not write.
+    """
+    from wheretune.records.base import Spec
+    from wheretune.records.data import DataSpec
+    from wheretune.records.model import ModelSpec
+
+    if base.model is None:
+        raise ConfigError("DIR is missing", "give what `wheretune tune` wrote, or --model and --task")
+    name = needed(task, "--task")
+    if not writes(name):
+        raise ConfigError(
+            f"a model that was not tuned predicts no label, and {name} asks for one",
+            "tune it first, or name a task that writes: chat or generation",
+            "task",
+        )
+    spec = there(base.over(ModelSpec(base.model)))
+    from wheretune.data.sources import located
+    from wheretune.tasks.base import load_data
+
+    read = DataSpec(located(source, "test", "validation"), Spec(name, named), bad_rows="skip")
+    texts = load_data(read, labels="asked")
+    from wheretune.model.opening import open_model
+
+    opened = open_model(spec, language=True)
+    about = {"model": opened.info.hash, "delta": None, "dtype": _dtype(opened.stack.model)}
+    write(opened.stack.model, opened.tokenizer, texts, decoding, about=about, max_length=None, **where)
+
+
+def _dtype(model: nn.Module) -> str:
+    """The precision of a model's weights."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
 def merge(
@@ -239,31 +325,16 @@ def merge(
     show(said, json_, {"output": str(target), "opens_with": how, "head_included": auto is not None})
 
 
-def _opened(folder: Path, base: BaseOptions, *, predicts: bool = False) -> Finetuned:
-    """The tuned model, once its folder is seen to hold one, and one that predicts labels where these are wanted."""
+def _opened(folder: Path, base: BaseOptions, decoding: DecodingOptions | None = None) -> Finetuned:
+    """The tuned model, once its folder is seen to hold one, and one that predicts where options say how it writes."""
     from wheretune.delta.folder import base_spec, local_folder, read_manifest
 
     here = local_folder(folder)
     content = read_manifest(here)
-    if predicts:
-        _check_predicts(content)
+    name = ((content["data"] or {}).get("task") or {}).get("name")
+    if decoding is not None and isinstance(name, str) and not writes(name):
+        decoding.refuse()
     spec = there(base.over(base_spec(content, here)))
     from wheretune.delta.opening import open_finetuned
 
     return open_finetuned(here, spec)
-
-
-def _check_predicts(content: dict[str, Any]) -> None:
-    """Refuses a model that writes text before it is opened.
-
-    Raises:
-        ConfigError: Its task predicts no label.
-    """
-    from wheretune import catalog
-
-    name = ((content["data"] or {}).get("task") or {}).get("name")
-    if isinstance(name, str) and not {"classes", "values"} & set(catalog.find("task", name).predicts):
-        raise ConfigError(
-            f"a model that was tuned for {name} predicts no label, but writes text",
-            "merge the run (wheretune merge), and let transformers generate with the merged model",
-        )

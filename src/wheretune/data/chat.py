@@ -110,6 +110,19 @@ class Renderer:
             tuple(parts), tuple((shift(start), shift(stop)) for start, stop in learned), unended, len(places)
         )
 
+    def asking(self, messages: Messages, tools: list[Any] | None) -> tuple[tuple[str, bool], ...] | None:
+        """The text, in parts, after which the assistant speaks; None where a template asks for no turn.
+
+        Raises:
+            CannotRender: The template refuses the conversation.
+        """
+        guard = Guard.of(json.dumps([messages, tools], ensure_ascii=False), self._control)
+        conversation = Conversation(
+            self._tokenizer, self._template, guard.over(messages), guard.over(tools), self._endings
+        )
+        text = conversation.asked()
+        return None if text == conversation.text else tuple(guard.lifted(text)[0])
+
 
 # --- control tokens that people wrote -------------------------------------------------------------
 
@@ -241,6 +254,14 @@ class Conversation:
         except Exception as error:
             raise CannotRender(first_line(error)) from error
         return made[0][0], [(start, stop) for start, stop in made[1][0] if start < stop]
+
+    def asked(self) -> str:
+        """The text with what the template writes to ask for a turn of the assistant's.
+
+        Raises:
+            CannotRender: The template refuses to ask.
+        """
+        return self._write(self._messages, add_generation_prompt=True)
 
     def _try(self, messages: Messages, **more: Any) -> str | None:
         try:

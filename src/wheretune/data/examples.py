@@ -1,4 +1,4 @@
-"""What a language model reads of a row, and which of its tokens it learns to write."""
+"""What a language model reads of a row: with the tokens that it learns to write, or up to those that it is to write."""
 
 from __future__ import annotations
 
@@ -31,3 +31,23 @@ class Example:
         labels = [token if learned else NOT_LEARNED for token, learned in zip(self.ids, self.learned, strict=True)]
         ids = list(self.ids)
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "row": self.rows[0]}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a language model reads of a row before it answers.
+
+    Attributes:
+        row: The row of the source, from 0.
+        ids: Its tokens; nothing is padded.
+        lead: What stands between these and an answer, which the model writes itself and is no part of the answer; None
+            where blanks around an answer mean nothing.
+        cut: How many tokens were cut away.
+        left_out: Why it cannot be answered; None where it can.
+    """
+
+    row: int
+    ids: tuple[int, ...]
+    lead: str | None = ""
+    cut: int = 0
+    left_out: str | None = None

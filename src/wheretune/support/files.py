@@ -197,6 +197,7 @@ def claim(
     remedy: str = "start it over (overwrite) or choose another folder",
     *,
     defaults: Mapping[str, Any] | None = None,
+    begun: Path | None = None,
 ) -> None:
     """Writes down what a folder is for, or makes sure that this is what it already is for.
 
@@ -205,6 +206,7 @@ def claim(
         content: What for.
         remedy: What to do about a folder that is for something else.
         defaults: What a file of an earlier version means where it does not say.
+        begun: What was begun; the folder of `path` by default.
 
     Raises:
         OutputError: The folder was begun with other settings; what differs is named, with both values.
@@ -218,7 +220,7 @@ def claim(
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise OutputError(
-            f"{path.parent} was begun with other settings ({'; '.join(found[:SHOWN])}{more})", remedy, "output"
+            f"{begun or path.parent} was begun with other settings ({'; '.join(found[:SHOWN])}{more})", remedy, "output"
         )
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wheretune.metrics.base import Predictions
     from wheretune.records.data import Collate
 
-LabelUse = Literal["required", "optional", "ignored"]
+LabelUse = Literal["required", "optional", "ignored", "asked"]
 Places = Literal["one", "every"]
 TaskOf = TypeVar("TaskOf", bound="TextTask")
 
@@ -73,7 +73,8 @@ class TaskReader(Protocol):
         Args:
             table: The rows.
             classes: The classes of the training data, where this data must share them.
-            use: `optional` lets the default label column be missing; `ignored` does not look at labels.
+            use: `optional` lets the default label column be missing; `ignored` does not look at labels; for `asked`,
+                which a `Writing` task knows, what is to be answered is enough.
 
         Raises:
             DataError: The column is missing, or all labels are the same where they must differ.
@@ -274,7 +275,7 @@ def load_data(
         what: A `DataSpec`; or a source by its name; or the data itself, as for `rows`.
         like: The training data, whose task and classes this data must share; where the task of the spec leaves a
             setting out (a column), the training data's holds.
-        labels: `optional` lets the default label column be missing; `ignored` does not look at labels.
+        labels: As for `TaskReader.labels`.
         rows: The data itself, where it is in memory and the spec's `source` is only a word for it: a list of dicts or
             of strings, a dict of columns, a `datasets.Dataset` or `DatasetDict`, a frame of pandas or polars.
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from wheretune.data import dialects
-from wheretune.data.chat import MARKED, CannotRender, Renderer
+from wheretune.data.chat import ASSISTANTS, MARKED, CannotRender, Renderer
 from wheretune.data.chat_templates import has_template, named_template, require_template
-from wheretune.data.examples import Example
+from wheretune.data.examples import Example, Prompt
 from wheretune.data.reading import Fault, rows_in_words
 from wheretune.data.shortening import shortened
 from wheretune.data.spans import Encoder
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wheretune.data.texts import TextData
     from wheretune.tasks.base import LabelUse
 
+STAND_IN = "A"  # stands where an answer will: a letter that no tokenizer joins to what precedes it, but for a blank
 LISTS = ("messages", "conversations", "conversation")  # how public data sets call their conversations
 
 
@@ -74,14 +75,17 @@ class Chat(LanguageTask):
             return "prompt"
         if self.instruction_column is not None or self.output_column is not None:
             return "instruction"
-        return recognised(table) or "messages"
+        unanswered = (name for name in ("prompt", "instruction") if table.has(name))
+        return recognised(table) or next(unanswered, "messages")
 
-    def _columns(self, table: Table) -> tuple[str, list[list[Any]], list[str]]:
-        """The form of a table, its cells by column, and the settings that name the columns."""
+    def _columns(self, table: Table, use: LabelUse) -> tuple[str, list[list[Any]], list[str]]:
+        """The form of a table, its cells by column, and the settings that name the columns.
+
+        Where rows are to be answered, something stands in for an answer that is not there.
+        """
         form = self.form(table)
-        found = next((name for name in LISTS if table.has(name)), LISTS[0])
         usual = {
-            "messages": {"messages_column": found},
+            "messages": {"messages_column": next((name for name in LISTS if table.has(name)), LISTS[0])},
             "prompt": {"prompt_column": "prompt", "completion_column": "completion"},
             "instruction": {"instruction_column": "instruction", "input_column": "input", "output_column": "output"},
         }[form]
@@ -89,13 +93,15 @@ class Chat(LanguageTask):
         for setting, name in (usual | {"tools_column": "tools"}).items():
             column = getattr(self, setting) or name
             optional = setting in ("input_column", "tools_column") and getattr(self, setting) is None
-            missing = optional and not table.has(column)
-            cells.append([None] * len(table) if missing else table.column(column, setting))
+            answer = setting in ("completion_column", "output_column") and use == "asked"
+            missing = (optional or answer) and not table.has(column)
+            found = [None] * len(table) if missing else table.column(column, setting)
+            cells.append([STAND_IN if answer and cell is None else cell for cell in found])
         return form, cells, list(usual)
 
-    def _read(self, table: Table) -> tuple[list[str | dialects.BadRow], str]:
+    def _read(self, table: Table, use: LabelUse) -> tuple[list[str | dialects.BadRow], str]:
         """Each row as the JSON of its conversation, or why it is none; and the setting that names its column."""
-        form, cells, settings = self._columns(table)
+        form, cells, settings = self._columns(table, use)
         readers: dict[str, Callable[..., str]] = {
             "messages": dialects.of_messages,
             "prompt": dialects.of_prompt,
@@ -110,11 +116,11 @@ class Chat(LanguageTask):
         return made, settings[0]
 
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
-        rows, setting = self._read(table)
+        rows, setting = self._read(table, use)
         return {place: Fault(str(row), setting) for place, row in enumerate(rows) if isinstance(row, dialects.BadRow)}
 
     def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
-        return [(row,) for row in self._read(table)[0] if isinstance(row, str)], None
+        return [(row,) for row in self._read(table, "asked")[0] if isinstance(row, str)], None
 
     def describe(self, classes: Sequence[str]) -> str:
         what = "every token" if self.train_on == "all" else "the assistant's turns"
@@ -150,11 +156,7 @@ class Chat(LanguageTask):
 
     def _joined(self, encoder: Encoder, conversation: dict[str, Any], row: int, max_length: int) -> Example:
         """A prompt and a completion, as they stand."""
-        before, after = conversation["prompt"], conversation["completion"]
-        tokens = encoder(encoder.pieces([(before + after, False)]), (len(before),))
-        ids, learned = list(tokens.ids), tokens.touching(len(before), len(before) + len(after))
-        if tuple(ids[: len(encoder.beginning)]) != encoder.beginning:
-            ids, learned = [*encoder.beginning, *ids], [False] * len(encoder.beginning) + learned
+        ids, learned = _together(encoder, conversation["prompt"], conversation["completion"])
         if encoder.end is not None and ids[-1:] != [encoder.end]:
             ids, learned = [*ids, encoder.end], [*learned, True]
         if self.train_on == "all":
@@ -186,6 +188,73 @@ class Chat(LanguageTask):
             learned = [True] * len(ids)
         why = "the template writes nothing of the assistant's" if made.turns else "no assistant turn"
         return shortened((row,), ids, learned, max_length, self.cut, None if made.learned else why)
+
+    def prompts(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Prompt]:
+        encoder, template = Encoder(tokenizer), named_template(self.chat_template)
+        renderer = Renderer(tokenizer, template, encoder.special, encoder.added)
+        for row, (text,) in zip(data.rows, data.texts, strict=True):
+            conversation = json.loads(text)
+            if "prompt" in conversation:
+                ids, learned = _together(encoder, conversation["prompt"], STAND_IN)
+                yield _prompt(row, ids[: learned.index(True)], "", max_length, tokenizer)
+                continue
+            require_template(tokenizer, template)
+            messages: list[Any] = conversation["messages"][: conversation.get("given")]
+            if "given" not in conversation and messages[-1]["role"] in ASSISTANTS:
+                messages = messages[:-1]
+            try:
+                ids = _asking(encoder, renderer, messages, conversation.get("tools")) if messages else []
+            except CannotRender as refused:
+                why = f"the chat template refuses the conversation: {refused}"
+                yield Prompt(row, (), None, left_out=why)
+                continue
+            yield _prompt(row, ids, None, max_length, tokenizer)
+
+    def endings(self, tokenizer: Any) -> frozenset[int]:
+        encoder, template = Encoder(tokenizer), named_template(self.chat_template)
+        found = set() if encoder.end is None else {encoder.end}
+        if template is not None or has_template(tokenizer):
+            renderer = Renderer(tokenizer, template, encoder.special, encoder.added)
+            said = [{"role": "user", "content": "A"}, {"role": "assistant", "content": STAND_IN}]
+            try:
+                made = renderer(said, None)
+            except CannotRender:
+                return frozenset(found)
+            ids = encoder(encoder.pieces(made.parts), [edge for span in made.learned for edge in span])
+            last = [i for i, one in zip(ids.ids, ids.touching(*made.learned[-1]), strict=True) if one][-1:]
+            found |= {token for token in last if token in tokenizer.added_tokens_decoder}
+        return frozenset(found)
+
+
+def _together(encoder: Encoder, before: str, after: str) -> tuple[list[int], list[bool]]:
+    """The tokens of a prompt and a completion as they stand, without their end, and which are the completion's."""
+    tokens = encoder(encoder.pieces([(before + after, False)]), (len(before),))
+    ids, learned = list(tokens.ids), tokens.touching(len(before), len(before) + len(after))
+    if tuple(ids[: len(encoder.beginning)]) != encoder.beginning:
+        ids, learned = [*encoder.beginning, *ids], [False] * len(encoder.beginning) + learned
+    return ids, learned
+
+
+def _asking(encoder: Encoder, renderer: Renderer, messages: list[Any], tools: list[Any] | None) -> list[int]:
+    """The tokens after which the assistant speaks.
+
+    Where a template asks for no turn, those that stand before a turn.
+    """
+    parts = renderer.asking(messages, tools)
+    if parts is not None:
+        return list(encoder(encoder.pieces(parts)).ids)
+    made = renderer([*messages, {"role": "assistant", "content": STAND_IN}], tools, len(messages))
+    if not made.learned:
+        raise CannotRender("it writes nothing of the assistant's")
+    tokens = encoder(encoder.pieces(made.parts), made.learned[0])
+    return list(tokens.ids[: tokens.touching(*made.learned[0]).index(True)])
+
+
+def _prompt(row: int, ids: list[int], lead: str | None, max_length: int, tokenizer: Any) -> Prompt:
+    """A prompt of at most `max_length` tokens, cut behind its beginning: what is asked stands at its end."""
+    first = int(ids[:1] == [tokenizer.bos_token_id])
+    kept = ids if len(ids) <= max_length else [*ids[:first], *ids[len(ids) - max_length + first :]]
+    return Prompt(row, tuple(kept), lead, len(ids) - len(kept), None if ids else "nothing stands before the answer")
 
 
 def recognised(table: Table) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from wheretune.data.cells import plain, whole_text
-from wheretune.data.examples import Example
+from wheretune.data.examples import Example, Prompt
 from wheretune.data.reading import Fault
 from wheretune.data.shortening import shortened, without
 from wheretune.data.spans import Encoder
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wheretune.tasks.base import LabelUse
 
 PLAIN = "{source}\n{target}"
+STAND_IN = "A"  # stands where a target will: a letter that no tokenizer joins to what precedes it, but for a blank
 
 
 @final
@@ -58,6 +59,8 @@ class Generation(LanguageTask):
 
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
         found = text_faults(table, {"source_column": self.source_column})
+        if use == "asked":
+            return found
         for place, cell in enumerate(table.column(self.target_column, "target_column")):
             every = targets(cell)
             if not every:
@@ -70,33 +73,76 @@ class Generation(LanguageTask):
 
     def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
         sources = table.column(self.source_column, "source_column")
-        follow = table.column(self.target_column, "target_column")
-        return [(str(one), *map(str, targets(two))) for one, two in zip(sources, follow, strict=True)], None
+        if not table.has(self.target_column):
+            return [(str(one),) for one in sources], None
+        cells = table.column(self.target_column, "target_column")
+        follow = [[str(one) for one in targets(cell) if isinstance(one, str | int | float)] for cell in cells]
+        return [(str(one), *filter(whole_text, two)) for one, two in zip(sources, follow, strict=True)], None
 
     def describe(self, classes: Sequence[str]) -> str:
         return "generation of a target from a source"
 
     def examples(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Example]:
         encoder, parts = Encoder(tokenizer), self._parts()
-        ending = () if encoder.end is None else (encoder.end,)
         for row, (source, *every) in zip(data.rows, data.texts, strict=True):
             for target in every:
-                made = filled(parts, {"source": source, "target": target})
-                start, stop = made.fields["target"]
-                tokens = encoder(encoder.pieces(made.parts), made.fields["target"])
-                ids = [*encoder.beginning, *tokens.ids, *ending]
-                first = len(encoder.beginning)
-                learned = [False] * first + tokens.touching(start, stop) + [True] * len(ending)
-                low, high = made.fields["source"]
-                inside = [
-                    i + first
-                    for i, (begin, end) in enumerate(tokens.spans)
-                    if begin >= low and end <= high and not learned[i + first]
-                ]
-                gone = without(inside, len(ids) - max_length, self.cut)
-                kept = [i for i in range(len(ids)) if i not in gone]
-                one = shortened((row,), [ids[i] for i in kept], [learned[i] for i in kept], max_length, "end")
-                yield Example((row,), one.ids, one.learned, len(ids) - len(one.ids), one.left_out)
+                joined = _Joined.of(encoder, parts, source, target)
+                gone = without(joined.cuttable, len(joined.ids) - max_length, self.cut)
+                kept = [i for i in range(len(joined.ids)) if i not in gone]
+                ids, learned = [joined.ids[i] for i in kept], [joined.learned[i] for i in kept]
+                one = shortened((row,), ids, learned, max_length, "end")
+                yield Example((row,), one.ids, one.learned, len(joined.ids) - len(one.ids), one.left_out)
+
+    def prompts(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Prompt]:
+        encoder, parts = Encoder(tokenizer), self._parts()
+        for row, (source, *_) in zip(data.rows, data.texts, strict=True):
+            joined = _Joined.of(encoder, parts, source, STAND_IN)
+            size = joined.learned.index(True) if any(joined.learned) else len(joined.ids)
+            gone = without(joined.cuttable, size - max_length, self.cut)
+            ids = tuple(joined.ids[i] for i in range(size) if i not in gone)
+            why = None
+            if len(ids) > max_length or not ids:
+                why = f"its prompt has {len(ids)} tokens without the source" if ids else "its prompt has no token"
+            yield Prompt(row, ids, joined.lead, size - len(ids), why)
+
+    def endings(self, tokenizer: Any) -> frozenset[int]:
+        return frozenset(() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,))
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """A source and a target, tokenised together.
+
+    Attributes:
+        ids: The tokens.
+        learned: Which of them are the target's, its end included.
+        cuttable: The places of those that are the source's alone.
+        lead: What of the template stands in the first learned token, before the target.
+    """
+
+    ids: list[int]
+    learned: list[bool]
+    cuttable: list[int]
+    lead: str
+
+    @classmethod
+    def of(cls, encoder: Encoder, parts: list[tuple[str, bool]], source: str, target: str) -> _Joined:
+        """Those that a template joins."""
+        made = filled(parts, {"source": source, "target": target})
+        start, stop = made.fields["target"]
+        tokens = encoder(encoder.pieces(made.parts), made.fields["target"])
+        ending = () if encoder.end is None else (encoder.end,)
+        first = len(encoder.beginning)
+        learned = [False] * first + tokens.touching(start, stop) + [True] * len(ending)
+        low, high = made.fields["source"]
+        cuttable = [
+            i + first
+            for i, (begin, end) in enumerate(tokens.spans)
+            if begin >= low and end <= high and not learned[i + first]
+        ]
+        begins = [begin for begin, end in tokens.spans if begin < stop and end > start]
+        lead = made.text[begins[0] : start] if begins else ""
+        return cls([*encoder.beginning, *tokens.ids, *ending], learned, cuttable, lead)
 
 
 def targets(cell: object) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from wheretune.data.reading import rows_in_words
 from wheretune.errors import DataError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
     from torch import Tensor
 
-    from wheretune.data.examples import Example
+    from wheretune.data.examples import Example, Prompt
     from wheretune.data.reading import Fault, Table
     from wheretune.data.texts import TextData
     from wheretune.metrics.base import Predictions
@@ -108,6 +108,26 @@ class LanguageTask(ABC):
     def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
         """Nothing is labelled."""
         return []
+
+
+@runtime_checkable
+class Writing(Protocol):
+    """A task whose model answers a row with a text; its rows may then lack what is learned (`asked`)."""
+
+    def prompts(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Prompt]:
+        """What the model reads of the rows before it answers, in their order: the tokens before the first learned one.
+
+        Args:
+            data: The checked texts.
+            tokenizer: The model's tokenizer.
+            max_length: Tokens a prompt is cut to.
+
+        Raises:
+            ModelError: The tokenizer lacks what the task needs.
+        """
+
+    def endings(self, tokenizer: Any) -> frozenset[int]:
+        """The tokens with which a model that learned the task ends an answer."""
 
 
 def say_what_is_missing(data: TextData, examples: Sequence[Example], max_length: int) -> None:
