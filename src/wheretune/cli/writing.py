@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from wheretune.cli.groups import Group, group, option
+from wheretune.cli.options import Seed
 from wheretune.cli.printing import json_line, note, show, write_out
 from wheretune.errors import ConfigError
 
@@ -67,7 +68,7 @@ class DecodingOptions(Group):
         Literal["true", "false", "never"] | None,
         option("--early-stopping", "When a search of beams ends.", default=f"{CHECKPOINT}false"),
     ] = None
-    seed: Annotated[int | None, option("--seed", "Seed for drawing; every row draws by itself.", default="0")] = None
+    seed: Seed = 0
     max_length: Annotated[
         int | None, option("--max-length", "Tokens a prompt is cut to.", default="as in training")
     ] = None
@@ -94,7 +95,7 @@ class DecodingOptions(Group):
             ConfigError: Something was.
         """
         for name, value in vars(self).items():
-            if value is not None:
+            if value is not None and name != "seed":
                 raise ConfigError(f"{name} has no effect with a model that predicts labels", "leave it out", name)
 
 
