@@ -44,6 +44,7 @@ COMMANDS = {  # by panel of the help: command -> module:function
         "inspect": "planning:inspect",
     },
     "Tune": {
+        "preview": "previewing:preview",
         "tune": "running:tune",
         "run": "running:run",
         "compare": "comparing:compare",

@@ -226,6 +226,9 @@ def needs_of(scorers: Collection[Spec]) -> set[str]:
     return {need for spec in scorers for need in catalog.find("scorer", spec.name).card.needs}
 
 
+SAYING = ("next-token", "generation")  # tasks whose words are learned
+
+
 def refuse_unread(context: typer.Context, needs: Collection[str]) -> None:
     """Refuses options that no scorer with these needs reads.
 
@@ -236,7 +239,9 @@ def refuse_unread(context: typer.Context, needs: Collection[str]) -> None:
         unread: tuple[str, ...] = ("pooling", "last_state", "standardise", "until_settled")
         refuse(context, unread, "a scorer that reads no states")
     if "language-model" not in needs:
-        unread = ("verbalizer", "target_column", "before")
+        said = context.params.get("source_column") or context.params.get("template")
+        read = said or str(context.params.get("task_name")).split(":")[0] in SAYING  # the task reads them itself
+        unread = ("before",) if read else ("verbalizer", "target_column", "before")
         refuse(context, unread, "a scorer other than semantic-deviation")
 
 

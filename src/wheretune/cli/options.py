@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from wheretune.cli.columns import LanguageOptions, words_of
 from wheretune.cli.config import read_config
 from wheretune.cli.groups import Group, group, needed, option
 from wheretune.errors import ConfigError
@@ -219,43 +220,40 @@ class TextOptions(Group):
 
 
 @group
-class DataOptions(TextOptions):
-    """How the rows of a file become texts with labels."""
+class DataOptions(TextOptions, LanguageOptions):
+    """How the rows of a file become texts with what is learned of them."""
 
     label_column: Annotated[str | None, option("--label-column", "Column with the label.", default="label")] = None
     target_column: Annotated[
         str | None,
         option(
-            "--target-column", "For semantic-deviation: the column whose first token follows the text.", default="none"
+            "--target-column",
+            "For generation: the column of what follows. For semantic-deviation: the column whose first token follows.",
+            default="none, or target",
         ),
     ] = None
     verbalizer: Annotated[
         str,
         option(
             "--verbalizer",
-            "For semantic-deviation: the word for each class, as class=word,class=word.",
+            "For next-token and semantic-deviation: the word for each class, as class=word,class=word.",
             default="the classes' names",
         ),
     ] = ""
     task_name: Annotated[
-        str,
-        option(
-            "--task",
-            "See `wheretune tasks`; auto: regression if labels are numbers and some are not whole.",
-            axis="task",
-        ),
+        str, option("--task", "What is to be learned; see `wheretune tasks`. auto asks the columns.", axis="task")
     ] = "auto"
 
     @property
     def columns(self) -> dict[str, Any]:
         """The task's settings that were given."""
-        words = self._words()
+        words = words_of(self.verbalizer)
         if words is not None and self.target_column is not None:
             raise ConfigError(
                 "--verbalizer and --target-column both say what follows a text", "give the one or the other"
             )
         given = {"label_column": self.label_column, "target_column": self.target_column, "verbalizer": words}
-        return super().columns | {name: value for name, value in given.items() if value is not None}
+        return super().columns | {name: value for name, value in given.items() if value is not None} | self.language
 
     def task(self) -> Spec:
         """The task with its settings, whether they stand in --task or in options of their own."""
@@ -264,15 +262,6 @@ class DataOptions(TextOptions):
 
         asked = catalog.written("task", self.task_name)
         return Spec(asked.name, {**asked.params, **self.columns})
-
-    def _words(self) -> dict[str, str] | None:
-        """The verbaliser: the word for each class."""
-        if not self.verbalizer:
-            return None
-        pairs = [part.split("=", 1) for part in self.verbalizer.split(",")]
-        if not all(len(pair) == 2 and pair[0].strip() and pair[1].strip() for pair in pairs):
-            raise ConfigError(f"--verbalizer is {self.verbalizer!r}", "write class=word,class=word")
-        return {name.strip(): word.strip() for name, word in pairs}
 
 
 FORMATS = (

@@ -207,7 +207,11 @@ class Conversation:
     ) -> None:
         self._tokenizer, self._messages, self._tools, self._endings = tokenizer, messages, tools, endings
         self._template = tokenizer.get_chat_template(template, tools)
-        self.text, self._marks = self._with_marks() if MARKED.search(self._template) else (self._write(messages), None)
+        self._marks: list[tuple[int, int]] | None = None
+        if MARKED.search(self._template):
+            self.text, self._marks = self._with_marks()
+        else:
+            self.text = self._write(messages)
         self._word = "Zq"
         while self._word.lower() in (self.text + json.dumps(messages, ensure_ascii=False)).lower():
             self._word += "xj"

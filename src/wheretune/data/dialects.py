@@ -122,11 +122,12 @@ def _tools(cell: object) -> list[Any] | None:
     if _gap(cell) or (isinstance(cell, str) and not cell.strip()):
         return None
     try:
-        found = json.loads(cell) if isinstance(cell, str) else cell
-        every = [json.loads(one) if isinstance(one, str) else one for one in found if one is not None]
+        found: Any = json.loads(cell) if isinstance(cell, str) else cell
+        listed = found if isinstance(found, list) else [found]
+        every = [json.loads(one) if isinstance(one, str) else one for one in listed if one is not None]
     except (ValueError, TypeError, RecursionError) as error:
-        raise BadRow("tools that are no list") from error
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in every):
+        raise BadRow("tools that are no JSON") from error
+    if not all(isinstance(one, dict) for one in every):
         raise BadRow("tools that are no list of objects")
     return without_gaps(every) or None
 

@@ -11,13 +11,12 @@ from torch import nn
 
 from wheretune.errors import ModelError
 from wheretune.model.finding import check_one_sequence, text_config
+from wheretune.model.reach import most_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from wheretune.records.data import Batch
-
-MOST_TOKENS = 512  # the cut that applies when the user names none: attention's cost is quadratic
 
 
 def max_tokens(model: nn.Module, tokenizer: Any, asked: int | None) -> int:
@@ -26,20 +25,7 @@ def max_tokens(model: nn.Module, tokenizer: Any, asked: int | None) -> int:
     Raises:
         ModelError: More was asked for than the model has positions.
     """
-    limits = [int(tokenizer.model_max_length)]
-    config = text_config(model)
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions - first_position(model))
-    if asked is None:
-        return min(*limits, MOST_TOKENS)
-    if asked > limits[-1]:
-        raise ModelError(
-            f"a length of {asked} is more than the {limits[-1]} tokens the model has positions for",
-            f"give {limits[-1]} or less",
-            "max_length",
-        )
-    return asked
+    return most_tokens(text_config(model), tokenizer, asked, first_position(model))
 
 
 def first_position(model: nn.Module) -> int:

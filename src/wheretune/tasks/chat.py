@@ -184,10 +184,8 @@ class Chat(LanguageTask):
                 ids, learned = [*ids, encoder.end], [*learned, True]
         if self.train_on == "all":
             learned = [True] * len(ids)
-        why = None if made.learned else "the template writes nothing of the assistant's" if made.turns else None
-        return shortened(
-            (row,), ids, learned, max_length, self.cut, why or (None if made.turns else "no assistant turn")
-        )
+        why = "the template writes nothing of the assistant's" if made.turns else "no assistant turn"
+        return shortened((row,), ids, learned, max_length, self.cut, None if made.learned else why)
 
 
 def recognised(table: Table) -> str | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wheretune.data.reading import rows_in_words
@@ -118,24 +117,21 @@ def say_what_is_missing(data: TextData, examples: Sequence[Example], max_length:
         DataError: All were left out.
     """
     source = data.info.spec.source
-    cut = [one for one in examples if one.cut and one.left_out is None]
+    cut = [one.rows[0] for one in examples if one.cut and one.left_out is None]
     if cut:
-        where = rows_in_words(range(len(cut)), [one.rows[0] for one in cut])
         log.warning(
-            "%d of the %d examples of %s were cut to %d tokens (%d tokens lost) in %s; a greater max_length keeps more",
-            len(cut), len(examples), source, max_length, sum(one.cut for one in cut), where,
+            "%d of the %d examples of %s are cut to %d tokens, in %s; a greater max_length keeps more",
+            len(cut), len(examples), source, max_length, rows_in_words(range(len(cut)), cut),
         )  # fmt: skip
-    out: Mapping[str, list[Example]] = {}
-    reasons = Counter(one.left_out for one in examples if one.left_out is not None)
-    out = {why: [one for one in examples if one.left_out == why] for why in reasons if why is not None}
-    said = "; ".join(f"{why}: {rows_in_words(range(len(o)), [e.rows[0] for e in o])}" for why, o in out.items())
-    left_out = sum(reasons.values())
+    reasons: dict[str, list[int]] = {}
+    for one in examples:
+        if one.left_out is not None:
+            reasons.setdefault(one.left_out, []).append(one.rows[0])
+    said = "; ".join(f"{why}, in {rows_in_words(range(len(rows)), rows)}" for why, rows in reasons.items())
+    left_out = sum(map(len, reasons.values()))
     if left_out == len(examples):
         short = any(one.cut for one in examples)
-        raise DataError(
-            f"no row of {source} has anything to learn ({said})",
-            "give a greater max_length" if short else "give data with targets",
-            "max_length" if short else None,
-        )
+        remedy, about = ("give a greater max_length", "max_length") if short else ("give data with targets", None)
+        raise DataError(f"no row of {source} has anything to learn: {said}", remedy, about)
     if left_out:
         log.warning("%d of the %d examples of %s are left out: %s", left_out, len(examples), source, said)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Text(LanguageTask):
-    """Every token of raw texts, packed: documents stand one after the other, each with its end, in pieces of one length.
+    """Every token of raw texts, packed: one document after the other, each with its end, in pieces of one length.
 
     Decided: a document that does not fit goes on in the next piece, so that nothing is lost. A piece begins with the
         tokenizer's beginning token, if it writes one, and has none in its middle. Control tokens in a document are
