@@ -140,7 +140,7 @@ class Conversation:
             )
         except Exception as error:
             raise CannotRender(first_line(error)) from error
-        return made[0][0], [(start, stop) for start, stop in made[1][0] if start < stop]
+        return made[0][0], [(start, stop) for start, stop in made[1][0]]
 
     def _try(self, messages: Messages, **more: Any) -> str | None:
         try:
@@ -272,7 +272,7 @@ def alike(one: str, two: str) -> int:
 
 def _marked(turn: Turn, marks: Sequence[tuple[int, int]], low: int) -> Iterator[tuple[int, int]]:
     """What is marked of a turn; a mark that begins in an earlier turn, which ends at `low`, begins with this one."""
-    within = [(start, stop) for start, stop in marks if start < turn.stop and stop > turn.start]
+    within = [one for one in marks if one[0] < turn.stop and (one[1] > turn.start or one[0] == turn.start)]
     for number, (start, stop) in enumerate(within, 1):
         end = min(stop, turn.stop) if number < len(within) else turn.stop if turn.ended else max(stop, turn.stop)
         yield from turn.without_answers(start if start >= low else turn.start, end)
