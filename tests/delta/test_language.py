@@ -115,6 +115,15 @@ def test_an_output_matrix_that_trains_is_kept_and_merged(tmp_path):
     close(merged.lm_head.weight.float(), tensors["language.lm_head.weight"].bfloat16().float())
 
 
+def test_a_template_that_was_given_goes_with_the_merged_model(tmp_path):
+    data = DataSpec(chats(tmp_path / "chats.jsonl"), Spec("chat", {"chat_template": "plain"}), max_length=96)
+    run_of(kept(tmp_path / "base"), tmp_path, train=data, test=None)
+    merge(open_finetuned(tmp_path / "run"), tmp_path / "merged")
+    tokenizer = hf.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    said = tokenizer.apply_chat_template([{"role": "user", "content": "why"}], tokenize=False)
+    assert said.endswith("User: why\n")
+
+
 def test_a_tuner_that_no_plain_checkpoint_can_hold_does_not_merge(tmp_path):
     run_of(kept(tmp_path / "base"), tmp_path, "adapter")
     tuned = open_finetuned(tmp_path / "run")

@@ -141,6 +141,9 @@ class Task(TaskReader, Protocol):
         Asked only of tasks that read every token.
         """
 
+    def equip(self, tokenizer: Any) -> None:
+        """Gives the tokenizer of a merged model what its rows were written by: the chat template, if it is another."""
+
     def collator(self, tokenizer: Any) -> Collate:
         """What makes a batch of encoded rows."""
 
@@ -234,6 +237,9 @@ class TextTask:
         if others and all(map(is_number, others)):
             return [None if isinstance(cell, str) and cell in MAYBE_GAPS else cell for cell in cells]
         return cells
+
+    def equip(self, tokenizer: Any) -> None:
+        return None
 
     def predicted(self, labels: Sequence[int]) -> int:
         raise NotImplementedError(f"{type(self).__name__} learns no tokens")

@@ -121,6 +121,10 @@ class Chat(LanguageTask):
         what = "every token" if self.train_on == "all" else "the assistant's turns"
         return f"chat, {'the last of ' if self.turns == 'last' else ''}{what} learned"
 
+    def equip(self, tokenizer: Any) -> None:
+        if (template := named_template(self.chat_template)) is not None:
+            tokenizer.chat_template = template
+
     def examples(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Example]:
         encoder, template = Encoder(tokenizer), named_template(self.chat_template)
         renderer = Renderer(tokenizer, template, encoder.special, encoder.added)
