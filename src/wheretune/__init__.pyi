@@ -10,6 +10,7 @@ from .errors import WheretuneError
 from .exports.base import export
 from .heads.concat import Concat
 from .heads.last_token import LastToken
+from .heads.lm import LM
 from .planning import agreement, choose, plan
 from .records.base import Spec, load, save
 from .records.data import DataSpec
@@ -36,7 +37,8 @@ from .selectors.budget import Budget
 from .selectors.fixed import Bottom, Explicit, Random, Top
 from .selectors.near import Near
 from .selectors.ranked import Highest, Lowest, MiddleBest, Suffix
-from .tasks.base import from_texts, load_data
+from .tasks.base import load_data
+from .tasks.in_memory import from_texts
 from .training.engagement import EngagementCallback
 from .training.followers import FollowerCallback
 from .tuners.adalora import AdaLoRA
@@ -52,6 +54,7 @@ __version__: str
 __all__ = [
     "CKA",
     "IA3",
+    "LM",
     "AdaLoRA",
     "Adapter",
     "Auto",

@@ -153,23 +153,36 @@ def lines_of(
     unread = [{"row": row, "text": "", "reason": why} for row, why in sorted(job.unread.items()) if row not in there]
     if unread:
         yield unread
-    alike: dict[Any, list[Prompt]] = {}
-    for prompt in job.prompts:
-        alike.setdefault(job.key(prompt), []).append(prompt)
-    batches = length_batches([{"input_ids": group[0].ids, "alike": group} for group in alike.values()], batch_size)
     writer = Writer(model, tokenizer, job)
     with progress() as shown, evaluating(model):
-        bar = shown.add_task("writing", total=len(job.prompts), completed=sum(one.row in there for one in job.prompts))
-        for batch in batches:
-            groups = [row["alike"] for row in batch]
-            missing = [[one for one in group if one.row not in there] for group in groups]
-            if any(missing):
-                known = [next((there[one.row] for one in group if one.row in there), None) for group in groups]
-                made = writer([group[0] for group in groups]) if None in known else [""] * len(groups)
-                texts = [one if line is None else line["text"] for line, one in zip(known, made, strict=True)]
-                pairs = zip(missing, texts, strict=True)
-                yield [{"row": one.row, "text": text} for group, text in pairs for one in group]
-                shown.advance(bar, sum(map(len, missing)))
+        bar = shown.add_task("writing", total=len(job.prompts), completed=len(there.keys() - job.unread.keys()))
+        for batch in batches_of(job, batch_size):
+            if lines := _missing(batch, writer, there):
+                yield lines
+                shown.advance(bar, len(lines))
+
+
+Alike = list["Prompt"]
+
+
+def batches_of(job: Job, batch_size: int) -> list[list[Alike]]:
+    """All prompts in batches of like length, the longest first; those that are answered once stand together."""
+    alike: dict[Any, Alike] = {}
+    for prompt in job.prompts:
+        alike.setdefault(job.key(prompt), []).append(prompt)
+    rows = [{"input_ids": group[0].ids, "alike": group} for group in alike.values()]
+    return [[row["alike"] for row in batch] for batch in length_batches(rows, batch_size)]
+
+
+def _missing(batch: Sequence[Alike], writer: Writer, there: Mapping[int, Line]) -> list[Line]:
+    """The lines of a batch that are not there; where one must be written all are, so that it comes out the same."""
+    missing = [[one.row for one in group if one.row not in there] for group in batch]
+    if not any(missing):
+        return []
+    known = [next((there[one.row]["text"] for one in group if one.row in there), None) for group in batch]
+    texts = writer([group[0] for group in batch]) if None in known else known
+    pairs = zip(missing, known, texts, strict=True)
+    return [{"row": row, "text": made if text is None else text} for rows, text, made in pairs for row in rows]
 
 
 class Writer:

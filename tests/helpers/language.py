@@ -1,10 +1,12 @@
 """Tiny random language models of several families, rows that teach some of their tokens, and what learns them."""
 
+import json
 from functools import cache
 
 import torch
 import transformers as hf
 
+from helpers.models import tiny_tokenizer
 from wheretune.data.batches import language_collator
 from wheretune.heads.lm import LM
 from wheretune.model.finding import find_layers
@@ -113,3 +115,48 @@ def assert_same(one, other, atol=1e-5):
         torch.testing.assert_close(
             one[1][name], other[1][name], atol=atol, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def kept(folder, family="qwen2", dtype=None, **changes):
+    """A folder with a language model, a tokenizer of bytes with a chat template, and settings for generation."""
+    tokenizer = tiny_tokenizer("qwen2")
+    tokenizer.chat_template = TEMPLATE
+    config = FAMILIES[family]()
+    config.vocab_size, config.max_position_embeddings = len(tokenizer), 128
+    for name, value in changes.items():
+        setattr(config, name, value)
+    torch.manual_seed(0)
+    model = hf.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.generation_config = hf.GenerationConfig(max_new_tokens=7, do_sample=True, temperature=0.5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def chats(path, n=16):
+    """A file of conversations."""
+    lines = []
+    for i in range(n):
+        asked, said = "how is it? " * (i % 3 + 1), "good " * (i % 4 + 1) + str(i)
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+        lines.append(json.dumps({"messages": turns * (1 + i % 2)}))
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def plain_loss(model, rows):
+    """-log p per learned token, by Transformers' own loss, row by row."""
+    lost, tokens = 0.0, 0
+    for row in rows:
+        ids, labels = (torch.tensor([row[name]]) for name in ("input_ids", "labels"))
+        learned = int((labels[:, 1:] >= 0).sum())
+        with torch.no_grad():
+            lost += float(model(input_ids=ids, labels=labels).loss) * learned
+        tokens += learned
+    return lost / tokens

@@ -15,12 +15,12 @@ from wheretune.cli.options import (
     BaseOptions,
     Config,
     DataFile,
+    DataOptions,
     LayersAttribute,
     ModelOptions,
     ReadingOptions,
     Revision,
     Seed,
-    TextOptions,
     TrainOptions,
 )
 from wheretune.cli.printing import note, show, write_out
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wheretune.records.scores import LayerScores
 
 TO_SCORE = tuple(one.name for group in (ModelOptions, TrainOptions, ReadingOptions) for one in fields(group))
-OF_TEXTS = tuple(one.name for one in fields(TextOptions))
+OF_TEXTS = tuple(one.name for one in fields(DataOptions))
 
 
 def plan(
@@ -141,7 +141,7 @@ def _from_model(
 def cost(
     context: typer.Context,
     model: BaseOptions,
-    texts: TextOptions,
+    texts: DataOptions,
     plan_file: Annotated[
         Path | None, option("--plan", "What `wheretune plan` wrote.", default=False, rich_help_panel="Choice")
     ] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from wheretune.cli.groups import option
 from wheretune.cli.options import AsJson, Config, ModelOptions, Seed, TrainOptions
-from wheretune.cli.printing import json_line, show, write_out
+from wheretune.cli.printing import console, json_line, show, write_out
 from wheretune.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def preview(
         write_out("".join(f"{json_line(as_json(one, tokenizer, task.name))}\n" for one in lines[:rows]))
     else:
         for one in every[: rows or SHOWN]:
-            show(shown(one, tokenizer))
+            console().print(shown(one, tokenizer), soft_wrap=True)
         show(_counts(every, texts))
     say_what_is_missing(texts, every, length)
 

@@ -20,11 +20,7 @@ from wheretune.errors import ConfigError, OutputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from wheretune.data.texts import TextData
     from wheretune.delta.opening import Finetuned
-    from wheretune.heads.top import TopModel
-    from wheretune.judging import Prediction
-    from wheretune.records.runs import Metric
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What `wheretune tune` wrote.", show_default=False)]
 BatchSize = Annotated[int, option("--batch-size", "Texts in a batch.", rich_help_panel="Data")]
@@ -101,70 +97,31 @@ def evaluate(
     source, names = needed(data, "--data"), metric_names(metric)
     target = None if output is None else file_to_write(output)
     tuned = _opened(folder, base)
-    from wheretune.judging import save_predictions
-    from wheretune.records.base import to_json
-    from wheretune.support.files import write_json
+    from wheretune.cli.measuring import measured
 
     labelled = tuned.read(source, "required", columns.given)
     texts = tuned.read(source, "ignored", columns.given) if labelled.unread else labelled
-    others = {name: tuned.read_other(name, columns.given) for name in also or ()}
-    every = {source: (texts, labelled), **{name: (other, other) for name, other in others.items()}}
-    plain = tuned.untouched() if beside_base else None
-    judged = {name: _judged(tuned, *both, names, batch_size) for name, both in every.items()}
-    before = {} if plain is None else {n: _judged(tuned, *b, names, batch_size, plain) for n, b in every.items()}
-    contents: list[dict[str, Any]] = []
-    for name, (found, predicted) in judged.items():
-        lost = sum(row.reason is not None for row in predicted)
-        one: dict[str, Any] = {"metrics": list(map(to_json, found)), "rows": len(predicted), "not_counted": lost}
-        if name in before:
-            one["base"] = list(map(to_json, before[name][0]))
-        contents.append(one if name == source else {"data": name, **one})
-    content = contents[0] | ({"also": contents[1:]} if also else {})
-    predicted = judged[source][1]
+    others = [(name, other, other) for name in also or () for other in [tuned.read_other(name, columns.given)]]
+    every = measured(tuned, [(source, texts, labelled), *others], names, batch_size, beside_base)
+    first = every[0]
+    content = first.as_json()
+    if also:
+        content["also"] = [{"data": one.source, **one.as_json()} for one in every[1:]]
     if target is not None:
-        content["predictions"] = save_predictions(predicted, target.parent, target.stem)
+        from wheretune.judging import save_predictions
+        from wheretune.support.files import write_json
+
+        content["predictions"] = save_predictions(first.predicted, target.parent, target.stem)
         write_json(target, content)
-    for name, (found, _) in judged.items():
-        if not json_:
-            show(_measured(f"{folder} on {name}", found, before.get(name)))
     if json_:
         show(None, json_, content)
-    if content["not_counted"] and not json_:
-        show(f"{content['not_counted']} of {len(predicted)} rows count in no metric")
+    else:
+        for one in every:
+            show(one.table(f"{folder} on {one.source}"))
+        if first.uncounted:
+            show(f"{first.uncounted} of {len(first.predicted)} rows count in no metric")
     if target is not None:
         note(f"metrics in {target}, predictions in {target.parent / content['predictions']}")
-
-
-Judged = tuple[tuple["Metric", ...], tuple["Prediction", ...]]
-
-
-def _judged(
-    tuned: Finetuned,
-    texts: TextData,
-    labelled: TextData,
-    names: tuple[str, ...],
-    batch_size: int,
-    model: TopModel | None = None,
-) -> Judged:
-    """The metrics of a tuned model, or of another with such a head, and the prediction of every row."""
-    from wheretune.judging import judged_every
-    from wheretune.tasks.base import task_of
-
-    own = task_of(labelled.info).predicts == task_of(tuned.data).predicts  # of raw text beside, its own metrics alone
-    return judged_every(*tuned.answered(texts, batch_size, model), labelled, names if own else ())
-
-
-def _measured(title: str, found: tuple[Metric, ...], before: Judged | None) -> Any:
-    """A table of metrics, the base model's own beside them where they were asked for."""
-    from wheretune.show.tables import table
-
-    base = {} if before is None else {one.name: f"{one.value:.4f}" for one in before[0]}
-    rows = []
-    for one in found:
-        better = "higher" if one.higher_is_better else "lower"
-        rows.append((one.name, f"{one.value:.4f}", *([base.get(one.name, "")] if base else []), str(one.n), better))
-    columns = ("metric", "value", *(["base model"] if base else []), "n", "better")
-    return table(title, columns, rows, left=("metric", "better"))
 
 
 def predict(

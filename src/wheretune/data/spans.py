@@ -144,7 +144,7 @@ def any_of(words: Iterable[str]) -> re.Pattern[str]:
 
 def _has_lost_a_blank(word: str, first: str) -> bool:
     """Whether a token begins with a blank that its place leaves out, as post-processors trim it."""
-    return word[:1] in BLANKS and bool(word) and not first.isspace()
+    return word[:1] in BLANKS and bool(word) and first != " "
 
 
 def _cut(pieces: Sequence[Piece], cuts: Sequence[int]) -> list[Piece]:

@@ -50,8 +50,9 @@ def merge(tuned: Finetuned, output: Path) -> str | None:
     tuned.attached.merge()
     if not _agree(before, tuned.probe(), room):
         raise MergeError("the merged model gives other logits than the tuned one", "report this with the model's name")
-    problem_type = task_of(tuned.data).problem_type
-    plain: Any = model.plain(tuned.data.classes, problem_type, tuned.tokenizer.pad_token_id)
+    task = task_of(tuned.data)
+    task.equip(tuned.tokenizer)
+    plain: Any = model.plain(tuned.data.classes, task.problem_type, tuned.tokenizer.pad_token_id)
     if plain is not None and not _agree(before, tuned.probe(plain), room):
         plain = None
 

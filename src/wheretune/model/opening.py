@@ -162,7 +162,7 @@ def load_language_model(spec: ModelSpec) -> nn.Module:
     if not is_causal(name, spec.revision):
         raise ModelError(
             f"{name} is an encoder, which predicts no next token",
-            "give a causal language model, or another scorer",
+            "give a causal language model, or a task and a scorer that need none",
             "model",
         )
     given = placing(spec, _config(name, spec.revision))

@@ -96,30 +96,31 @@ class Decoding:
         given = {name: value for name, value in asdict(self).items() if value is not None}
         if (self.num_beams or 1) > 1:
             given.setdefault("do_sample", False)
-        if self.do_sample:
-            given.setdefault("num_beams", 1)
         own = {name: checkpoint[name] for name in USUAL if checkpoint.get(name) is not None}
         most = checkpoint.get("max_new_tokens") or MOST_NEW
         own["max_new_tokens"] = most if room is None else max(1, min(most, room))
         found: dict[str, Any] = {**USUAL, **own, **PRESETS.get(self.rules or "", {}), **given}
-        if found["do_sample"] and found["num_beams"] > 1:
+        if found["do_sample"]:
             found["num_beams"] = 1
         _check_room(found["max_new_tokens"], room)
-        _check_effect(given, OF_DRAWING, found["do_sample"], "nothing is drawn", "draw (do_sample)")
-        _check_effect(given, OF_BEAMS, found["num_beams"] > 1, "one beam is searched", "search several (num_beams)")
-        idle = (*(() if found["do_sample"] else OF_DRAWING), *(() if found["num_beams"] > 1 else OF_BEAMS))
-        found |= dict.fromkeys(idle) | ({} if found["do_sample"] else {"seed": 0})
-        return replace(self, **found)
+        for names, used, why, remedy in (
+            (OF_DRAWING, found["do_sample"], "nothing is drawn", "draw (do_sample)"),
+            (OF_BEAMS, found["num_beams"] > 1, "one beam is searched", "search several (num_beams)"),
+        ):
+            if not used:
+                _refuse_idle(given, names, why, remedy)
+                found |= dict.fromkeys(names)
+        return replace(self, **found | ({} if found["do_sample"] else {"seed": 0}))
 
 
-def _check_effect(given: Mapping[str, Any], names: tuple[str, ...], used: bool, why: str, remedy: str) -> None:
+def _refuse_idle(given: Mapping[str, Any], names: tuple[str, ...], why: str, remedy: str) -> None:
     """Refuses settings that were given and have no effect.
 
     Raises:
         ConfigError: One was.
     """
     for name in names:
-        if name in given and not used:
+        if name in given:
             raise ConfigError(f"{name} has no effect where {why}", f"leave it out, or {remedy}", name)
 
 

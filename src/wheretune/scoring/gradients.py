@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 
+from wheretune.data.examples import NOT_LEARNED
 from wheretune.errors import ScoreError
 from wheretune.heads.headed import headed
 from wheretune.model.forward import evaluating
@@ -70,19 +71,25 @@ def stream_gradients(
 def _gradients(
     model: nn.Module, parts: Sequence[Batch], groups: list[list[nn.Parameter]]
 ) -> tuple[list[Tensor], Float[Tensor, "part layer"]]:
-    """The mean gradient of the parts' losses in fp32, and each part's own sum of squares of every layer."""
+    """The gradient of the mean loss of all parts in fp32, and each part's own sum of squares of every layer."""
     wanted = [parameter for group in groups for parameter in group]
     total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in wanted]
     device, squares = wanted[0].device, []
-    for part in parts:
+    counts = [_learned(part["labels"]) for part in parts]
+    for part, count in zip(parts, counts, strict=True):
         inputs = {name: value.to(device) for name, value in part.items()}
         with torch.enable_grad(), evaluating(model), _needing_gradients(wanted):
             found = torch.autograd.grad(model(**inputs).loss, wanted, allow_unused=True)
         for place, gradient in zip(total, found, strict=True):
             if gradient is not None:
-                place += gradient.float() / len(parts)
+                place += gradient.float() * (count / sum(counts))
         squares.append(_squares(found, groups))
     return total, torch.stack(squares)
+
+
+def _learned(labels: Tensor) -> int:
+    """Over how many things a batch's loss is a mean: its rows, or the tokens of them that are learned."""
+    return len(labels) if labels.ndim == 1 else int((labels != NOT_LEARNED).sum())
 
 
 def _squares(gradients: Iterable[Tensor | None], groups: list[list[nn.Parameter]]) -> Float[Tensor, " layer"]:

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from wheretune import catalog
 from wheretune.data.cells import MAYBE_GAPS, is_number, written_kind
-from wheretune.data.reading import SHOWN, Fault, drawn, read_table, usable
+from wheretune.data.reading import Fault, drawn, read_table, usable
 from wheretune.data.texts import TextData, read_texts, take, text_faults
 from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError, DataError
@@ -21,6 +20,7 @@ from wheretune.records.base import Spec
 from wheretune.records.data import DataInfo, DataSpec
 from wheretune.support.files import digest_rows
 from wheretune.support.log import log
+from wheretune.tasks.classes import say_classes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,6 +142,9 @@ class Task(TaskReader, Protocol):
         Asked only of tasks that read every token.
         """
 
+    def equip(self, tokenizer: Any) -> None:
+        """Gives the tokenizer of a merged model what its rows were written by: the chat template, if it is another."""
+
     def collator(self, tokenizer: Any) -> Collate:
         """What makes a batch of encoded rows."""
 
@@ -235,6 +238,9 @@ class TextTask:
         if others and all(map(is_number, others)):
             return [None if isinstance(cell, str) and cell in MAYBE_GAPS else cell for cell in cells]
         return cells
+
+    def equip(self, tokenizer: Any) -> None:
+        return None
 
     def predicted(self, labels: Sequence[int]) -> int:
         raise NotImplementedError(f"{type(self).__name__} learns no tokens")
@@ -345,27 +351,6 @@ def to_score(load: Callable[[LabelUse], TextData], needs: Iterable[str]) -> Text
         return texts
 
 
-UNEVEN = 4.0  # how many times as many rows as the rarest class the most frequent one has, when that is said
-
-
-def say_classes(data: TextData) -> None:
-    """Says when the classes are uneven, or when a draw of rows has lost some."""
-    assert data.labels is not None
-    source, times = data.info.spec.source, Counter(data.info.classes[label] for label in data.labels)
-    lost = [name for name in data.info.classes if not times[name]]
-    if lost:
-        log.warning(
-            "none of the %d rows drawn from %s is of %s, so nothing is learned of it; draw more (max_samples)",
-            len(data), source, " or ".join(map(repr, lost[:SHOWN])) + (" and others" if len(lost) > SHOWN else ""),
-        )  # fmt: skip
-    (most, many), (least, few) = times.most_common()[0], times.most_common()[-1]
-    if many >= UNEVEN * few:
-        log.warning(
-            "the classes of %s are uneven: of %d rows %d are %r and %d %r; read macro-f1 beside accuracy",
-            source, len(data), many, most, few, least,
-        )  # fmt: skip
-
-
 def _shared(spec: DataSpec, like: DataInfo) -> Spec:
     """The task of data that must share that of the training data."""
     if spec.task.name not in ("auto", like.task.name):
@@ -390,39 +375,3 @@ def _digest(texts: Sequence[tuple[str, ...]], continuations: Sequence[str] | Non
     parts = texts if continuations is None else [(*text, more) for text, more in zip(texts, continuations, strict=True)]
     labels = [None] * len(texts) if values is None else [float(v) if isinstance(v, int) else v for v in values]
     return digest_rows(zip(parts, labels, strict=True))
-
-
-def from_texts(
-    texts: Iterable[object],
-    labels: Iterable[object] | None = None,
-    *,
-    task: str = "auto",
-    max_length: int | None = None,
-    name: str = "memory",
-) -> TextData:
-    """Data that is already in memory, as texts and labels; `load_data` takes data sets, frames and lists of dicts.
-
-    Args:
-        texts: One string per row, or a pair of strings per row.
-        labels: Per row a class (string or whole number) or a number, also as an array or a tensor; scoring needs none.
-        task: The name of a task; `auto` makes a regression of numbers that are not all whole.
-        max_length: Tokens a text is cut to; None means what the model can read, at most 512.
-        name: What to call the data in results.
-
-    Raises:
-        DataError: As for `load_data`, or the lengths differ, or some rows are pairs and some are not.
-    """
-    parts = [tuple(text) if isinstance(text, tuple | list) else (text,) for text in texts]
-    values = None if labels is None else list(labels)
-    if values is not None and len(values) != len(parts):
-        raise DataError(f"{len(parts)} texts and {len(values)} labels", "give as many of the one as of the other")
-    if not all(len(part) in (1, 2) for part in parts):
-        raise DataError("a row has neither one text nor two", "give a string or a pair of strings per row")
-    if len({len(part) for part in parts}) > 1:
-        raise DataError("some rows are pairs of texts and some are not", "give the one or the other")
-    columns = ("text", "pair")[: len(parts[0]) if parts else 1]
-    rows: list[dict[str, object]] = [dict(zip(columns, part, strict=True)) for part in parts]
-    if values is not None:
-        rows = [{**row, "label": label} for row, label in zip(rows, values, strict=True)]
-    params = {"pair_column": "pair"} if "pair" in columns else {}
-    return load_data(DataSpec(name, Spec(task, params), max_length=max_length), labels="optional", rows=rows)

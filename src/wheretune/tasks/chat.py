@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from wheretune.data import dialects
-from wheretune.data.chat import ASSISTANTS, MARKED, CannotRender, Renderer
+from wheretune.data.chat import Renderer
 from wheretune.data.chat_templates import has_template, named_template, require_template
 from wheretune.data.examples import Example, Prompt
 from wheretune.data.reading import Fault, rows_in_words
 from wheretune.data.shortening import shortened
 from wheretune.data.spans import Encoder
+from wheretune.data.turns import ASSISTANTS, MARKED, CannotRender
 from wheretune.errors import DataError
 from wheretune.support.log import log
 from wheretune.tasks.language import LanguageTask
@@ -125,6 +126,10 @@ class Chat(LanguageTask):
     def describe(self, classes: Sequence[str]) -> str:
         what = "every token" if self.train_on == "all" else "the assistant's turns"
         return f"chat, {'the last of ' if self.turns == 'last' else ''}{what} learned"
+
+    def equip(self, tokenizer: Any) -> None:
+        if (template := named_template(self.chat_template)) is not None:
+            tokenizer.chat_template = template
 
     def examples(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Example]:
         encoder, template = Encoder(tokenizer), named_template(self.chat_template)

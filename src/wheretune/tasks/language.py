@@ -90,6 +90,9 @@ class LanguageTask(ABC):
     def start(self, labels: Sequence[Any]) -> float | None:
         return None
 
+    def equip(self, tokenizer: Any) -> None:
+        """By default nothing: the tokenizer's own is used, or none."""
+
     def collator(self, tokenizer: Any) -> Collate:
         from wheretune.data.batches import language_collator
 

@@ -10,7 +10,7 @@ from wheretune.data.examples import Example
 from wheretune.data.shortening import shortened, without
 from wheretune.data.spans import Encoder
 from wheretune.data.templates import filled, parsed
-from wheretune.errors import DataError
+from wheretune.errors import ConfigError, DataError
 from wheretune.tasks.base import Labelled
 from wheretune.tasks.classification import Classification
 from wheretune.tasks.language import LanguageTask
@@ -61,8 +61,8 @@ class NextToken(LanguageTask):
 
     def _parts(self) -> list[tuple[str, bool]]:
         """The parts of the prompt, up to the blank before the label."""
-        known = ("text", "label") if self.pair_column is None else ("text", "pair", "label")
-        parts = parsed(self.template or (ONE if self.pair_column is None else TWO), known, ("text",))
+        template = self.template or (ONE if self.pair_column is None else TWO)
+        parts = parsed(template, ("text", "pair", "label"), ("text",))
         after = [place for place, part in enumerate(parts) if part == ("label", True)]
         if after and after[0] != len(parts) - 1:
             parts = parts[: after[0] + 1]  # what would follow the label is never read
@@ -72,6 +72,10 @@ class NextToken(LanguageTask):
         return Classification(self.text_column, self.pair_column, self.label_column)
 
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
+        if self.pair_column is None and ("pair", True) in self._parts():
+            raise ConfigError(
+                "the template has {pair}, and no column of second texts is named", "name it", "pair_column"
+            )
         return self._as_classes().faults(table, classes, use)
 
     def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:

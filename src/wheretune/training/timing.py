@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wheretune import catalog
 from wheretune.applying import apply
 from wheretune.data.samplers import EpochBuckets
 from wheretune.errors import ConfigError
@@ -68,7 +69,8 @@ def time_steps(
     settings = replace(settings or TrainSettings(), learning_rate=RATE)
     if steps < 2:
         raise ConfigError(f"{steps} step cannot be timed: the first one warms up", "time 2 or more")
-    texts = load_data(data, labels="ignored")
+    speaks = catalog.find("head", plan.head.name).speaks
+    texts = load_data(data, labels="required" if speaks else "ignored")
     head = head_of(plan.head, texts.info)
     opened = open_model(model or plan.model.spec, language=head.speaks)
     check_plan(opened.info, plan)
