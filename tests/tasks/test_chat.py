@@ -306,3 +306,83 @@ def test_auto_reads_labels_as_before_where_there_are_any():
     assert load_data(rows).info.task.name == "classification"
     with pytest.raises(ConfigError, match="cut has no effect"):
         load_data(DataSpec("here", Spec("auto", {"cut": "start"})), rows=rows)
+
+
+# --- what is read before an answer ------------------------------------------------------------------
+
+
+def prompts(rows, tokenizer, length=4096, **settings):
+    data = load_data(DataSpec("here", Spec("chat", settings)), rows=rows, labels="asked")
+    return list(task_of(data.info).prompts(data, tokenizer, length))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_prompt_is_what_transformers_asks_with(shape):
+    tokenizer = chat_tokenizer(SHAPES[shape])
+    for seed in range(40):
+        messages = random_chat(seed, shape)
+        asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        if not asked:
+            continue
+        (made,) = prompts([{"messages": messages}], tokenizer)
+        theirs = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True)["input_ids"]
+        if tokenizer.decode(theirs) == tokenizer.apply_chat_template(asked, tokenize=False):  # it asks for no turn
+            said = [*asked, {"role": "assistant", "content": "yes"}]
+            whole = one({"messages": said}, tokenizer, turns="last")
+            theirs = list(whole.ids[: whole.learned.index(True)])
+        assert list(made.ids) == theirs and made.left_out is None and made.lead is None
+
+
+def test_a_blank_that_belongs_to_an_answers_first_token_is_no_part_of_a_prompt():
+    template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    tokenizer = chat_tokenizer(template + "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}")
+    whole = one(HELLO, tokenizer)
+    (made,) = prompts([{"messages": HELLO[:1]}], tokenizer)
+    assert made.ids == whole.ids[: whole.learned.index(True)]
+    assert tokenizer.decode(made.ids).endswith("assistant:")
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "text"),
+    [
+        ({"prompt": "yes", "completion": " no"}, {}, "yes"),
+        ({"prompt": "yes"}, {}, "yes"),
+        ({"prompt": HELLO[:1], "completion": HELLO[1:]}, {}, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"),
+        ({"prompt": HELLO}, {}, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n"
+                               "<|im_start|>assistant\n"),
+        ({"instruction": "what", "input": "a"}, {}, "<|im_start|>user\nwhat\n\na<|im_end|>\n<|im_start|>assistant\n"),
+        ({"q": "what", "a": None}, {"instruction_column": "q", "output_column": "a"},
+         "<|im_start|>user\nwhat<|im_end|>\n<|im_start|>assistant\n"),
+        ({"messages": [*HELLO, HELLO[0]]}, {}, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n"
+                                               "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"),
+    ],
+)  # fmt: skip
+def test_rows_to_be_answered_need_no_answer(row, settings, text):
+    tokenizer = chat_tokenizer(CHATML)
+    (made,) = prompts([row], tokenizer, **settings)
+    assert tokenizer.decode(made.ids) == text
+
+
+def test_what_cannot_be_asked_says_why():
+    tokenizer = chat_tokenizer(MISTRAL)
+    made = prompts([{"messages": one} for one in (HELLO, HELLO[1:], [HELLO[1], HELLO[0]])], tokenizer)
+    assert made[0].left_out is None
+    assert "nothing stands before" in made[1].left_out and "must alternate" in made[2].left_out
+    with pytest.raises(ModelError, match="chat template"):
+        prompts([{"messages": HELLO}], chat_tokenizer(None))
+
+
+def test_a_prompt_keeps_its_end_and_its_beginning():
+    tokenizer = chat_tokenizer(SHAPES["llama3"])
+    (whole,), (made,) = (prompts([{"messages": HELLO}], tokenizer, length) for length in (4096, 9))
+    assert len(made.ids) == 9 and made.cut == len(whole.ids) - 9
+    assert made.ids[0] == tokenizer.bos_token_id and made.ids[1:] == whole.ids[-8:]
+
+
+@pytest.mark.parametrize(
+    ("shape", "ends"), [("chatml", {"</s>", "<|im_end|>"}), ("llama3", {"</s>", "<|eot_id|>"}), ("mistral", {"</s>"})]
+)
+def test_the_ends_of_answers_are_those_that_were_learned(shape, ends):
+    tokenizer = chat_tokenizer(SHAPES[shape])
+    data = load_data(DataSpec("here", Spec("chat")), rows=[{"messages": HELLO}])
+    assert set(tokenizer.convert_ids_to_tokens(sorted(task_of(data.info).endings(tokenizer)))) == ends

@@ -223,3 +223,59 @@ def test_every_character_belongs_to_a_token(trim):
         (cover,) = {text[start:stop] for start, stop in tokens.spans if start <= place < stop}
         found = [i for i, touched in zip(tokens.ids, tokens.touching(place, place + 1), strict=True) if touched]
         assert cover == tokenizer.decode(found)
+
+
+# --- what is read before an answer ------------------------------------------------------------------
+
+
+def prompts(task, rows, tokenizer, length=4096, **settings):
+    data = load_data(DataSpec("here", Spec(task, settings)), rows=rows, labels="asked")
+    return list(task_of(data.info).prompts(data, tokenizer, length))
+
+
+def before_the_first(example):
+    return example.ids[: example.learned.index(True)]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [None, "{source}<|im_end|> {target}", "{source}  {target}", "Of {source}:\n\n{target}", "{source} =>{target}"],
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_a_prompt_is_what_is_read_before_the_first_learned_token(template, first):
+    made = chat_tokenizer(None)
+    made = beginning(made) if first else made
+    rows = [{"source": "the answer", "target": "yes 42"}, {"source": "what\n", "target": "no"}]
+    found = prompts("generation", rows, made, template=template)
+    taught = examples("generation", rows, made, template=template)
+    assert [one.ids for one in found] == list(map(before_the_first, taught))
+    for one, prompt, row in zip(taught, found, rows, strict=True):
+        rest = made.decode(one.ids[len(prompt.ids) : -1])
+        assert rest == prompt.lead + row["target"]
+    assert [one.ids for one in prompts("generation", [{"source": "the answer"}], made, template=template)] == [
+        found[0].ids
+    ]
+
+
+@pytest.mark.parametrize("cut", ["end", "start"])
+def test_a_prompt_is_cut_within_its_source(tokenizer, cut):
+    (whole,) = prompts("generation", [{"source": "yes no what 42"}], tokenizer, template="Of {source}:")
+    (one,) = prompts("generation", [{"source": "yes no what 42"}], tokenizer, 6, template="Of {source}:", cut=cut)
+    text = tokenizer.decode(one.ids)
+    assert len(one.ids) == 6 and one.cut == len(whole.ids) - 6 and text.startswith("Of ") and text.endswith(":")
+    assert ("42" in text) == (cut == "start")
+    (one,) = prompts("generation", [{"source": "yes"}], tokenizer, 2, template="Of {source}:")
+    assert "tokens without the source" in one.left_out
+
+
+def test_a_row_to_be_answered_needs_no_target(tokenizer):
+    rows = [{"source": "yes", "target": "\ud800"}, {"source": "no", "target": {"a": 1}}, {"source": "what"}]
+    assert len(prompts("generation", rows, tokenizer)) == 3
+    with pytest.raises(DataError):
+        examples("generation", rows, tokenizer)
+
+
+def test_the_end_of_an_answer(tokenizer):
+    assert task_of(load_data(DataSpec("here", Spec("generation")), rows=[{"source": "a", "target": "b"}]).info).endings(
+        tokenizer
+    ) == {tokenizer.eos_token_id}

@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from string import ascii_letters
 from typing import Any
 
 NEWLINE = "\n"  # what a piece from the middle of a text is read after, so that no tokenizer takes it for a beginning
+WORDS = ("A", "The", "the", "a", "I", "yes")  # with which answers may begin
 BLANKS = "Ġ▁"  # what a blank is in the tokens of byte-level and SentencePiece vocabularies
 
 
@@ -66,6 +69,27 @@ class Encoder:
                 self.beginning = tuple(whole[:place])
                 break
         self.end: int | None = tokenizer.eos_token_id
+
+    @cached_property
+    def stand_in(self) -> str:
+        """What can stand where an answer will: a word that shares a token with a blank before it, if any does."""
+        for word in (*WORDS, *ascii_letters):
+            if any(first < 2 < last for first, last in self([Piece(f"1 {word}")], (2,)).spans):
+                return word
+        return WORDS[0]
+
+    def before(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        """The tokens that stand before an answer to a text: a blank at its end may be of the answer's first token.
+
+        Args:
+            parts: As for `pieces`.
+        """
+        start = sum(len(text) for text, _ in parts)
+        if not "".join(text for text, _ in parts)[-1:].isspace():
+            return list(self(self.pieces(parts)).ids)
+        tokens = self(self.pieces([*parts, (self.stand_in, False)]), (start,))
+        own = tokens.touching(start, start + len(self.stand_in))
+        return list(tokens.ids[: [*own, True].index(True)])
 
     def pieces(self, parts: Iterable[tuple[str, bool]]) -> list[Piece]:
         """A text as few pieces as it takes.

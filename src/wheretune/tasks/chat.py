@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wheretune.data.texts import TextData
     from wheretune.tasks.base import LabelUse
 
-STAND_IN = "A"  # stands where an answer will: a letter that no tokenizer joins to what precedes it, but for a blank
+STAND_IN = "A"  # for an answer that is not there
 LISTS = ("messages", "conversations", "conversation")  # how public data sets call their conversations
 
 
@@ -161,7 +161,10 @@ class Chat(LanguageTask):
 
     def _joined(self, encoder: Encoder, conversation: dict[str, Any], row: int, max_length: int) -> Example:
         """A prompt and a completion, as they stand."""
-        ids, learned = _together(encoder, conversation["prompt"], conversation["completion"])
+        before, after = conversation["prompt"], conversation["completion"]
+        tokens = encoder(encoder.pieces([(before + after, False)]), (len(before),))
+        ids, learned = _begun(encoder, list(tokens.ids)), tokens.touching(len(before), len(before) + len(after))
+        learned = [False] * (len(ids) - len(learned)) + learned
         if encoder.end is not None and ids[-1:] != [encoder.end]:
             ids, learned = [*ids, encoder.end], [*learned, True]
         if self.train_on == "all":
@@ -200,8 +203,8 @@ class Chat(LanguageTask):
         for row, (text,) in zip(data.rows, data.texts, strict=True):
             conversation = json.loads(text)
             if "prompt" in conversation:
-                ids, learned = _together(encoder, conversation["prompt"], STAND_IN)
-                yield _prompt(row, ids[: learned.index(True)], "", max_length, tokenizer)
+                ids = _begun(encoder, encoder.before([(conversation["prompt"], False)]))
+                yield _prompt(row, ids, "", max_length, tokenizer)
                 continue
             require_template(tokenizer, template)
             messages: list[Any] = conversation["messages"][: conversation.get("given")]
@@ -220,7 +223,7 @@ class Chat(LanguageTask):
         found = set() if encoder.end is None else {encoder.end}
         if template is not None or has_template(tokenizer):
             renderer = Renderer(tokenizer, template, encoder.special, encoder.added)
-            said = [{"role": "user", "content": "A"}, {"role": "assistant", "content": STAND_IN}]
+            said = [{"role": "user", "content": "A"}, {"role": "assistant", "content": encoder.stand_in}]
             try:
                 made = renderer(said, None)
             except CannotRender:
@@ -231,24 +234,23 @@ class Chat(LanguageTask):
         return frozenset(found)
 
 
-def _together(encoder: Encoder, before: str, after: str) -> tuple[list[int], list[bool]]:
-    """The tokens of a prompt and a completion as they stand, without their end, and which are the completion's."""
-    tokens = encoder(encoder.pieces([(before + after, False)]), (len(before),))
-    ids, learned = list(tokens.ids), tokens.touching(len(before), len(before) + len(after))
-    if tuple(ids[: len(encoder.beginning)]) != encoder.beginning:
-        ids, learned = [*encoder.beginning, *ids], [False] * len(encoder.beginning) + learned
-    return ids, learned
+def _begun(encoder: Encoder, ids: list[int]) -> list[int]:
+    """Tokens with what the tokenizer writes before every text, once."""
+    return ids if tuple(ids[: len(encoder.beginning)]) == encoder.beginning else [*encoder.beginning, *ids]
 
 
 def _asking(encoder: Encoder, renderer: Renderer, messages: list[Any], tools: list[Any] | None) -> list[int]:
-    """The tokens after which the assistant speaks.
+    """The tokens after which the assistant speaks: those before the first that would hold a letter of its answer.
 
-    Where a template asks for no turn, those that stand before a turn.
+    Where a template asks for no turn, what it writes before one asks for it.
+
+    Raises:
+        CannotRender: The template refuses the conversation, or leaves the assistant out.
     """
     parts = renderer.asking(messages, tools)
     if parts is not None:
-        return list(encoder(encoder.pieces(parts)).ids)
-    made = renderer([*messages, {"role": "assistant", "content": STAND_IN}], tools, len(messages))
+        return encoder.before(parts)
+    made = renderer([*messages, {"role": "assistant", "content": encoder.stand_in}], tools, len(messages))
     if not made.learned:
         raise CannotRender("it writes nothing of the assistant's")
     tokens = encoder(encoder.pieces(made.parts), made.learned[0])

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from wheretune.tasks.base import LabelUse
 
 PLAIN = "{source}\n{target}"
-STAND_IN = "A"  # stands where a target will: a letter that no tokenizer joins to what precedes it, but for a blank
 
 
 @final
@@ -96,7 +95,8 @@ class Generation(LanguageTask):
     def prompts(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Prompt]:
         encoder, parts = Encoder(tokenizer), self._parts()
         for row, (source, *_) in zip(data.rows, data.texts, strict=True):
-            joined = _Joined.of(encoder, parts, source, STAND_IN)
+            before = filled(parts, {"source": source, "target": ""}).text
+            joined = _Joined.of(encoder, parts, source, encoder.stand_in if before[-1:].isspace() else "")
             size = joined.learned.index(True) if any(joined.learned) else len(joined.ids)
             gone = without(joined.cuttable, size - max_length, self.cut)
             ids = tuple(joined.ids[i] for i in range(size) if i not in gone)
