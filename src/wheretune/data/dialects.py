@@ -136,6 +136,9 @@ def _messages(cell: object) -> list[dict[str, Any]]:
     found = _turned(cell)
     if isinstance(found, str) and found.strip() == "[]":
         found = []
+    if isinstance(found, dict) and found and all(isinstance(cells, list) for cells in found.values()):
+        found = [dict(zip(found, cells, strict=False)) for cells in zip(*found.values(), strict=False)]  # by columns
+        found = without_gaps(found)
     if found is None:
         raise BadRow("no conversation")
     if not isinstance(found, list):
