@@ -158,12 +158,12 @@ def _message(one: object) -> dict[str, Any]:
     if not isinstance(role, str) or not role.strip():
         raise BadRow("a message without a role")
     message = {**one, "role": role.strip()}
+    if not message.get("tool_calls", True):
+        del message["tool_calls"]
     if not any(name in message for name in SAYS):
         raise BadRow(f"a message of {role!r} without content")
     if "content" in message:
         message["content"] = _content(message["content"])
-    if not message.get("tool_calls", True):
-        del message["tool_calls"]
     return message
 
 
