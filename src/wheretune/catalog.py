@@ -67,6 +67,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     },
     "head": {
         "last-token": "wheretune.heads.last_token:LastToken",
+        "dense": "wheretune.heads.dense:Dense",
         "concat": "wheretune.heads.concat:Concat",
     },
     "task": {

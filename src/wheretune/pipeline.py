@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog, planning, trials
+from wheretune import catalog, planning, trained_head, trials
 from wheretune.applying import apply
 from wheretune.data.tokens import encode, mean_length
 from wheretune.delta.card import write_card
@@ -26,7 +26,7 @@ from wheretune.judging import judge, measures, save_predictions
 from wheretune.model.finding import check_one_sequence
 from wheretune.model.identity import check_layers, check_plan
 from wheretune.model.inputs import max_tokens
-from wheretune.model.opening import load_tokenizer, outline, own_head
+from wheretune.model.opening import load_tokenizer, outline
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings, load_result
@@ -36,7 +36,6 @@ from wheretune.scoring.one_pass import finish, gather
 from wheretune.selectors.base import TakesK
 from wheretune.session import Session
 from wheretune.support.files import claim, sweep
-from wheretune.support.log import log
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
 from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights
@@ -196,6 +195,7 @@ def tune(
     plan = _planned(spec, folder, session, show)
     settings = _settled(spec, plan, len(texts), show)
     model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
+    trained_head.fill(model, plan, opened, texts.info)
     tuned = apply(
         model,
         plan,
@@ -256,8 +256,6 @@ def tune(
 def _length(spec: RunSpec, opened: Opened) -> int:
     """How many tokens texts are cut to; a model that cannot be tuned so is refused."""
     check_one_sequence(opened.stack.base)
-    if (own := own_head(opened.stack.base)) is not None:
-        log.warning("the checkpoint's own head (%s) is left out: a new head is trained", own)
     length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
     if spec.plan is not None:
         check_plan(opened.info, spec.plan)
@@ -295,6 +293,7 @@ def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[obje
         scores, plan = choose(spec, session, probes=folder / PROBES, kept=folder / SCORES)
     if (folder / PLAN).is_file():
         plan = load(Plan, folder / PLAN)
+    plan = trained_head.fitted(plan, session.model(spec.model), session.data(spec.train).info)
     save(plan, folder / PLAN)
     for made in (scores, plan):
         if made is not None:
