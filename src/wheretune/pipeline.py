@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog, planning, trained_head, trials
+from wheretune import catalog, finished, planning, trained_head, trials
 from wheretune.applying import apply
 from wheretune.data.tokens import encode, mean_length
-from wheretune.delta.card import write_card
 from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.errors import WheretuneError
+from wheretune.finished import RESULT
 from wheretune.heads.headed import headed
 from wheretune.judging import judge, measures, save_predictions
 from wheretune.model.finding import check_one_sequence
@@ -29,7 +29,7 @@ from wheretune.model.inputs import max_tokens
 from wheretune.model.opening import load_tokenizer, outline
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
-from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings, load_result
+from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from wheretune.records.runs import CacheSettings
     from wheretune.scoring.one_pass import PassState, Settle
 
-RUN, SCORES, PLAN, RESULT, PROBES = "run.json", "scores.json", "plan.json", "result.json", "probe"
+RUN, SCORES, PLAN, PROBES = "run.json", "scores.json", "plan.json", "probe"
 
 
 def score(
@@ -190,7 +190,7 @@ def tune(
     claim(folder / RUN, _claimed(spec, opened, data), defaults={"settings": to_json(TrainSettings())})
     if (folder / RESULT).is_file():
         _leave_no_checkpoint(folder)
-        return load_result(folder / RESULT)
+        return finished.with_metrics(folder, spec.metrics)
 
     plan = _planned(spec, folder, session, show)
     settings = _settled(spec, plan, len(texts), show)
@@ -247,8 +247,7 @@ def tune(
         predictions=predictions,
         learning_rate=settings.learning_rate,
     )
-    write_card(folder, plan, texts.info, {name: (data[name].info, metrics) for name, metrics in result.metrics.items()})
-    save(result, folder / RESULT)
+    finished.write(result, folder)
     _leave_no_checkpoint(folder)
     return result
 

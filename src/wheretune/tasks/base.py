@@ -119,6 +119,9 @@ class Task(TaskReader, Protocol):
     def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
         """Labels as a file of predictions says them: the name of a class, or a number."""
 
+    def read_back(self, written: Any, classes: Sequence[str]) -> Any:
+        """What `written` wrote as a label again, and what is predicted in the form of the first of `predicts`."""
+
 
 @dataclass(frozen=True)
 class TextTask:

@@ -91,6 +91,9 @@ class Classification(TextTask):
     def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
         return [classes[label] for label in labels]
 
+    def read_back(self, written: str, classes: Sequence[str]) -> int:
+        return list(classes).index(written)
+
 
 def class_name(cell: object) -> str:
     """A label as a string; 1.0 from a data frame, "1.0" from its CSV and 1 from JSON are the same class."""
