@@ -1,0 +1,57 @@
+"""Reads data as a tuned model was trained on it; opens no model, so that data is refused before that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wheretune.data.sources import located
+from wheretune.delta.folder import MANIFEST
+from wheretune.errors import DeltaError
+from wheretune.records import older
+from wheretune.records.base import Spec, from_json
+from wheretune.records.data import DataInfo
+from wheretune.tasks.base import load_data
+
+if TYPE_CHECKING:
+    from wheretune.data.texts import TextData
+    from wheretune.tasks.base import LabelUse
+
+
+def trained_on(content: Mapping[str, Any], folder: Path) -> DataInfo:
+    """The training data's task, classes and columns.
+
+    Args:
+        content: The manifest, from `read_manifest`.
+        folder: Where it was read.
+
+    Raises:
+        DeltaError: A user's own Trainer trained, and it is not known.
+    """
+    if content["data"] is None or content["max_length"] is None:
+        raise DeltaError(
+            f"{folder} was saved from a model of your own, whose class {MANIFEST} does not know",
+            "make that model and call wheretune.load_delta(model, folder)",
+        )
+    data = older.data(content["data"]) if content["format"] == 1 else content["data"]
+    return from_json(DataInfo, data, str(folder / MANIFEST))
+
+
+def read_like(trained: DataInfo, data: Any, labels: LabelUse, columns: Mapping[str, str] | None = None) -> TextData:
+    """Data with the task and classes of the training data; `unread` says which rows cannot be used, and why.
+
+    Args:
+        trained: The training data.
+        data: A source by its name, of whose splits `test` is read, or the data itself; see `load_data`.
+        labels: As for `load_data`.
+        columns: By setting of the task, columns that are called otherwise than in the training data.
+
+    Raises:
+        DataError: As for `load_data`.
+    """
+    source = located(data, "test", "validation") if isinstance(data, str) else "memory"
+    task = Spec(trained.spec.task.name, trained.spec.task.params | dict(columns or {}))
+    spec = replace(trained.spec, source=source, task=task, max_samples=None, part=None, bad_rows="skip")
+    return load_data(spec, like=trained, labels=labels, rows=None if isinstance(data, str) else data)
