@@ -38,7 +38,8 @@ from wheretune.session import Session
 from wheretune.support.files import claim, sweep
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
-from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights
+from wheretune.training.arguments import check_judging
+from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights, with_loss
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.clock import Clock
 from wheretune.training.engagement import EngagementCallback
@@ -180,9 +181,11 @@ def tune(
         WheretuneError: Of every kind, for what the user can mend.
         OutputError: The folder holds another run.
     """
+    check_judging(spec.settings, spec.tuner if spec.plan is None else spec.plan.tuner)
     session, watch = session or Session(shared=False), watch or WatchSettings()
     data = _data(spec, session)
     texts = data["train"]
+    spec = with_loss(spec, task_of(texts.info))
     decisive = decisive_metric(spec, measures(task_of(texts.info), spec.metrics))  # refuses what cannot read the task
     opened = session.model(spec.model, language=spec.plan is None and _speaks(spec.scorer))
     length = _length(spec, opened)
@@ -225,7 +228,7 @@ def tune(
                     tuned.followers,
                     [EngagementCallback(tuned)],
                     watch,
-                    judge_of(spec, decisive, lambda: measure("validation")[0], tuned),
+                    judge_of(spec, decisive, lambda: measure("validation")[0]),
                 )
         remove_delta(folder)  # of a sitting that was killed before its result was written
         save_delta(tuned, folder, data=texts.info, max_length=length)
