@@ -69,7 +69,8 @@ def evaluate(
     """Measure a tuned model on labelled data.
 
     With --output test.json the prediction of every row goes to predictions-test.jsonl beside it. Rows without a text,
-    or with a label that cannot be used, are in no metric; they are counted apart, each with its reason.
+    or without a label, are in no metric; they are counted apart, each with its reason. A class that the model was not
+    trained on is always wrong.
 
     For example:
 
@@ -83,14 +84,18 @@ def evaluate(
     labelled = _read(trained, source, "required", columns.given)
     texts = _read(trained, source, "ignored", columns.given) if labelled.unread else labelled
     tuned = _opened(folder, base)
+    from wheretune.data.tokens import with_tokens
+    from wheretune.delta.reading import unknown_classes
     from wheretune.judging import judged_every, save_predictions
     from wheretune.records.base import to_json
     from wheretune.show.tables import table
     from wheretune.support.files import write_json
 
+    texts, labelled = with_tokens(texts, tuned.tokenizer), with_tokens(labelled, tuned.tokenizer)
     found, predicted = judged_every(tuned.logits(texts, batch_size), texts, labelled, names)
     content: dict[str, Any] = {
-        "metrics": [to_json(one) for one in found], "rows": len(predicted), "not_counted": len(labelled.unread)
+        "metrics": [to_json(one) for one in found], "rows": len(predicted), "not_counted": len(labelled.unread),
+        "unknown_classes": unknown_classes(labelled, trained),
     }  # fmt: skip
     if target is not None:
         content["predictions"] = save_predictions(predicted, target.parent, target.stem)
@@ -138,9 +143,11 @@ def predict(
     target = None if output is None else file_to_write(output)
     texts = _read(_trained_on(folder), source, "ignored", columns.given)
     tuned = _opened(folder, base)
+    from wheretune.data.tokens import with_tokens
     from wheretune.judging import answers
     from wheretune.support.files import write_text
 
+    texts = with_tokens(texts, tuned.tokenizer)
     rows = answers(tuned.predictions(texts, batch_size), texts)
     if target is None:
         write_out("".join(f"{json_line(row)}\n" for row in rows))

@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wheretune.data.reading import SHOWN
 from wheretune.data.sources import located
 from wheretune.delta.folder import MANIFEST
 from wheretune.errors import DeltaError
 from wheretune.records import older
 from wheretune.records.base import Spec, from_json
 from wheretune.records.data import DataInfo
-from wheretune.tasks.base import load_data
+from wheretune.support.log import log
+from wheretune.tasks.base import load_data, task_of
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
@@ -42,6 +44,8 @@ def trained_on(content: Mapping[str, Any], folder: Path) -> DataInfo:
 def read_like(trained: DataInfo, data: Any, labels: LabelUse, columns: Mapping[str, str] | None = None) -> TextData:
     """Data with the task and classes of the training data; `unread` says which rows cannot be used, and why.
 
+    Labels of classes that the training data has not count: the model cannot be right there. It is said.
+
     Args:
         trained: The training data.
         data: A source by its name, of whose splits `test` is read, or the data itself; see `load_data`.
@@ -54,4 +58,21 @@ def read_like(trained: DataInfo, data: Any, labels: LabelUse, columns: Mapping[s
     source = located(data, "test", "validation") if isinstance(data, str) else "memory"
     task = Spec(trained.spec.task.name, trained.spec.task.params | dict(columns or {}))
     spec = replace(trained.spec, source=source, task=task, max_samples=None, part=None, bad_rows="skip")
-    return load_data(spec, like=trained, labels=labels, rows=None if isinstance(data, str) else data)
+    rows = None if isinstance(data, str) else data
+    read = load_data(spec, like=trained, labels=labels, rows=rows, open_classes=labels == "required")
+    if unknown := unknown_classes(read, trained):
+        new = read.info.classes[len(trained.classes) :]
+        log.warning(
+            "%d of %d rows are of a class that the model was not trained on (%s): it cannot be right there, and they "
+            "count as wrong", unknown, len(read), ", ".join(new[:SHOWN]) + (", ..." if len(new) > SHOWN else ""),
+        )  # fmt: skip
+    return read
+
+
+def unknown_classes(read: TextData, trained: DataInfo) -> int:
+    """How many rows have a class that the training data has not."""
+    if read.labels is None or len(read.info.classes) <= len(trained.classes):
+        return 0
+    known = set(trained.classes)
+    written = task_of(read.info).written(read.labels, read.info.classes)
+    return sum(not known.issuperset(one if isinstance(one, list) else [one]) for one in written)

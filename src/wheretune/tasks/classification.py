@@ -54,6 +54,9 @@ class Classification(TextTask):
             )
         return Labelled(self, tuple(index[name] for name in names), known)
 
+    def named(self, cell: object) -> tuple[str, ...]:
+        return (class_name(cell),)
+
     def unlike(self, cell: object, classes: tuple[str, ...] | None) -> Fault | None:
         if classes is None or class_name(cell) in classes:
             return None
