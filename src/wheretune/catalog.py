@@ -67,6 +67,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     },
     "head": {
         "last-token": "wheretune.heads.last_token:LastToken",
+        "dense": "wheretune.heads.dense:Dense",
         "concat": "wheretune.heads.concat:Concat",
     },
     "task": {
@@ -80,6 +81,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "macro-f1": "wheretune.metrics.classification:MacroF1",
         "f1": "wheretune.metrics.classification:F1",
         "matthews": "wheretune.metrics.classification:Matthews",
+        "log-loss": "wheretune.metrics.classification:LogLoss",
         "pearson": "wheretune.metrics.regression:Pearson",
         "spearman": "wheretune.metrics.regression:Spearman",
         "mse": "wheretune.metrics.regression:MSE",

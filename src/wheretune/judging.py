@@ -6,10 +6,10 @@ row by row later: `predictions-SPLIT.jsonl`, one JSON object per line; see `Pred
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,17 +159,25 @@ def judged(
     """As `judge`, from the logits of the rows of `data`."""
     assert data.labels is not None
     task, classes = task_of(data.info), data.info.classes
-    predictions, truth = task.predict(logits, classes), np.array(data.labels)
+    predictions = task.predict(logits, classes)
+    found = measured(measures(task, names), predictions, np.array(data.labels), names, task.describe(classes))
+    return found, rowwise(predictions, data)
+
+
+def measured(
+    every: Sequence[Measure], predictions: Predictions, truth: np.ndarray, asked: Sequence[str], what: str
+) -> tuple[Metric, ...]:
+    """The metrics that are defined for some rows; of those that were asked for, it is said which are not."""
     found = []
-    for measure in measures(task, names):
+    for measure in every:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a class that is never predicted has F1 0 by definition
             value = measure.compute(predictions, truth)
         if value is not None:
             found.append(Metric(measure.name, value, len(truth), measure.higher_is_better))
-        elif measure.name in names:
-            log.warning("%s is left out: it is not defined for %s", measure.name, task.describe(classes))
-    return tuple(found), rowwise(predictions, data)
+        elif measure.name in asked:
+            log.warning("%s is left out: it is not defined for %s", measure.name, what)
+    return tuple(found)
 
 
 def judged_every(
@@ -193,7 +201,7 @@ def judged_every(
     if rest:
         more = task_of(labelled.info).predict(logits[[place[row] for row in rest]], labelled.info.classes)
         for one in rowwise(more, take(texts, [place[row] for row in rest])):
-            found[one.row] = dataclasses.replace(one, reason=labelled.unread[one.row])
+            found[one.row] = replace(one, reason=labelled.unread[one.row])
     for row, why in texts.unread.items():
         found[row] = Prediction(row, None, None, reason=why)
     return metrics, tuple(found[row] for row in sorted(found))

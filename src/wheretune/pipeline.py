@@ -15,31 +15,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog, planning, trials
+from wheretune import catalog, finished, planning, trained_head, trials
 from wheretune.applying import apply
 from wheretune.data.tokens import encode, mean_length
-from wheretune.delta.card import write_card
 from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.errors import WheretuneError
+from wheretune.finished import RESULT
 from wheretune.heads.headed import headed
 from wheretune.judging import judge, measures, save_predictions
 from wheretune.model.finding import check_one_sequence
 from wheretune.model.identity import check_layers, check_plan
 from wheretune.model.inputs import max_tokens
-from wheretune.model.opening import load_tokenizer, outline, own_head
+from wheretune.model.opening import load_tokenizer, outline
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
-from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings, load_result
+from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
 from wheretune.selectors.base import TakesK
 from wheretune.session import Session
 from wheretune.support.files import claim, sweep
-from wheretune.support.log import log
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
-from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights
+from wheretune.training.arguments import check_judging
+from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights, with_loss
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.clock import Clock
 from wheretune.training.engagement import EngagementCallback
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from wheretune.records.runs import CacheSettings
     from wheretune.scoring.one_pass import PassState, Settle
 
-RUN, SCORES, PLAN, RESULT, PROBES = "run.json", "scores.json", "plan.json", "result.json", "probe"
+RUN, SCORES, PLAN, PROBES = "run.json", "scores.json", "plan.json", "probe"
 
 
 def score(
@@ -181,9 +181,11 @@ def tune(
         WheretuneError: Of every kind, for what the user can mend.
         OutputError: The folder holds another run.
     """
+    check_judging(spec.settings, spec.tuner if spec.plan is None else spec.plan.tuner)
     session, watch = session or Session(shared=False), watch or WatchSettings()
     data = _data(spec, session)
     texts = data["train"]
+    spec = with_loss(spec, task_of(texts.info))
     decisive = decisive_metric(spec, measures(task_of(texts.info), spec.metrics))  # refuses what cannot read the task
     opened = session.model(spec.model, language=spec.plan is None and _speaks(spec.scorer))
     length = _length(spec, opened)
@@ -191,11 +193,12 @@ def tune(
     claim(folder / RUN, _claimed(spec, opened, data), defaults={"settings": to_json(TrainSettings())})
     if (folder / RESULT).is_file():
         _leave_no_checkpoint(folder)
-        return load_result(folder / RESULT)
+        return finished.with_metrics(folder, spec.metrics)
 
     plan = _planned(spec, folder, session, show)
     settings = _settled(spec, plan, len(texts), show)
     model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
+    trained_head.fill(model, plan, opened, texts.info)
     tuned = apply(
         model,
         plan,
@@ -225,7 +228,7 @@ def tune(
                     tuned.followers,
                     [EngagementCallback(tuned)],
                     watch,
-                    judge_of(spec, decisive, lambda: measure("validation")[0], tuned),
+                    judge_of(spec, decisive, lambda: measure("validation")[0]),
                 )
         remove_delta(folder)  # of a sitting that was killed before its result was written
         save_delta(tuned, folder, data=texts.info, max_length=length)
@@ -247,8 +250,7 @@ def tune(
         predictions=predictions,
         learning_rate=settings.learning_rate,
     )
-    write_card(folder, plan, texts.info, {name: (data[name].info, metrics) for name, metrics in result.metrics.items()})
-    save(result, folder / RESULT)
+    finished.write(result, folder)
     _leave_no_checkpoint(folder)
     return result
 
@@ -256,8 +258,6 @@ def tune(
 def _length(spec: RunSpec, opened: Opened) -> int:
     """How many tokens texts are cut to; a model that cannot be tuned so is refused."""
     check_one_sequence(opened.stack.base)
-    if (own := own_head(opened.stack.base)) is not None:
-        log.warning("the checkpoint's own head (%s) is left out: a new head is trained", own)
     length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
     if spec.plan is not None:
         check_plan(opened.info, spec.plan)
@@ -295,6 +295,7 @@ def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[obje
         scores, plan = choose(spec, session, probes=folder / PROBES, kept=folder / SCORES)
     if (folder / PLAN).is_file():
         plan = load(Plan, folder / PLAN)
+    plan = trained_head.fitted(plan, session.model(spec.model), session.data(spec.train).info)
     save(plan, folder / PLAN)
     for made in (scores, plan):
         if made is not None:

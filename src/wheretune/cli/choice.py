@@ -159,7 +159,8 @@ class TuningOptions(Group):
     ] = None  # fmt: skip
     head: Annotated[
         str,
-        option("--head", "What sits on top: last-token (linear on the last layer) or concat (MLP on all layers).",
+        option("--head", "What sits on top: last-token (linear on the last layer), dense (two maps there) or "
+               "concat (MLP on all layers).",
                axis="head"),
     ] = "last-token"  # fmt: skip
     schedule: Annotated[

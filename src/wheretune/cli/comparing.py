@@ -114,7 +114,7 @@ def compare(
     from wheretune.studies.grid import Comparison
     from wheretune.studies.methods import read_all
     from wheretune.support.files import taking
-    from wheretune.training.arguments import check_arguments
+    from wheretune.training.arguments import check_arguments, check_judging
 
     folder = to.folder
     k, ratio = one_count(context, count.k, count.ratio)
@@ -144,6 +144,8 @@ def compare(
         executor=whole("executor", executor),
     )
     check_trains(what.model)
+    for method in what.methods:
+        check_judging(settings, method.tuner)
     session = Session()
     info = session.data(train).info
     for part in judged.values():

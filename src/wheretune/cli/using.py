@@ -16,7 +16,10 @@ from wheretune.cli.reporting import file_to_write
 from wheretune.errors import OutputError
 
 if TYPE_CHECKING:
+    from wheretune.data.texts import TextData
     from wheretune.delta.opening import Finetuned
+    from wheretune.records.data import DataInfo
+    from wheretune.tasks.base import LabelUse
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What `wheretune tune` wrote.", show_default=False)]
 BatchSize = Annotated[int, option("--batch-size", "Texts in a batch.", rich_help_panel="Data")]
@@ -66,7 +69,8 @@ def evaluate(
     """Measure a tuned model on labelled data.
 
     With --output test.json the prediction of every row goes to predictions-test.jsonl beside it. Rows without a text,
-    or with a label that cannot be used, are in no metric; they are counted apart, each with its reason.
+    or without a label, are in no metric; they are counted apart, each with its reason. A class that the model was not
+    trained on is always wrong.
 
     For example:
 
@@ -76,17 +80,22 @@ def evaluate(
     """
     source, names = needed(data, "--data"), metric_names(metric)
     target = None if output is None else file_to_write(output)
+    trained = _trained_on(folder)
+    labelled = _read(trained, source, "required", columns.given)
+    texts = _read(trained, source, "ignored", columns.given) if labelled.unread else labelled
     tuned = _opened(folder, base)
+    from wheretune.data.tokens import with_tokens
+    from wheretune.delta.reading import unknown_classes
     from wheretune.judging import judged_every, save_predictions
     from wheretune.records.base import to_json
     from wheretune.show.tables import table
     from wheretune.support.files import write_json
 
-    labelled = tuned.read(source, "required", columns.given)
-    texts = tuned.read(source, "ignored", columns.given) if labelled.unread else labelled
+    texts, labelled = with_tokens(texts, tuned.tokenizer), with_tokens(labelled, tuned.tokenizer)
     found, predicted = judged_every(tuned.logits(texts, batch_size), texts, labelled, names)
     content: dict[str, Any] = {
-        "metrics": [to_json(one) for one in found], "rows": len(predicted), "not_counted": len(labelled.unread)
+        "metrics": [to_json(one) for one in found], "rows": len(predicted), "not_counted": len(labelled.unread),
+        "unknown_classes": unknown_classes(labelled, trained),
     }  # fmt: skip
     if target is not None:
         content["predictions"] = save_predictions(predicted, target.parent, target.stem)
@@ -132,11 +141,13 @@ def predict(
     """
     source = needed(data, "--data")
     target = None if output is None else file_to_write(output)
+    texts = _read(_trained_on(folder), source, "ignored", columns.given)
     tuned = _opened(folder, base)
+    from wheretune.data.tokens import with_tokens
     from wheretune.judging import answers
     from wheretune.support.files import write_text
 
-    texts = tuned.read(source, "ignored", columns.given)
+    texts = with_tokens(texts, tuned.tokenizer)
     rows = answers(tuned.predictions(texts, batch_size), texts)
     if target is None:
         write_out("".join(f"{json_line(row)}\n" for row in rows))
@@ -177,6 +188,22 @@ def merge(
             "head, whose weights lie beside it in head.safetensors. To use both, keep the delta and `wheretune predict`"
         )
     show(said, json_, {"output": str(target), "opens_with": how, "head_included": plain})
+
+
+def _trained_on(folder: Path) -> DataInfo:
+    """The training data of a tuned model, which is not opened for that."""
+    from wheretune.delta.folder import local_folder, read_manifest
+    from wheretune.delta.reading import trained_on
+
+    here = local_folder(folder)
+    return trained_on(read_manifest(here), here)
+
+
+def _read(trained: DataInfo, source: str, labels: LabelUse, columns: dict[str, str]) -> TextData:
+    """Data as a tuned model was trained on it."""
+    from wheretune.delta.reading import read_like
+
+    return read_like(trained, source, labels, columns)
 
 
 def _opened(folder: Path, base: BaseOptions) -> Finetuned:

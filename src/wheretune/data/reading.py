@@ -146,7 +146,7 @@ def usable(table: Table, faults: Mapping[int, Fault], bad_rows: str) -> Table:
         raise DataError(said, f"mend the data, or name another {field.replace('_', ' ')}", field)
     if bad_rows == "refuse":
         raise DataError(said, "mend these rows, or leave them out with bad_rows=skip", "bad_rows")
-    log.warning("%s; they are left out", said)
+    log.warning("%s; %s left out", said, "it is" if len(faults) == 1 else "they are")
     return table.take([place for place in range(len(table)) if place not in faults])
 
 

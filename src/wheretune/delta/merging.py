@@ -69,10 +69,10 @@ def merge(tuned: Finetuned, output: Path) -> bool:
 def _plain(tuned: Finetuned) -> nn.Module | None:
     """The family's own sequence classifier with the merged weights and the head, where it can compute the head."""
     model, problem_type = tuned.model, task_of(tuned.data).problem_type
-    linear = model.head[-1]
-    if model.all_layers or not isinstance(linear, nn.Linear) or problem_type is None:
+    maps = [part for part in model.head if isinstance(part, nn.Linear)]
+    if model.all_layers or problem_type is None:
         return None
-    return plain_classifier(model.base, linear, tuned.data.classes, problem_type, tuned.tokenizer.pad_token_id)
+    return plain_classifier(model.base, maps, tuned.data.classes, problem_type, tuned.tokenizer.pad_token_id)
 
 
 def _agree(ours: Float[Tensor, "text output"], theirs: Float[Tensor, "text output"], room: float) -> bool:

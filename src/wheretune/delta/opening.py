@@ -13,9 +13,9 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 
 from wheretune import catalog
-from wheretune.data.sources import located
 from wheretune.data.tokens import encode
 from wheretune.delta.folder import ADAPTER, MANIFEST, TENSORS, base_spec, local_folder, read_manifest
+from wheretune.delta.reading import read_like, trained_on
 from wheretune.errors import DeltaError
 from wheretune.heads.headed import HeadedModel
 from wheretune.judging import predict
@@ -24,9 +24,9 @@ from wheretune.model.identity import describe
 from wheretune.model.opening import open_model
 from wheretune.model.placement import hold_masters
 from wheretune.records import older
-from wheretune.records.base import Spec, from_json, looks, to_json
+from wheretune.records.base import from_json, looks, to_json
 from wheretune.records.runs import Manifest
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
 from wheretune.tuners.peft import attach_saved
 
 if TYPE_CHECKING:
@@ -157,11 +157,7 @@ class Finetuned:
             labels: As for `load_data`.
             columns: By setting of the task, columns that are called otherwise than in the training data.
         """
-        source = located(data, "test", "validation") if isinstance(data, str) else "memory"
-        trained = self.data.spec
-        task = Spec(trained.task.name, trained.task.params | dict(columns or {}))
-        spec = replace(trained, source=source, task=task, max_samples=None, part=None, bad_rows="skip")
-        return load_data(spec, like=self.data, labels=labels, rows=None if isinstance(data, str) else data)
+        return read_like(self.data, data, labels, columns)
 
 
 def open_finetuned(folder: str | Path, model: str | ModelSpec | None = None) -> Finetuned:
@@ -177,11 +173,7 @@ def open_finetuned(folder: str | Path, model: str | ModelSpec | None = None) -> 
         ModelError: The base model cannot be opened.
     """
     saved = read_delta(local_folder(folder))
-    if saved.content["data"] is None or saved.content["max_length"] is None:
-        raise DeltaError(
-            f"{folder} was saved from a model of your own, whose class {MANIFEST} does not know",
-            "make that model and call wheretune.load_delta(model, folder)",
-        )
+    trained_on(saved.content, Path(folder))
     spec = replace(saved.model, name=model, revision=None) if isinstance(model, str) else model or saved.model
     opened = open_model(spec)
     manifest = saved.manifest(opened.info)

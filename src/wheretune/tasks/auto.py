@@ -25,6 +25,9 @@ class Auto(TextTask):
 
     name: ClassVar[str] = "auto"
 
+    def further(self, table: Table, classes: tuple[str, ...]) -> tuple[str, ...]:
+        return self.become(Classification).further(table, classes)
+
     def labels(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> Labelled:
         cells = self.label_cells(table, use)
         if cells is None:

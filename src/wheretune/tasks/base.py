@@ -6,20 +6,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from wheretune import catalog
 from wheretune.data.cells import MAYBE_GAPS, is_number, written_kind
-from wheretune.data.reading import SHOWN, Fault, drawn, read_table, usable
+from wheretune.data.reading import Fault, drawn, read_table, usable
 from wheretune.data.texts import TextData, read_texts, take, text_faults
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec
 from wheretune.records.data import DataInfo, DataSpec
 from wheretune.support.files import digest_rows
 from wheretune.support.log import log
+from wheretune.tasks.uneven import say_classes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +65,9 @@ class TaskReader(Protocol):
 
     def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
         """One or two texts per row and, where the task names a column for it, what follows each row's text."""
+
+    def further(self, table: Table, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """The classes of some rows that the training data has not; none where it has none of theirs."""
 
     def labels(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> Labelled:
         """The labels of rows without faults.
@@ -118,6 +121,9 @@ class Task(TaskReader, Protocol):
 
     def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
         """Labels as a file of predictions says them: the name of a class, or a number."""
+
+    def read_back(self, written: Any, classes: Sequence[str]) -> Any:
+        """What `written` wrote as a label again, and what is predicted in the form of the first of `predicts`."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,15 @@ class TextTask:
         """The column of the labels."""
         return self.label_column or "label"
 
+    def further(self, table: Table, classes: tuple[str, ...]) -> tuple[str, ...]:
+        cells = self.label_cells(table, "required") or ()
+        named = {name for cell in cells if _label_fault(cell, self.label_name) is None for name in self.named(cell)}
+        return tuple(sorted(named - set(classes))) if named & set(classes) else ()
+
+    def named(self, cell: object) -> tuple[str, ...]:
+        """The classes that a label names; none where the task has no classes."""
+        return ()
+
     def unlike(self, cell: object, classes: tuple[str, ...] | None) -> Fault | None:
         """Why a label that is one string or number is none of this task's; by default all are.
 
@@ -227,6 +242,7 @@ def load_data(
     like: DataInfo | None = None,
     labels: LabelUse = "required",
     rows: Any = None,
+    open_classes: bool = False,
 ) -> TextData:
     """Reads and checks data.
 
@@ -237,6 +253,7 @@ def load_data(
         labels: `optional` lets the default label column be missing; `ignored` does not look at labels.
         rows: The data itself, where it is in memory and the spec's `source` is only a word for it: a list of dicts or
             of strings, a dict of columns, a `datasets.Dataset` or `DatasetDict`, a frame of pandas or polars.
+        open_classes: Classes that the training data has not are no fault: they come behind its own.
 
     Raises:
         ConfigError: There is no such task, or it is not that of the training data.
@@ -250,6 +267,8 @@ def load_data(
     classes = None if like is None else like.classes
     every = read_table(spec, rows)
     reader = usual_columns(reader, every)
+    if open_classes and classes:
+        classes = (*classes, *reader.further(every, classes))
     faults = reader.faults(every, classes, labels)
     table = usable(every, faults, spec.bad_rows)
     texts, continuations = reader.texts(table)
@@ -299,27 +318,6 @@ def to_score(load: Callable[[LabelUse], TextData], needs: Iterable[str]) -> Text
         texts = load("ignored")  # says what is wrong if it is not the labels
         log.warning("the labels are left aside: %s", error.problem)
         return texts
-
-
-UNEVEN = 4.0  # how many times as many rows as the rarest class the most frequent one has, when that is said
-
-
-def say_classes(data: TextData) -> None:
-    """Says when the classes are uneven, or when a draw of rows has lost some."""
-    assert data.labels is not None
-    source, times = data.info.spec.source, Counter(data.info.classes[label] for label in data.labels)
-    lost = [name for name in data.info.classes if not times[name]]
-    if lost:
-        log.warning(
-            "none of the %d rows drawn from %s is of %s, so nothing is learned of it; draw more (max_samples)",
-            len(data), source, " or ".join(map(repr, lost[:SHOWN])) + (" and others" if len(lost) > SHOWN else ""),
-        )  # fmt: skip
-    (most, many), (least, few) = times.most_common()[0], times.most_common()[-1]
-    if many >= UNEVEN * few:
-        log.warning(
-            "the classes of %s are uneven: of %d rows %d are %r and %d %r; read macro-f1 beside accuracy",
-            source, len(data), many, most, few, least,
-        )  # fmt: skip
 
 
 def _shared(spec: DataSpec, like: DataInfo) -> Spec:

@@ -54,6 +54,9 @@ class Classification(TextTask):
             )
         return Labelled(self, tuple(index[name] for name in names), known)
 
+    def named(self, cell: object) -> tuple[str, ...]:
+        return (class_name(cell),)
+
     def unlike(self, cell: object, classes: tuple[str, ...] | None) -> Fault | None:
         if classes is None or class_name(cell) in classes:
             return None
@@ -90,6 +93,9 @@ class Classification(TextTask):
 
     def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
         return [classes[label] for label in labels]
+
+    def read_back(self, written: str, classes: Sequence[str]) -> int:
+        return list(classes).index(written)
 
 
 def class_name(cell: object) -> str:

@@ -67,6 +67,9 @@ class Regression(TextTask):
     def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
         return [float(label) for label in labels]
 
+    def read_back(self, written: float, classes: Sequence[str]) -> float:
+        return written
+
 
 def number(cell: object) -> float:
     """A label as a number; not a number where it is none."""

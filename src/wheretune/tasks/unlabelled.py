@@ -53,6 +53,9 @@ class Unlabelled(TextTask):
     def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
         raise _nothing_to_learn()
 
+    def read_back(self, written: Any, classes: Sequence[str]) -> NoReturn:
+        raise _nothing_to_learn()
+
 
 def _nothing_to_learn() -> DataError:
     return DataError("texts without labels teach nothing that could be predicted", "give data with labels", "task")

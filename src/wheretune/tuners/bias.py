@@ -22,6 +22,7 @@ class Bias:
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = True
     rate: ClassVar[float] = 2e-3
+    needs_every_step: ClassVar[bool] = False
     trains_embeddings: ClassVar[bool] = False
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:

@@ -21,6 +21,7 @@ class HeadOnly:
     needs_layers: ClassVar[bool] = False
     trains_norms: ClassVar[bool] = False
     rate: ClassVar[float] = 4e-3
+    needs_every_step: ClassVar[bool] = False
     trains_embeddings: ClassVar[bool] = False
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:

@@ -27,6 +27,7 @@ class IA3:
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = False
     rate: ClassVar[float] = 1e-2
+    needs_every_step: ClassVar[bool] = False
     trains_embeddings: ClassVar[bool] = False
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:

@@ -49,6 +49,7 @@ class LowRank(ABC):
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = False
     rate: ClassVar[float] = 1e-3
+    needs_every_step: ClassVar[bool] = False
     trains_embeddings: ClassVar[bool] = False
 
     @abstractmethod

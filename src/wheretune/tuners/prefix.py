@@ -42,6 +42,7 @@ class Prefix:
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = False
     rate: ClassVar[float] = 4e-3
+    needs_every_step: ClassVar[bool] = False
     trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
