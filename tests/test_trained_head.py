@@ -129,16 +129,35 @@ def test_what_was_trained_on_merges_into_the_same_class(classifier, family, tmp_
     folder, model, _ = classifier(family, ("good", "hot", "bad"))
     data = from_texts(sentences(12), LABELS)
     made, plan, opened = begun(folder, data)
-    tuned = wt.apply(made, plan)
-    with torch.no_grad():
-        for parameter in tuned.trainable.values():
-            parameter += 0.01
-    wt.save_delta(tuned, tmp_path / "run", data=data.info, max_length=64)
+    wt.save_delta(nudged(made, plan), tmp_path / "run", data=data.info, max_length=64)
     again = open_finetuned(tmp_path / "run")
     assert merge(again, tmp_path / "merged")
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
     assert type(merged) is type(model) and merged.config.id2label == {0: "bad", 1: "good", 2: "hot"}
     torch.testing.assert_close(theirs(merged, again.tokenizer, data), ours(made, opened, data), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_linear_head_that_was_merged_is_one_again(classifier, tmp_path, family):
+    folder, _, _ = classifier(family, ("x", "y", "z"))
+    data = from_texts(sentences(12), LABELS)
+    made, plan, opened = begun(folder, data)
+    assert plan.head.name == "last-token"  # a new one
+    wt.save_delta(nudged(made, plan), tmp_path / "run", data=data.info, max_length=64)
+    assert merge(open_finetuned(tmp_path / "run"), tmp_path / "merged")
+    again, plan, opened = begun(tmp_path / "merged", data)
+    assert plan.head.name == "last-token"
+    torch.testing.assert_close(again.head[1].weight, made.head[1].weight)
+    torch.testing.assert_close(ours(again, opened, data), ours(made, opened, data), atol=1e-4, rtol=1e-4)
+
+
+def nudged(model, plan):
+    """A model whose chosen layers and head are a little different, as if they had been trained."""
+    tuned = wt.apply(model, plan)
+    with torch.no_grad():
+        for parameter in tuned.trainable.values():
+            parameter += 0.01
+    return tuned
 
 
 def test_the_command_line_says_it_in_one_line(classifier, run, files, tmp_path):

@@ -74,6 +74,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "auto": "wheretune.tasks.auto:Auto",
         "classification": "wheretune.tasks.classification:Classification",
         "regression": "wheretune.tasks.regression:Regression",
+        "multi-label": "wheretune.tasks.multi_label:MultiLabel",
         "unlabelled": "wheretune.tasks.unlabelled:Unlabelled",
     },
     "metric": {
@@ -82,6 +83,10 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "f1": "wheretune.metrics.classification:F1",
         "matthews": "wheretune.metrics.classification:Matthews",
         "log-loss": "wheretune.metrics.classification:LogLoss",
+        "f1-micro": "wheretune.metrics.multi_label:F1Micro",
+        "f1-macro": "wheretune.metrics.multi_label:F1Macro",
+        "exact-match": "wheretune.metrics.multi_label:ExactMatch",
+        "label-log-loss": "wheretune.metrics.multi_label:LabelLogLoss",
         "pearson": "wheretune.metrics.regression:Pearson",
         "spearman": "wheretune.metrics.regression:Spearman",
         "mse": "wheretune.metrics.regression:MSE",
@@ -311,6 +316,11 @@ _KINDS: Mapping[str, _Kind] = {
         "whole numbers with commas or + between them",
         lambda text: tuple(int(part) for part in text.replace("+", ",").split(",")),
         lambda value: isinstance(value, tuple) and all(map(_whole, value)),
+    ),
+    "tuple[float, ...]": _Kind(
+        "numbers with commas or + between them",
+        lambda text: tuple(float(part) for part in text.replace("+", ",").split(",")),
+        lambda value: isinstance(value, tuple) and all(map(_number, value)),
     ),
     "dict[str, str]": _Kind(
         "name=word pairs with commas between them",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from wheretune.records.runs import Metric
 from wheretune.support.files import write_text
 from wheretune.support.log import log
 from wheretune.support.progress import progress
-from wheretune.tasks.base import task_of
+from wheretune.tasks.base import brief, task_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -42,15 +42,15 @@ class Prediction:
 
     Attributes:
         row: Its number in the source of the data, from 0.
-        truth: The name of the true class, or the true number; None where it is not known.
+        truth: The name of the true class, those of several, or the true number; None where it is not known.
         predicted: What the model says, likewise; None where the row has no text that could be read.
-        probability: What the model gives for it; None where it predicts a number.
+        probability: What the model gives for it; None where it predicts a number, or several classes.
         reason: Why the row counts in no metric; None where it does.
     """
 
     row: int
-    truth: str | float | None
-    predicted: str | float | None
+    truth: str | float | tuple[str, ...] | None
+    predicted: str | float | tuple[str, ...] | None
     probability: float | None = None
     reason: str | None = None
 
@@ -61,8 +61,8 @@ class Prediction:
 
     @property
     def right(self) -> bool | None:
-        """Whether the class that is predicted is the true one; None for a number, or where the truth is not known."""
-        return self.predicted == self.truth if isinstance(self.truth, str) else None
+        """Whether what is predicted is the true class or set; None for a number, or where the truth is not known."""
+        return self.predicted == self.truth if isinstance(self.truth, str | tuple) else None
 
 
 @record
@@ -151,6 +151,29 @@ def judge(
     measures(task, names)  # refuses before anything is computed
     collate = task.collator(tokenizer)
     return judged(predict(model, encode(data, tokenizer, length), collate, batch_size, description), data, names)
+
+
+def calibrated(model: nn.Module, data: Mapping[str, TextData], tokenizer: Any, length: int) -> Mapping[str, TextData]:
+    """The data with the task as it is after a look at the validation data, if there is any; see `Task.calibrated`.
+
+    Args:
+        model: A model that has been trained.
+        data: By split.
+        tokenizer: The model's.
+        length: Tokens a text is cut to.
+    """
+    held = data.get("validation")
+    if held is None or held.labels is None:
+        return data
+    rows, task = held, task_of(held.info)
+
+    def logits() -> Float[np.ndarray, "row output"]:
+        return predict(model, encode(rows, tokenizer, length), task.collator(tokenizer), description="calibrating")
+
+    settled = task.calibrated(logits, held.labels)
+    if settled == task:
+        return data
+    return {name: replace(part, info=replace(part.info, task=brief(settled))) for name, part in data.items()}
 
 
 def judged(

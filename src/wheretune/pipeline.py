@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.errors import WheretuneError
 from wheretune.finished import RESULT
 from wheretune.heads.headed import headed
-from wheretune.judging import judge, measures, save_predictions
+from wheretune.judging import calibrated, judge, measures, save_predictions
 from wheretune.model.finding import check_one_sequence
 from wheretune.model.identity import check_layers, check_plan
 from wheretune.model.inputs import max_tokens
@@ -230,6 +230,8 @@ def tune(
                     watch,
                     judge_of(spec, decisive, lambda: measure("validation")[0]),
                 )
+        data = calibrated(model, data, opened.tokenizer, length)
+        texts = data["train"]
         remove_delta(folder)  # of a sitting that was killed before its result was written
         save_delta(tuned, folder, data=texts.info, max_length=length)
         started = time.perf_counter()
@@ -277,7 +279,7 @@ def _speaks(scorer: Spec) -> bool:
     return "language-model" in catalog.find("scorer", scorer.name).card.needs
 
 
-def _data(spec: RunSpec, session: Session) -> dict[str, TextData]:
+def _data(spec: RunSpec, session: Session) -> Mapping[str, TextData]:
     """What a run reads, by split; what is judged shares the task and the classes of the training data."""
     train = session.data(spec.train)
     held_out = {"validation": spec.validation, "test": spec.test}
@@ -311,7 +313,7 @@ def _share(spec: RunSpec, plan: Plan) -> str:
     return f"{len(plan.layers)} of {len(plan.model)} layers, a quarter rounded up; "
 
 
-def _claimed(spec: RunSpec, opened: Opened, data: dict[str, TextData]) -> dict[str, Any]:
+def _claimed(spec: RunSpec, opened: Opened, data: Mapping[str, TextData]) -> dict[str, Any]:
     """What a folder is for: the run, with model and data known by their content, wherever they lie.
 
     Metrics are no part of it: they change no training.

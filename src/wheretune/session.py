@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from wheretune.tasks.base import load_data, to_score
+from wheretune.tasks.base import load_data
+from wheretune.tasks.for_scoring import to_score
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData

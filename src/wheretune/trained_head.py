@@ -82,8 +82,9 @@ def _order(own: OwnHead, data: DataInfo) -> tuple[tuple[int, ...], str]:
     """By output of the task which output of the checkpoint's head it is, and why; none where they do not agree."""
     task, classes = task_of(data), data.classes
     outputs = task.outputs(classes)
-    if own.problem_type not in (None, task.problem_type) or task.problem_type is None:
-        return (), f"it was trained for {own.problem_type}, and this is {task.describe(classes)}"
+    meant = own.problem_type or ("regression" if len(own.names) == 1 else "single_label_classification")
+    if meant != task.problem_type:
+        return (), f"it was trained for {meant}, and this is {task.describe(classes)}"
     if len(own.names) != outputs:
         return (), f"this is {task.describe(classes)}"
     if not classes:

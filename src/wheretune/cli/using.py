@@ -187,6 +187,10 @@ def merge(
             ". It is the tuned base model without its head: no sequence classifier of this family computes this "
             "head, whose weights lie beside it in head.safetensors. To use both, keep the delta and `wheretune predict`"
         )
+    thresholds = tuned.data.task.params.get("thresholds")
+    if thresholds:
+        named = ", ".join(f"{name} {cut:.4g}" for name, cut in zip(tuned.data.classes, thresholds, strict=True))
+        said += f". Its thresholds are no part of it: {named}"
     show(said, json_, {"output": str(target), "opens_with": how, "head_included": plain})
 
 

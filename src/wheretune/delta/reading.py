@@ -75,4 +75,4 @@ def unknown_classes(read: TextData, trained: DataInfo) -> int:
         return 0
     known = set(trained.classes)
     written = task_of(read.info).written(read.labels, read.info.classes)
-    return sum(not known.issuperset(one if isinstance(one, list) else [one]) for one in written)
+    return sum(not known.issuperset(one if isinstance(one, tuple) else [one]) for one in written)

@@ -40,5 +40,5 @@ class Objective(Protocol):
     name: ClassVar[str]
     places: ClassVar[Literal["one", "every"]]
 
-    def loss(self, logits: Float[Tensor, "batch output"], labels: Shaped[Tensor, " batch"]) -> Float[Tensor, ""]:
+    def loss(self, logits: Float[Tensor, "batch output"], labels: Shaped[Tensor, "batch ..."]) -> Float[Tensor, ""]:
         """The mean loss of a batch."""

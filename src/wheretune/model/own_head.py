@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from wheretune.model.classifier import SMALL
 from wheretune.model.finding import base_of, causal, text_config
 from wheretune.model.forward import evaluating, represent
 from wheretune.model.inputs import accepted
@@ -62,7 +63,19 @@ def own_head(model: nn.Module) -> OwnHead | None:
         maps, activation = _seen(model, base_of(model))
     except Exception:  # it wants other inputs: then it cannot be seen what its head computes
         maps, activation = (), None
-    return OwnHead(type(model).__name__, names, config.problem_type, _in_fp32(maps), activation)
+    found = _in_fp32(maps)
+    if activation == "tanh" and (plain := _undone(*found)) is not None:
+        found, activation = (plain,), None
+    return OwnHead(type(model).__name__, names, config.problem_type, found, activation)
+
+
+def _undone(
+    dense: tuple[Tensor, Tensor | None], last: tuple[Tensor, Tensor | None]
+) -> tuple[Tensor, Tensor | None] | None:
+    """The one linear map that `plain_classifier` wrote as two, whose weights nothing could train on as they are."""
+    (weight, bias), size = dense, len(dense[0])
+    identity = weight.shape == (size, size) and torch.equal(weight, SMALL * torch.eye(size, device=weight.device))
+    return (last[0] * SMALL, last[1]) if identity and bias is not None and not bias.any() else None
 
 
 def _seen(model: nn.Module, base: nn.Module) -> tuple[tuple[nn.Linear, ...], str | None]:

@@ -32,7 +32,8 @@ from wheretune.scoring.states import stream_states
 from wheretune.support.log import log
 from wheretune.support.progress import progress
 from wheretune.support.provenance import versions
-from wheretune.tasks.base import load_data, task_of, to_score
+from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.for_scoring import to_score
 from wheretune.tasks.verbalizing import next_tokens
 
 if TYPE_CHECKING:

@@ -5,25 +5,44 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
+from wheretune.data.cells import kind
 from wheretune.errors import DataError
+from wheretune.support.log import log
 from wheretune.tasks.base import TextTask
 from wheretune.tasks.classification import Classification
+from wheretune.tasks.multi_label import MultiLabel
 from wheretune.tasks.regression import Regression
 from wheretune.tasks.unlabelled import Unlabelled
 
 if TYPE_CHECKING:
-    from wheretune.data.reading import Table
+    from wheretune.data.reading import Fault, Table
     from wheretune.tasks.base import Labelled, LabelUse
 
 
 @final
 @dataclass(frozen=True)
 class Auto(TextTask):
-    """A regression if every label is a number and some are not whole; otherwise a classification."""
+    """A regression if every label is a number and some are not whole; multi-label if most are lists of labels.
+
+    All else is a classification.
+    """
 
     name: ClassVar[str] = "auto"
+
+    def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
+        if self._lists(table, use):
+            return self.become(MultiLabel).faults(table, classes, use)
+        return self.become(Classification).faults(table, classes, use)
+
+    def _lists(self, table: Table, use: LabelUse) -> bool:
+        """Whether more than half of the rows have a list of labels, and some of these are not empty.
+
+        A list that a data frame has written out is not enough: that may be an accident.
+        """
+        lists: list[Any] = [cell for cell in self.label_cells(table, use) or () if kind(cell) == "a list"]
+        return 2 * len(lists) > len(table) and any(len(one) > 0 for one in lists)
 
     def further(self, table: Table, classes: tuple[str, ...]) -> tuple[str, ...]:
         return self.become(Classification).further(table, classes)
@@ -32,6 +51,13 @@ class Auto(TextTask):
         cells = self.label_cells(table, use)
         if cells is None:
             return self.become(Unlabelled).labels(table, classes, use)
+        if self._lists(table, use):
+            read = self.become(MultiLabel).labels(table, classes, use)
+            log.warning(
+                "the labels of %s are lists, so each text has any of %d labels (task multi-label)",
+                table.source, len(read.classes),
+            )  # fmt: skip
+            return read
         if fractional(cells):
             return self.become(Regression).labels(table, classes, use)
         read = self.become(Classification).labels(table, classes, use)

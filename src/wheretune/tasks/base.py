@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wheretune.data.reading import Table
-    from wheretune.metrics.base import Predictions
+    from wheretune.metrics.base import Predictions, Written
     from wheretune.records.data import Collate
 
 LabelUse = Literal["required", "optional", "ignored"]
@@ -113,17 +113,25 @@ class Task(TaskReader, Protocol):
     def collator(self, tokenizer: Any) -> Collate:
         """What makes a batch of encoded rows."""
 
-    def loss(self, logits: Float[Tensor, "batch output"], labels: Shaped[Tensor, " batch"]) -> Float[Tensor, ""]:
+    def loss(self, logits: Float[Tensor, "batch output"], labels: Shaped[Tensor, "batch ..."]) -> Float[Tensor, ""]:
         """The mean loss of a batch."""
 
     def predict(self, logits: Float[np.ndarray, "row output"], classes: tuple[str, ...]) -> Predictions:
         """What a model predicts, from its outputs."""
 
-    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
-        """Labels as a file of predictions says them: the name of a class, or a number."""
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> Sequence[Written]:
+        """Labels as a file of predictions says them: the name of a class, several, or a number."""
 
     def read_back(self, written: Any, classes: Sequence[str]) -> Any:
         """What `written` wrote as a label again, and what is predicted in the form of the first of `predicts`."""
+
+    def calibrated(self, logits: Callable[[], Float[np.ndarray, "row output"]], labels: Sequence[Any]) -> Task:
+        """The task with what it takes from held-out rows, such as thresholds; most take nothing.
+
+        Args:
+            logits: Gives a model's outputs for these rows.
+            labels: Their labels.
+        """
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,12 @@ class TextTask:
 
     def become(self, kind: type[TaskOf]) -> TaskOf:
         """Another task with the same columns."""
-        return kind(**{one.name: getattr(self, one.name) for one in dataclasses.fields(TextTask)})
+        return kind(**self.columns)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The settings that all tasks over labelled texts share."""
+        return {one.name: getattr(self, one.name) for one in dataclasses.fields(TextTask)}
 
     @property
     def text_columns(self) -> dict[str, str]:
@@ -165,7 +178,7 @@ class TextTask:
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
         found = text_faults(table, self.text_columns)
         for place, cell in enumerate(self.label_cells(table, use) or ()):
-            fault = _label_fault(cell, self.label_name) or self.unlike(cell, classes)
+            fault = self.cell_fault(cell) or self.unlike(cell, classes)
             if fault is not None:
                 found.setdefault(place, fault)
         return found
@@ -183,8 +196,12 @@ class TextTask:
 
     def further(self, table: Table, classes: tuple[str, ...]) -> tuple[str, ...]:
         cells = self.label_cells(table, "required") or ()
-        named = {name for cell in cells if _label_fault(cell, self.label_name) is None for name in self.named(cell)}
+        named = {name for cell in cells if self.cell_fault(cell) is None for name in self.named(cell)}
         return tuple(sorted(named - set(classes))) if named & set(classes) else ()
+
+    def cell_fault(self, cell: object) -> Fault | None:
+        """Why a cell is no label at all: by default, what is not one string or number."""
+        return _label_fault(cell, self.label_name)
 
     def named(self, cell: object) -> tuple[str, ...]:
         """The classes that a label names; none where the task has no classes."""
@@ -215,6 +232,11 @@ class TextTask:
         if others and all(map(is_number, others)):
             return [None if isinstance(cell, str) and cell in MAYBE_GAPS else cell for cell in cells]
         return cells
+
+    def calibrated(
+        self: TaskOf, logits: Callable[[], Float[np.ndarray, "row output"]], labels: Sequence[Any]
+    ) -> TaskOf:
+        return self
 
     def collator(self, tokenizer: Any) -> Collate:
         from wheretune.data.batches import collator
@@ -274,12 +296,12 @@ def load_data(
     texts, continuations = reader.texts(table)
     read = reader.labels(table, classes, labels)
     places = drawn(spec, len(table), read.values if read.classes else None)
-    info = DataInfo(spec, len(places), _brief(read.task), read.classes, hash="", left_out=len(faults))
+    info = DataInfo(spec, len(places), brief(read.task), read.classes, hash="", left_out=len(faults))
     follow = None if continuations is None else tuple(continuations)
     unread = {every.numbers[place]: fault.why.rstrip(",") for place, fault in faults.items()}
     data = take(TextData(info, tuple(texts), read.values, table.numbers, follow, unread), places)
     if classes is None and data.labels is not None and read.classes:
-        say_classes(data)
+        say_classes(data, read.task.written(data.labels, read.classes))
     return replace(data, info=replace(info, hash=_digest(data.texts, data.continuations, data.labels)))
 
 
@@ -303,23 +325,6 @@ def usual_columns(reader: TaskReader, table: Table) -> TaskReader:
     return dataclasses.replace(reader, **named)  # type: ignore[type-var]
 
 
-def to_score(load: Callable[[LabelUse], TextData], needs: Iterable[str]) -> TextData:
-    """Data to be scored by scorers with these needs; labels that make no task are left aside if none needs them.
-
-    Args:
-        load: Loads the data with such a use of its labels.
-        needs: What the scorers need.
-    """
-    if "labels" in needs:
-        return load("required")
-    try:
-        return load("optional")
-    except DataError as error:
-        texts = load("ignored")  # says what is wrong if it is not the labels
-        log.warning("the labels are left aside: %s", error.problem)
-        return texts
-
-
 def _shared(spec: DataSpec, like: DataInfo) -> Spec:
     """The task of data that must share that of the training data."""
     if spec.task.name not in ("auto", like.task.name):
@@ -332,7 +337,7 @@ def _shared(spec: DataSpec, like: DataInfo) -> Spec:
     return Spec(like.task.name, like.task.params | given)
 
 
-def _brief(task: Task) -> Spec:
+def brief(task: Task) -> Spec:
     """The spec of a task with the settings that are not those by default."""
     defaults = {one.name: one.default for one in dataclasses.fields(task)}  # type: ignore[arg-type]
     params = {name: value for name, value in Spec.of(task).params.items() if value != defaults[name]}

@@ -91,7 +91,7 @@ class Classification(TextTask):
             confidence=shares[np.arange(len(shares)), chosen],
         )
 
-    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str]:
         return [classes[label] for label in labels]
 
     def read_back(self, written: str, classes: Sequence[str]) -> int:

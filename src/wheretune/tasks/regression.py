@@ -64,7 +64,7 @@ class Regression(TextTask):
         values = logits[:, 0]
         return Predictions(written=[float(value) for value in values], kinds={"values": values})
 
-    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[float]:
         return [float(label) for label in labels]
 
     def read_back(self, written: float, classes: Sequence[str]) -> float:
