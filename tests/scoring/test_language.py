@@ -1,6 +1,7 @@
 """Language models' tasks are scored at the places that predict, and by their own loss."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from wheretune.model.finding import find_layers
 from wheretune.model.opening import load_tokenizer
 from wheretune.records.base import Spec
 from wheretune.records.data import DataSpec
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
 from wheretune.tasks.learned import last_learned, start_of_answer
+from wheretune.tasks.loading import load_data
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +116,7 @@ def test_the_meaning_of_a_row_is_the_token_that_is_to_follow(read, name):
         place = place_of(name, row)
         states, base = states_of(model, row)[:, place], inverse[row["labels"][place + 1]]
         deviations = [1 - cosine(state, base) for state in states]
-        every.append([before - after for before, after in zip(deviations, deviations[1:], strict=False)])
+        every.append([before - after for before, after in pairwise(deviations)])
     np.testing.assert_allclose([layer.score for layer in found.layers], np.mean(every, 0), atol=1e-4)
 
 

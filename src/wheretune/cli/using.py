@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from wheretune.delta.opening import Finetuned
     from wheretune.heads.top import TopModel
     from wheretune.judging import Prediction
+    from wheretune.records.data import DataInfo
     from wheretune.records.runs import Metric
+    from wheretune.tasks.base import LabelUse
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What `wheretune tune` wrote.", show_default=False)]
 BatchSize = Annotated[int, option("--batch-size", "Texts in a batch.", rich_help_panel="Data")]
@@ -84,7 +86,8 @@ def evaluate(
     """Measure a tuned model on labelled data.
 
     With --output test.json the prediction of every row goes to predictions-test.jsonl beside it. Rows without a text,
-    or with a label that cannot be used, are in no metric; they are counted apart, each with its reason.
+    or without a label, are in no metric; they are counted apart, each with its reason. A class that the model was not
+    trained on is always wrong.
 
     For example:
 
@@ -96,37 +99,34 @@ def evaluate(
     """
     source, names = needed(data, "--data"), metric_names(metric)
     target = None if output is None else file_to_write(output)
+    trained = _trained_on(folder)
+    labelled = _read(trained, source, "required", columns.given)
+    texts = _read(trained, source, "ignored", columns.given) if labelled.unread else labelled
     tuned = _opened(folder, base)
+    from wheretune.data.tokens import with_tokens
+    from wheretune.delta.reading import unknown_classes
     from wheretune.judging import save_predictions
-    from wheretune.records.base import to_json
     from wheretune.support.files import write_json
 
-    labelled = tuned.read(source, "required", columns.given)
-    texts = tuned.read(source, "ignored", columns.given) if labelled.unread else labelled
+    if not tuned.model.several:
+        texts, labelled = with_tokens(texts, tuned.tokenizer), with_tokens(labelled, tuned.tokenizer)
     others = {name: tuned.read_other(name, columns.given) for name in also or ()}
     every = {source: (texts, labelled), **{name: (other, other) for name, other in others.items()}}
     plain = tuned.untouched() if beside_base else None
     judged = {name: _judged(tuned, *both, names, batch_size) for name, both in every.items()}
     before = {} if plain is None else {n: _judged(tuned, *b, names, batch_size, plain) for n, b in every.items()}
-    contents: list[dict[str, Any]] = []
-    for name, (found, predicted) in judged.items():
-        lost = sum(row.reason is not None for row in predicted)
-        one: dict[str, Any] = {"metrics": list(map(to_json, found)), "rows": len(predicted), "not_counted": lost}
-        if name in before:
-            one["base"] = list(map(to_json, before[name][0]))
-        contents.append(one if name == source else {"data": name, **one})
-    content = contents[0] | ({"also": contents[1:]} if also else {})
+    content, *more = (_written(judged[name], before.get(name)) for name in every)
+    content["unknown_classes"] = unknown_classes(labelled, trained)
+    if also:
+        content["also"] = [{"data": name, **one} for name, one in zip(others, more, strict=True)]
     predicted = judged[source][1]
     if target is not None:
         content["predictions"] = save_predictions(predicted, target.parent, target.stem)
         write_json(target, content)
-    for name, (found, _) in judged.items():
-        if not json_:
-            show(_measured(f"{folder} on {name}", found, before.get(name)))
     if json_:
         show(None, json_, content)
-    if content["not_counted"] and not json_:
-        show(f"{content['not_counted']} of {len(predicted)} rows count in no metric")
+    else:
+        _show(folder, judged, before, content)
     if target is not None:
         note(f"metrics in {target}, predictions in {target.parent / content['predictions']}")
 
@@ -148,6 +148,24 @@ def _judged(
 
     own = task_of(labelled.info).predicts == task_of(tuned.data).predicts  # of raw text beside, its own metrics alone
     return judged_every(*tuned.answered(texts, batch_size, model), labelled, names if own else ())
+
+
+def _written(judged: Judged, before: Judged | None) -> dict[str, Any]:
+    """Metrics as JSON, the base model's own beside them where they were asked for."""
+    from wheretune.records.base import to_json
+
+    metrics, predicted = judged
+    lost = sum(row.reason is not None for row in predicted)
+    found = {"metrics": [to_json(one) for one in metrics], "rows": len(predicted), "not_counted": lost}
+    return found if before is None else found | {"base": [to_json(one) for one in before[0]]}
+
+
+def _show(folder: Path, judged: dict[str, Judged], before: dict[str, Judged], content: dict[str, Any]) -> None:
+    """A table for each file that was judged, and how many rows of the first count in no metric."""
+    for name, (found, _) in judged.items():
+        show(_measured(f"{folder} on {name}", found, before.get(name)))
+    if content["not_counted"]:
+        show(f"{content['not_counted']} of {content['rows']} rows count in no metric")
 
 
 def _measured(title: str, found: tuple[Metric, ...], before: Judged | None) -> Any:
@@ -192,11 +210,14 @@ def predict(
     """
     source = needed(data, "--data")
     target = None if output is None else file_to_write(output)
+    texts = _read(_trained_on(folder), source, "ignored", columns.given)
     tuned = _opened(folder, base, predicts=True)
+    from wheretune.data.tokens import with_tokens
     from wheretune.judging import answers
     from wheretune.support.files import write_text
 
-    texts = tuned.read(source, "ignored", columns.given)
+    if not tuned.model.several:
+        texts = with_tokens(texts, tuned.tokenizer)
     rows = answers(tuned.predictions(texts, batch_size), texts)
     if target is None:
         write_out("".join(f"{json_line(row)}\n" for row in rows))
@@ -236,7 +257,27 @@ def merge(
             ". It is the tuned base model without its head: no sequence classifier of this family computes this "
             "head, whose weights lie beside it in head.safetensors. To use both, keep the delta and `wheretune predict`"
         )
+    thresholds = tuned.data.task.params.get("thresholds")
+    if thresholds:
+        named = ", ".join(f"{name} {cut:.4g}" for name, cut in zip(tuned.data.classes, thresholds, strict=True))
+        said += f". Its thresholds are no part of it: {named}"
     show(said, json_, {"output": str(target), "opens_with": how, "head_included": auto is not None})
+
+
+def _trained_on(folder: Path) -> DataInfo:
+    """The training data of a tuned model, which is not opened for that."""
+    from wheretune.delta.folder import local_folder, read_manifest
+    from wheretune.delta.reading import trained_on
+
+    here = local_folder(folder)
+    return trained_on(read_manifest(here), here)
+
+
+def _read(trained: DataInfo, source: str, labels: LabelUse, columns: dict[str, str]) -> TextData:
+    """Data as a tuned model was trained on it."""
+    from wheretune.delta.reading import read_like
+
+    return read_like(trained, source, labels, columns)
 
 
 def _opened(folder: Path, base: BaseOptions, *, predicts: bool = False) -> Finetuned:
