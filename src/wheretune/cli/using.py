@@ -112,9 +112,8 @@ def evaluate(
         texts, labelled = with_tokens(texts, tuned.tokenizer), with_tokens(labelled, tuned.tokenizer)
     others = {name: tuned.read_other(name, columns.given) for name in also or ()}
     every = {source: (texts, labelled), **{name: (other, other) for name, other in others.items()}}
-    plain = tuned.untouched() if beside_base else None
-    judged = {name: _judged(tuned, *both, names, batch_size) for name, both in every.items()}
-    before = {} if plain is None else {n: _judged(tuned, *b, names, batch_size, plain) for n, b in every.items()}
+    judged = _judged_all(tuned, every, names, batch_size)
+    before = _judged_all(tuned, every, names, batch_size, tuned.untouched()) if beside_base else {}
     content, *more = (_written(judged[name], before.get(name)) for name in every)
     content["unknown_classes"] = unknown_classes(labelled, trained)
     if also:
@@ -132,6 +131,17 @@ def evaluate(
 
 
 Judged = tuple[tuple["Metric", ...], tuple["Prediction", ...]]
+
+
+def _judged_all(
+    tuned: Finetuned,
+    every: dict[str, tuple[TextData, TextData]],
+    names: tuple[str, ...],
+    batch_size: int,
+    model: TopModel | None = None,
+) -> dict[str, Judged]:
+    """By file, what `_judged` finds."""
+    return {name: _judged(tuned, *both, names, batch_size, model) for name, both in every.items()}
 
 
 def _judged(
