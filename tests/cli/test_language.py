@@ -11,7 +11,8 @@ from helpers.models import tiny_model
 from wheretune.model.opening import load_tokenizer
 from wheretune.records.base import Spec
 from wheretune.records.data import DataSpec
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
+from wheretune.tasks.loading import load_data
 
 FAST = ("--epochs", 2, "--batch-size", 8, "--learning-rate", "1e-2", "--max-length", 96)
 

@@ -11,7 +11,8 @@ from helpers.chats import CHATML, CONTROL, MISTRAL, QWEN3, SHAPES, by_hand, chat
 from wheretune.errors import ConfigError, DataError, ModelError
 from wheretune.records.base import Spec
 from wheretune.records.data import DataSpec
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
+from wheretune.tasks.loading import load_data
 
 HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
 

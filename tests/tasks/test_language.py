@@ -7,7 +7,8 @@ from wheretune.data.spans import Encoder
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec
 from wheretune.records.data import DataSpec
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
+from wheretune.tasks.loading import load_data
 from wheretune.tasks.next_token import NextToken
 
 

@@ -14,7 +14,8 @@ from wheretune.tasks.language import LanguageTask
 from wheretune.tasks.learned import last_learned
 
 if TYPE_CHECKING:
-    from wheretune.data.reading import Fault, Table
+    from wheretune.data.cells import Fault
+    from wheretune.data.reading import Table
     from wheretune.data.texts import TextData
     from wheretune.tasks.base import LabelUse
 
