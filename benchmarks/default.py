@@ -126,7 +126,7 @@ def stock(model: str, train: Any, test: Any, batch_size: int, seed: int) -> dict
     )
     from transformers import logging as said
 
-    from wheretune.tasks.base import load_data
+    from wheretune.tasks.loading import load_data
 
     said.set_verbosity_error()
     started = time.perf_counter()

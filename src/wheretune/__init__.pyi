@@ -37,8 +37,7 @@ from .selectors.budget import Budget
 from .selectors.fixed import Bottom, Explicit, Random, Top
 from .selectors.near import Near
 from .selectors.ranked import Highest, Lowest, MiddleBest, Suffix
-from .tasks.base import load_data
-from .tasks.in_memory import from_texts
+from .tasks.loading import from_texts, load_data
 from .training.engagement import EngagementCallback
 from .training.followers import FollowerCallback
 from .tuners.adalora import AdaLoRA

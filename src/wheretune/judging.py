@@ -6,10 +6,10 @@ row by row later: `predictions-SPLIT.jsonl`, one JSON object per line; see `Pred
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from wheretune.records.runs import Metric
 from wheretune.support.files import write_text
 from wheretune.support.log import log
 from wheretune.support.progress import progress
-from wheretune.tasks.base import task_of
+from wheretune.tasks.base import brief, task_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,15 +41,15 @@ class Prediction:
 
     Attributes:
         row: Its number in the source of the data, from 0.
-        truth: The name of the true class, or the true number; None where it is not known.
+        truth: The name of the true class, those of several, or the true number; None where it is not known.
         predicted: What the model says, likewise; None where the row has no text that could be read.
-        probability: What the model gives for it; None where it predicts a number.
+        probability: What the model gives for it; None where it predicts a number, or several classes.
         reason: Why the row counts in no metric; None where it does.
     """
 
     row: int
-    truth: str | float | None
-    predicted: str | float | None
+    truth: str | float | tuple[str, ...] | None
+    predicted: str | float | tuple[str, ...] | None
     probability: float | None = None
     reason: str | None = None
 
@@ -60,8 +60,8 @@ class Prediction:
 
     @property
     def right(self) -> bool | None:
-        """Whether the class that is predicted is the true one; None for a number, or where the truth is not known."""
-        return self.predicted == self.truth if isinstance(self.truth, str) else None
+        """Whether what is predicted is the true class or set; None for a number, or where the truth is not known."""
+        return self.predicted == self.truth if isinstance(self.truth, str | tuple) else None
 
 
 @record
@@ -139,7 +139,7 @@ def by_text(
     np.add.at(sums, places, found)
     read = sorted(set(places))
     unread = {row: UNTAUGHT for row in set(data.rows) - {data.rows[i] for i in read}}
-    return sums[read], dataclasses.replace(take(data, read), unread={**unread, **data.unread})
+    return sums[read], replace(take(data, read), unread={**unread, **data.unread})
 
 
 # --- from predictions to metrics -----------------------------------------------------------------
@@ -179,6 +179,30 @@ def judge(
     return metrics, (*predicted, *untaught)
 
 
+def calibrated(model: nn.Module, data: Mapping[str, TextData], tokenizer: Any, length: int) -> Mapping[str, TextData]:
+    """The data with the task as it is after a look at the validation data, if there is any; see `Task.calibrated`.
+
+    Args:
+        model: A model that has been trained.
+        data: By split.
+        tokenizer: The model's.
+        length: Tokens a text is cut to.
+    """
+    held = data.get("validation")
+    if held is None or held.labels is None:
+        return data
+    rows, task = held, task_of(held.info)
+
+    def logits() -> Float[np.ndarray, "row output"]:
+        encoded = task.encode(rows, tokenizer, length)
+        return predict(model, encoded, task.collator(tokenizer), description="calibrating")
+
+    settled = task.calibrated(logits, held.labels)
+    if settled == task:
+        return data
+    return {name: replace(part, info=replace(part.info, task=brief(settled))) for name, part in data.items()}
+
+
 def judged(
     logits: Float[np.ndarray, "row output"], data: TextData, names: Sequence[str] = ()
 ) -> tuple[tuple[Metric, ...], tuple[Prediction, ...]]:
@@ -186,16 +210,24 @@ def judged(
     task, classes = task_of(data.info), data.info.classes
     predictions = task.predict(logits, classes)
     truth = np.array(data.labels if data.labels is not None else [np.nan] * len(data))
+    found = measured(measures(task, names), predictions, truth, names, task.describe(classes))
+    return found, rowwise(predictions, data)
+
+
+def measured(
+    every: Sequence[Measure], predictions: Predictions, truth: np.ndarray, asked: Sequence[str], what: str
+) -> tuple[Metric, ...]:
+    """The metrics that are defined for some rows; of those that were asked for, it is said which are not."""
     found = []
-    for measure in measures(task, names):
+    for measure in every:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a class that is never predicted has F1 0 by definition
             value = measure.compute(predictions, truth)
         if value is not None:
             found.append(Metric(measure.name, value, len(truth), measure.higher_is_better))
-        elif measure.name in names:
-            log.warning("%s is left out: it is not defined for %s", measure.name, task.describe(classes))
-    return tuple(found), rowwise(predictions, data)
+        elif measure.name in asked:
+            log.warning("%s is left out: it is not defined for %s", measure.name, what)
+    return tuple(found)
 
 
 def judged_every(
@@ -220,7 +252,7 @@ def judged_every(
     if rest:
         more = task_of(labelled.info).predict(logits[[place[row] for row in rest]], labelled.info.classes)
         for one in rowwise(more, take(texts, [place[row] for row in rest])):
-            found[one.row] = dataclasses.replace(one, reason=labelled.unread[one.row])
+            found[one.row] = replace(one, reason=labelled.unread[one.row])
     for row, why in texts.unread.items():
         found[row] = Prediction(row, None, None, reason=why)
     return metrics, tuple(found[row] for row in sorted(found))

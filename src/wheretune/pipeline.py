@@ -9,36 +9,36 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog, planning, trials
+from wheretune import catalog, finished, planning, trained_head, trials
 from wheretune.applying import apply
 from wheretune.data.tokens import mean_learned, mean_length
-from wheretune.delta.card import write_card
 from wheretune.delta.saving import remove_delta, save_delta
+from wheretune.finished import RESULT
 from wheretune.heads.headed import headed
-from wheretune.judging import judge, measures, save_predictions
+from wheretune.judging import calibrated, judge, measures, save_predictions
 from wheretune.model.finding import check_one_sequence
 from wheretune.model.identity import check_layers, check_plan
 from wheretune.model.inputs import max_tokens
-from wheretune.model.opening import load_tokenizer, outline, own_head
+from wheretune.model.opening import load_tokenizer, outline
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
-from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings, load_result
+from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
 from wheretune.selectors.base import TakesK
 from wheretune.session import Session
 from wheretune.support.files import claim, sweep
-from wheretune.support.log import log
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
-from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights
+from wheretune.training.arguments import check_judging
+from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights, with_loss
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.clock import Clock
 from wheretune.training.engagement import EngagementCallback
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from wheretune.records.runs import CacheSettings
     from wheretune.scoring.one_pass import PassState, Settle
 
-RUN, SCORES, PLAN, RESULT, PROBES = "run.json", "scores.json", "plan.json", "result.json", "probe"
+RUN, SCORES, PLAN, PROBES = "run.json", "scores.json", "plan.json", "probe"
 
 
 def score(
@@ -192,9 +192,11 @@ def tune(
         WheretuneError: Of every kind, for what the user can mend.
         OutputError: The folder holds another run.
     """
+    check_judging(spec.settings, spec.tuner if spec.plan is None else spec.plan.tuner)
     session, watch = session or Session(shared=False), watch or WatchSettings()
     data = _data(spec, session)
     texts, task = data["train"], task_of(data["train"].info)
+    spec = with_loss(spec, task)
     decisive = decisive_metric(spec, measures(task, spec.metrics))  # refuses what cannot read the task
     spec, opened = _opened(spec, texts, session)
     length = _length(spec, opened)
@@ -202,12 +204,13 @@ def tune(
     claim(folder / RUN, _claimed(spec, opened, data), defaults={"settings": to_json(TrainSettings())})
     if (folder / RESULT).is_file():
         _leave_no_checkpoint(folder)
-        return load_result(folder / RESULT)
+        return finished.with_metrics(folder, spec.metrics)
 
     plan = _planned(spec, folder, session, show)
     rows = task.encode(texts, opened.tokenizer, length)
     settings = _settled(spec, plan, len(rows), show)
     model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
+    trained_head.fill(model, plan, opened, texts.info)
     tuned = apply(
         model,
         plan,
@@ -236,8 +239,10 @@ def tune(
                     tuned.followers,
                     [EngagementCallback(tuned)],
                     watch,
-                    judge_of(spec, decisive, lambda: measure("validation")[0], tuned),
+                    judge_of(spec, decisive, lambda: measure("validation")[0]),
                 )
+        data = calibrated(model, data, opened.tokenizer, length)
+        texts = data["train"]
         remove_delta(folder)  # of a sitting that was killed before its result was written
         save_delta(tuned, folder, data=texts.info, max_length=length)
         started = time.perf_counter()
@@ -258,8 +263,7 @@ def tune(
         predictions=predictions,
         learning_rate=settings.learning_rate,
     )
-    write_card(folder, plan, texts.info, {name: (data[name].info, metrics) for name, metrics in result.metrics.items()})
-    save(result, folder / RESULT)
+    finished.write(result, folder)
     _leave_no_checkpoint(folder)
     return result
 
@@ -275,8 +279,6 @@ def _opened(spec: RunSpec, texts: TextData, session: Session) -> tuple[RunSpec, 
 def _length(spec: RunSpec, opened: Opened) -> int:
     """How many tokens texts are cut to; a model that cannot be tuned so is refused."""
     check_one_sequence(opened.stack.base)
-    if (own := own_head(opened.stack.base)) is not None:
-        log.warning("the checkpoint's own head (%s) is left out: a new head is trained", own)
     length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
     if spec.plan is not None:
         check_plan(opened.info, spec.plan)
@@ -296,7 +298,7 @@ def _speaks(scorer: Spec) -> bool:
     return "language-model" in catalog.find("scorer", scorer.name).card.needs
 
 
-def _data(spec: RunSpec, session: Session) -> dict[str, TextData]:
+def _data(spec: RunSpec, session: Session) -> Mapping[str, TextData]:
     """What a run reads, by split; what is judged shares the task and the classes of the training data."""
     train = session.data(spec.train)
     held_out = {"validation": spec.validation, "test": spec.test}
@@ -314,6 +316,7 @@ def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[obje
         scores, plan = choose(spec, session, probes=folder / PROBES, kept=folder / SCORES)
     if (folder / PLAN).is_file():
         plan = load(Plan, folder / PLAN)
+    plan = trained_head.fitted(plan, session.model(spec.model), session.data(spec.train).info)
     save(plan, folder / PLAN)
     for made in (scores, plan):
         if made is not None:
@@ -329,7 +332,7 @@ def _share(spec: RunSpec, plan: Plan) -> str:
     return f"{len(plan.layers)} of {len(plan.model)} layers, a quarter rounded up; "
 
 
-def _claimed(spec: RunSpec, opened: Opened, data: dict[str, TextData]) -> dict[str, Any]:
+def _claimed(spec: RunSpec, opened: Opened, data: Mapping[str, TextData]) -> dict[str, Any]:
     """What a folder is for: the run, with model and data known by their content, wherever they lie.
 
     Metrics are no part of it: they change no training.

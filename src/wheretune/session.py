@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from wheretune.tasks.base import load_data, to_score
+from wheretune.tasks.loading import load_data, to_score
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData

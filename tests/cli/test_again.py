@@ -88,6 +88,27 @@ def test_a_model_is_held_as_it_is_asked_to_be(run, files, tiny_folder, tmp_path,
     )
 
 
+def test_a_finished_run_is_judged_by_another_metric_from_its_predictions(run, files, tiny_folder, tmp_path):
+    common = (
+        "tune", "--model", tiny_folder("bert"), "--train", files["train"], "--test", files["test"], "--k", 2,
+        "--output", tmp_path / "run", *FAST, "--json",
+    )  # fmt: skip
+    first = json.loads(run(*common)[1])
+    code, out, err = run(*common, "--metric", "balanced")
+    assert code == 2 and "balanced" in err
+    result = tmp_path / "run" / "result.json"
+    before = json.loads(result.read_text())
+    before["metrics"]["test"] = [one for one in first["metrics"]["test"] if one["name"] != "matthews"]
+    result.write_text(json.dumps(before))
+    code, out, err = run(*common, "--metric", "matthews")
+    assert code == 0 and "nothing to do: finished" in err
+    found = {one["name"]: one for one in json.loads(out)["metrics"]["test"]}
+    assert found == {one["name"]: one for one in first["metrics"]["test"]}
+    assert json.loads(result.read_text()) == json.loads(out) and json.loads(out)["spec"]["metrics"] == ["matthews"]
+    code, out, err = run(*common, "--metric", "log-loss")
+    assert code == 0 and "evaluate --metric log-loss` gives it" in err
+
+
 def test_a_base_model_that_was_moved_is_named_anew(run, files, tuned, tmp_path, tiny_folder):
     import shutil
 

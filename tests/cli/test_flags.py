@@ -1,6 +1,7 @@
 """The flags that everybody uses, under our names and under those of Transformers' and TRL's scripts."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from helpers.commands import one_line
 from wheretune.cli.aliases import KNOWN, translated
-from wheretune.cli.app import application
+from wheretune.cli.app import application, joined
 from wheretune.records.base import to_json
 from wheretune.records.runs import TrainSettings, WatchSettings
 
@@ -106,6 +107,13 @@ def test_the_same_in_a_config_file(run, files, tiny_folder, tmp_path):
          ["--train", "glue:cola:train"]),
         (["--tuner-option", "r=1", "--", "--model_name_or_path"],
          ["--tuner-option", "r=1", "--", "--model_name_or_path"]),
+        (["--task_name", "MNLI", "--max_train_samples", "9"],
+         ["--max-samples", "9", "--train", "nyu-mll/glue:mnli",
+          "--validation", "nyu-mll/glue:mnli:validation_matched"]),
+        (["--dataset_name", "imdb", "--train_split_name", "train", "--test_split_name", "test"],
+         ["--train", "imdb::train", "--test", "imdb::test"]),
+        (["--do_regression", "--trust_remote_code", "False"], ["--task", "regression"]),
+        (["--report_to", "wandb", "tensorboard", "--json"], ["--report-to", "wandb,tensorboard", "--json"]),
         (["--label_smoothing_factor", "0.1"], ["--trainer-arg", "label_smoothing_factor=0.1"]),
         (["--nonsense", "x"], ["--nonsense", "x"]),
         (["--cache-limit", "--seed"], ["--cache-limit", "--seed"]),
@@ -138,8 +146,12 @@ def test_no_name_of_theirs_is_one_of_ours():
         (["--eval-strategy", "epoch"], ["--eval-strategy", "validation"]),
         (["--early-stopping-patience", "2"], ["--early-stopping-patience", "(--eval-strategy)"]),
         (["--validation", "{validation}", "--eval-strategy", "steps"], ["--eval-steps"]),
-        (["--validation", "{validation}", "--eval-strategy", "epoch", "--metric-for-best-model", "loss"],
+        (["--validation", "{validation}", "--eval-strategy", "epoch", "--metric-for-best-model", "lost"],
          ["--metric-for-best-model", "accuracy"]),
+        (["--max_eval_samples", "9"], ["--max_eval_samples", "validation[:500]"]),
+        (["--text_column_delimiter", "-"], ["--text_column_delimiter", "as a pair"]),
+        (["--trust_remote_code"], ["--trust_remote_code", "no code from the hub is run"]),
+        (["--task_name", "mrcp"], ["--task_name is 'mrcp'", "mrpc"]),
         (["--save-steps", "5"], ["--save-steps", "(--save-strategy)"]),
         (["--hub-model-id", "me/mine"], ["--push-to-hub"]),
         (["--metric", "mse"], ["--metric", "validation or test"]),
@@ -157,12 +169,40 @@ def test_no_setting_is_both_what_a_run_is_and_how_it_is_watched():
     assert not to_json(TrainSettings()).keys() & to_json(WatchSettings()).keys()
 
 
-def test_earlier_weights_of_a_tuner_that_changes_its_modules_are_refused(run, files, tiny_folder, tmp_path):
+@pytest.mark.parametrize("how", [["tune", "--tuner", "adalora"],
+                                 ["compare", "--methods", "full,top+adalora", "--test", "{test}"]])  # fmt: skip
+def test_earlier_weights_of_a_tuner_that_changes_its_modules_are_refused(run, files, tiny_folder, tmp_path, how):
     code, _, err = run(
-        "tune", "--model", tiny_folder("bert"), "--train", files["train"], "--validation", files["validation"],
-        "--output", tmp_path / "run", "--eval-strategy", "epoch", "--tuner", "adalora",
+        *[word.format(**files) for word in how], "--model", tiny_folder("bert"), "--train", files["train"],
+        "--validation", files["validation"], "--output", tmp_path / "run", "--eval-strategy", "epoch",
     )  # fmt: skip
     one_line(code, err, "--eval-strategy", "adalora")
+    assert not (tmp_path / "run").exists()  # nothing was scored for it
+
+
+def test_the_best_weights_may_be_those_of_the_lowest_loss(run, files, tiny_folder, tmp_path):
+    command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--validation", files["validation"],
+               "--output", tmp_path / "run", "--eval_strategy", "epoch",
+               "--metric_for_best_model", "eval_loss"]  # fmt: skip
+    code, _, err = run(*command)
+    assert code == 0, err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    kept = float(re.search(r"log-loss ([\d.]+)", result["saved"]["weights"])[1])
+    seen = [float(value) for value in re.findall(r"eval log-loss ([\d.]+)", err)]
+    assert len(seen) == 3 and kept == pytest.approx(min(seen), abs=1e-3), err
+    assert {one["name"]: one["value"] for one in result["metrics"]["validation"]}["log-loss"] == pytest.approx(
+        kept, abs=1e-3
+    )
+    code, _, err = run(*command)
+    assert code == 0 and "nothing to do" in err
+
+
+def test_files_that_a_shell_made_of_a_pattern_are_one_under_every_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("text,label\n")
+    for flag in ("--train", "--train_file", "--validation-file"):
+        assert joined(["tune", flag, "a.csv", "b.csv", "--json"]) == ["tune", flag, "a.csv,b.csv", "--json"]
 
 
 @pytest.mark.parametrize(

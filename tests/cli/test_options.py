@@ -10,7 +10,7 @@ import typer.main
 import wheretune
 from helpers.commands import SOURCE, one_line
 from wheretune import catalog
-from wheretune.cli import options, training
+from wheretune.cli import reading, training
 from wheretune.cli.app import COMMANDS, application, spelled
 from wheretune.records.runs import CacheSettings, TrainSettings
 from wheretune.records.scores import Reading
@@ -71,7 +71,7 @@ def test_the_defaults_of_a_group_are_those_of_the_record():
     made = training.TrainingOptions()
     settings = made.settings(training.SavingOptions(), learning_rate=training.rate_of(made.learning_rate), seed=0)
     assert settings == TrainSettings()
-    assert options.ReadingOptions().reading(0) == Reading()
+    assert reading.ReadingOptions().reading(0) == Reading()
     assert training.CacheOptions().settings() == training.KeptCacheOptions().settings() == CacheSettings()
 
 

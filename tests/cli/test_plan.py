@@ -1,9 +1,12 @@
 """`wheretune plan`: how many layers, and a plan that belongs to its model."""
 
+import json
+
 import pytest
 
 from helpers.commands import FAST, one_line
 from helpers.texts import jsonl
+from wheretune.judging import read_predictions
 
 
 @pytest.mark.parametrize("k", [0, -3, 5])
@@ -22,14 +25,13 @@ def test_a_plan_for_another_model_and_a_delta_on_another_base(run, files, scored
     code, _, err = run("evaluate", tmp_path / "run", "--data", files["test"], "--model", other)
     one_line(code, err, "base model's weights")
     unknown = jsonl(tmp_path / "unknown.jsonl", [{"text": "a", "label": "good"}, {"text": "b", "label": "ugly"}])
-    code, out, err = run("evaluate", tmp_path / "run", "--data", unknown)
-    assert (
-        code == 0
-        and "1 of 2 rows" in err
-        and "'ugly'" in err
-        and "row 2" in err
-        and "1 of 2 rows count in no metric" in out
-    )
+    code, out, err = run("evaluate", tmp_path / "run", "--data", unknown, "--output", tmp_path / "e.json", "--json")
+    assert code == 0 and "1 of 2 rows are of a class that the model was not trained on (ugly)" in err
+    found = {metric["name"]: metric for metric in json.loads(out)["metrics"]}
+    right = [one.right for one in read_predictions(tmp_path / "predictions-e.jsonl")]
+    assert right[1] is False and found["accuracy"]["value"] == sum(right) / 2 and found["accuracy"]["n"] == 2
+    assert json.loads(out)["not_counted"] == 0 and json.loads(out)["unknown_classes"] == 1
+    assert found["macro-f1"]["value"] <= 0.5
 
 
 def test_options_that_would_have_no_effect_are_refused(run, files, scored, tmp_path):

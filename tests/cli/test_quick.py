@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,7 @@ def files(run, first_scores, tmp_path):
     plan = tmp_path / "plan.json"
     run("plan", first_scores, "--k", 1, "--output", plan)
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "bert", "num_hidden_layers": 4}))
     (tmp_path / "spec.yaml").write_text("model: {name: model}\ntrain: {source: one.jsonl}\ntuner: {name: lorra}\n")
     return {
         "scores": first_scores,
@@ -46,6 +47,7 @@ def files(run, first_scores, tmp_path):
         "train": jsonl(tmp_path / "train.jsonl", rows_of(8)),
         "one": jsonl(tmp_path / "one.jsonl", [{"text": "a", "label": 1}] * 5),
         "spec": tmp_path / "spec.yaml",
+        "tuned": Path(__file__).parents[1] / "fixtures" / "first_house" / "bert-lora",
     }
 
 
@@ -97,7 +99,18 @@ def test_what_computes_nothing_is_quick(files, tmp_path, arguments):
           "--learning-rates", "1e-3,1e-4"], "--validation"),
         (["run", "{spec}", "--output", "run"], "did you mean lora"),
         (["cost", "--plan", "{plan}", "--data", "/no.csv"], "/no.csv"),
+        (["score", "--model", "{model}", "--train", "{train}", "--k", "5"], "--k is 5"),
+        (["plan", "--model", "{model}", "--train", "{train}", "--k", "5"], "--k is 5"),
+        (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--k", "5"], "--k is 5"),
+        (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--device", "cuda"], "no cuda"),
+        (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--attention", "flash_attention_2"],
+         "flash-attn is not installed"),
+        (["tune", "--model", "{model}", "--train", "{train}", "--output", "/proc/run"], "/proc/run"),
         (["evaluate", "model", "--data", "{train}"], "no finished delta"),
+        (["evaluate", "{tuned}", "--data", "/no.csv"], "/no.csv"),
+        (["evaluate", "{tuned}", "--data", "{train}", "--label-column", "kind"], "no column 'kind'"),
+        (["evaluate", "{tuned}", "--data", "{train}", "--output", "/proc/run/a.json"], "/proc/run"),
+        (["predict", "{tuned}", "--data", "/no.csv"], "/no.csv"),
         (["merge", "model", "--output", "model"], "already exists"),
         (["merge-scores", "/no/shard"], "/no/shard"),
         (["inspect", "/no/model"], "/no/model"),

@@ -83,6 +83,14 @@ def test_a_stray_quote_swallows_no_rows(tmp_path, mark, label_first):
         load_data(str(path))
 
 
+def test_a_stray_quote_around_all_rows(tmp_path):
+    lines = [f"{text},{'pn'[i % 2]}" for i, text in enumerate(STRAY)]
+    path = tmp_path / "t.csv"
+    path.write_text('text,label\n"' + "\n".join(lines[:-1]) + '\nend",p\n')
+    with pytest.raises(DataError, match="row 1 has a quotation mark that is closed rows later"):
+        load_data(str(path))
+
+
 def test_a_quoted_text_over_several_lines_is_one_text(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text('text,label\n"hello, dear\nfriend",p\n"one, two, three\nfour, five",n\nbad,n\n')

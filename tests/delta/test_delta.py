@@ -18,7 +18,7 @@ from wheretune.heads.last_token import LastToken
 from wheretune.model.opening import open_model
 from wheretune.records.model import ModelSpec
 from wheretune.selectors.fixed import Explicit
-from wheretune.tasks.base import from_texts
+from wheretune.tasks.loading import from_texts
 from wheretune.tuners.low_rank import LoRA
 from wheretune.tuners.whole_layers import WholeLayers
 

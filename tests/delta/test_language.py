@@ -19,7 +19,8 @@ from wheretune.records.data import DataSpec
 from wheretune.records.model import ModelSpec
 from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings
 from wheretune.session import Session
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
+from wheretune.tasks.loading import load_data
 
 CHAT = Spec("chat")
 

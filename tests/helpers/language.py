@@ -126,7 +126,7 @@ TEMPLATE = (
 def kept(folder, family="qwen2", dtype=None, **changes):
     """A folder with a language model, a tokenizer of bytes with a chat template, and settings for generation."""
     tokenizer = tiny_tokenizer("qwen2")
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template, tokenizer.model_max_length = TEMPLATE, 128
     config = FAMILIES[family]()
     config.vocab_size, config.max_position_embeddings = len(tokenizer), 128
     for name, value in changes.items():

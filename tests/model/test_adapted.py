@@ -10,7 +10,7 @@ from helpers.own_models import own_model
 from wheretune.errors import ModelError
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe
-from wheretune.model.opening import open_model, outline, own_head
+from wheretune.model.opening import open_model, outline
 from wheretune.records.model import ModelSpec
 from wheretune.support.hub import ADAPTER_CONFIG
 
@@ -69,16 +69,3 @@ def test_a_prompt_cannot_be_merged(tmp_path):
     saved(prompted, tmp_path / "base", tmp_path / "p")
     with pytest.raises(ModelError, match="cannot merge the PEFT adapter"):
         open_model(ModelSpec(str(tmp_path / "p")))
-
-
-def test_a_checkpoint_s_own_head_is_named(tmp_path):
-    model, tokenizer = own_model()
-    model.config.id2label = {0: "bad", 1: "good"}
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    assert (
-        own_head(open_model(ModelSpec(str(tmp_path))).stack.base)
-        == "BertForSequenceClassification, 2 outputs: bad, good"
-    )
-    model.base_model.save_pretrained(tmp_path)
-    assert own_head(open_model(ModelSpec(str(tmp_path))).stack.base) is None

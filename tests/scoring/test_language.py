@@ -19,8 +19,9 @@ from wheretune.model.finding import find_layers
 from wheretune.model.opening import load_tokenizer
 from wheretune.records.base import Spec
 from wheretune.records.data import DataSpec
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
 from wheretune.tasks.learned import last_learned, start_of_answer
+from wheretune.tasks.loading import load_data
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from helpers.chats import CHATML, CONTROL, MISTRAL, QWEN3, SHAPES, by_hand, chat
 from wheretune.errors import ConfigError, DataError, ModelError
 from wheretune.records.base import Spec
 from wheretune.records.data import DataSpec
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
+from wheretune.tasks.loading import load_data
 
 HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
 
@@ -306,6 +307,51 @@ def test_auto_reads_labels_as_before_where_there_are_any():
     assert load_data(rows).info.task.name == "classification"
     with pytest.raises(ConfigError, match="cut has no effect"):
         load_data(DataSpec("here", Spec("auto", {"cut": "start"})), rows=rows)
+
+
+ODD = {  # templates, and what is learned of [user hi, assistant yes, user what, assistant no]
+    "only its end ends it": ("{% for m in messages %}{{ '[' + m.role + ']' + m.content }}{% endfor %}{{ eos_token }}",
+                             ["yes", "no</s>"]),
+    "the next turn's token ends none": ("{% for m in messages %}{{ '<|im_start|>' + m.content }}{% endfor %}",
+                                        ["yes", "no</s>"]),
+    "another end at its end": (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{{ '<|eot_id|>' if loop.last else "
+        "'<|im_end|>' }}{% endfor %}", ["yes<|im_end|>", "no<|eot_id|>"]),
+    "several tokens end a turn": (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|eot_id|>' }}{{ '<|im_end|>\n' }}"
+        "{% endfor %}", ["yes<|eot_id|><|im_end|>", "no<|eot_id|><|im_end|>"]),
+    "a turn and the sequence end": (CHATML + "{{ '</s>' }}", ["yes<|im_end|>", "no<|im_end|>"]),
+    "it must end with the assistant": (
+        "{% if messages[-1].role != 'assistant' or messages[0].role != 'user' %}{{ raise_exception('no') }}{% endif %}"
+        + CHATML, ["yes<|im_end|>", "no<|im_end|>"]),
+    "it wants four messages": (
+        "{% if messages | length != 4 %}{{ raise_exception('no') }}{% endif %}" + CHATML,
+        ["yes<|im_end|>", "no<|im_end|>"]),
+    "it wants parts": (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% for p in m.content %}{{ p.text }}{% endfor %}"
+        "{{ '<|im_end|>' }}{% endfor %}", ["yes<|im_end|>", "no<|im_end|>"]),
+    "it writes no history": (
+        "{% for m in messages[-2:] %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' }}{% endfor %}",
+        ["no<|im_end|>"]),
+    "it asks with a thought begun": (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if loop.last %}{{ '<think>\n\n</think>\n\n' }}"
+        "{% endif %}{{ m.content + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}"
+        "{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}", ["yes<|im_end|>", "\n</think>\n\nno<|im_end|>"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_templates_of_odd_shapes(odd):
+    template, expected = ODD[odd]
+    tokenizer = chat_tokenizer(template)
+    messages = [*HELLO, {"role": "user", "content": "what"}, {"role": "assistant", "content": "no"}]
+    assert learned(one(messages, tokenizer), tokenizer) == expected
+
+
+def test_messages_by_columns_as_data_sets_have_them():
+    row = {"messages": {"role": ["user", "assistant"], "content": ["hi", "yes"]}}
+    tokenizer = chat_tokenizer(CHATML)
+    assert one(row, tokenizer) == one(HELLO, tokenizer)
 
 
 # --- what is read before an answer ------------------------------------------------------------------

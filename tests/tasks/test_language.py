@@ -7,7 +7,8 @@ from wheretune.data.spans import Encoder
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec
 from wheretune.records.data import DataSpec
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
+from wheretune.tasks.loading import load_data
 from wheretune.tasks.next_token import NextToken
 
 
@@ -187,7 +188,10 @@ def test_packing_loses_nothing(length, with_beginning):
     assert all(list(one.ids[: len(ahead)]) == ahead for one in made)
     assert [token for one in made for token in one.ids[len(ahead) :]] == every
     assert all(one.learned == (False,) + (True,) * (len(one.ids) - 1) for one in made)
-    assert all(len(one.ids) == length and not one.cut for one in made[:-1]) and len(made[-1].ids) <= length
+    assert all(length - 1 <= len(one.ids) <= length and not one.cut for one in made[:-1])
+    assert len(made[-1].ids) <= length
+    end = tokenizer.eos_token_id
+    assert sum(t == end and taught for one in made for t, taught in zip(one.ids, one.learned, strict=True)) == 4
     assert [token for one in made for token in one.ids].count(tokenizer.bos_token_id) == len(made) * with_beginning
     assert list(dict.fromkeys(row for one in made for row in one.rows)) == [0, 1, 2, 3]
 

@@ -13,6 +13,7 @@ from wheretune.records.base import Spec, from_json, to_json
 from wheretune.records.data import DataInfo
 from wheretune.tasks.base import Task, TaskReader, task_of
 from wheretune.tasks.classification import Classification
+from wheretune.tasks.multi_label import MultiLabel
 from wheretune.tasks.regression import Regression
 from wheretune.tasks.unlabelled import Unlabelled
 
@@ -31,7 +32,7 @@ def test_every_task_is_made_again_from_its_spec(name):
     assert catalog.build("task", from_json(Spec, to_json(Spec.of(made)), "here")) == made
 
 
-@pytest.mark.parametrize("task", [Classification(), Regression(), Unlabelled()])
+@pytest.mark.parametrize("task", [Classification(), Regression(), MultiLabel(), Unlabelled()])
 def test_what_every_task_but_auto_says(task):
     assert isinstance(task, Task) and task.describe(("no", "yes")) and task.outputs(("no", "yes")) >= 1
     catalog.find("head", task.head)

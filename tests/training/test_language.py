@@ -15,7 +15,8 @@ from wheretune.records.data import DataSpec
 from wheretune.records.model import ModelSpec
 from wheretune.records.runs import CacheSettings, TrainSettings
 from wheretune.savings.together import saving
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
+from wheretune.tasks.loading import load_data
 from wheretune.training.loop import train
 
 

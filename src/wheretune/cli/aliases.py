@@ -36,6 +36,7 @@ LORA = {"lora-r": "r", "lora-alpha": "alpha", "lora-dropout": "dropout", "lora-t
 FIXED = {  # switches that mean an option with a value
     "fp16": ("dtype", "fp16"),
     "bf16": ("dtype", "bf16"),
+    "do-regression": ("task", "regression"),
     "load-in-4bit": ("quantize", "4bit"),
     "load-in-8bit": ("quantize", "8bit"),
     "use-peft": ("tuner", "lora"),
@@ -45,19 +46,34 @@ IDLE = (  # what is so anyway, or changes nothing here
     "do-train", "do-eval", "do-predict", "load-best-model-at-end", "greater-is-better", "shuffle-train-dataset",
     "shuffle-seed", "pad-to-max-length", "use-fast-tokenizer", "disable-tqdm", "per-device-eval-batch-size",
     "lora-task-type", "logging-strategy", "logging-dir", "preprocessing-num-workers", "overwrite-cache",
-    "remove-unused-columns",
+    "remove-unused-columns", "remove-splits", "remove-columns", "ignore-mismatched-sizes",
 )  # fmt: skip
+REFUSED = {  # what has no equivalent here, and what does the same
+    "max-eval-samples": "all held-out rows are judged; give a smaller file, or of a hub data set a part such as "
+    "NAME:CONFIG:validation[:500]",
+    "max-predict-samples": "all held-out rows are judged; give a smaller file",
+    "text-column-delimiter": "a pair of texts goes to the tokenizer as a pair; join more columns in the file",
+    "tokenizer-name": "the model's own tokenizer is used; save another into the model's folder",
+    "config-name": "the model's own config is used; save another into the model's folder",
+    "token": "run `hf auth login` once",
+    "trust-remote-code": "no code from the hub is run",
+}
 TRAINERS = (  # what goes to Trainer as it is
     "adam-beta1", "adam-beta2", "adam-epsilon", "label-smoothing-factor", "lr-scheduler-kwargs", "optim-args",
     "dataloader-num-workers", "dataloader-drop-last", "logging-first-step", "run-name", "tf32", "full-determinism",
 )  # fmt: skip
-DATASET = ("dataset-name", "dataset-config", "dataset-config-name", "dataset-train-split")
+DATASET = (
+    "dataset-name", "dataset-config", "dataset-config-name", "dataset-train-split", "train-split-name",
+    "dataset-test-split", "validation-split-name", "test-split-name", "task-name",
+)  # fmt: skip
+GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 SWITCHES = (
     "do-train", "do-eval", "do-predict", "load-best-model-at-end", "greater-is-better", "shuffle-train-dataset",
     "pad-to-max-length", "use-fast-tokenizer", "disable-tqdm", "overwrite-output-dir", "overwrite-cache", "packing",
-    "remove-unused-columns", *FIXED,
+    "remove-unused-columns", "ignore-mismatched-sizes", "trust-remote-code", *FIXED,
 )  # fmt: skip
-KNOWN = frozenset((*SAME, *LORA, *FIXED, *IDLE, *TRAINERS, *DATASET))
+KNOWN = frozenset((*SAME, *LORA, *FIXED, *IDLE, *REFUSED, *TRAINERS, *DATASET))
+SEVERAL = ("lora-target-modules", "report-to")  # followed by one value or more
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 TRUTH = ("true", "false")
 
@@ -92,6 +108,8 @@ def translated(command: Any, arguments: Sequence[str]) -> list[str]:
 
 def _own(name: str, switch: bool, values: Sequence[str]) -> list[str]:
     """An option of ours; a switch that is said to be false is none."""
+    if name in SEVERAL:
+        return [f"--{name}", ",".join(values)]
     if not switch:
         return [f"--{name}", *(_value(name, one) for one in values)]
     return [] if [one.lower() for one in values] == ["false"] else [f"--{name}"]
@@ -102,7 +120,7 @@ def _values(name: str, switch: bool, waiting: list[str]) -> list[str]:
     values = []
     if waiting and (not switch or waiting[0].lower() in TRUTH):
         values.append(waiting.pop(0))  # whatever it looks like
-    while name == "lora-target-modules" and waiting and not waiting[0].startswith("-"):
+    while name in SEVERAL and waiting and not waiting[0].startswith("-"):
         values.append(waiting.pop(0))
     return values
 
@@ -128,6 +146,8 @@ def in_our_words(theirs: Mapping[str, Sequence[str]], own: Mapping[str, Any]) ->
         off = name in SWITCHES and value.lower() == "false"
         if name in IDLE or off or name in DATASET:
             continue
+        if name in REFUSED:
+            raise ConfigError(f"--{name.replace('-', '_')} has no equivalent here", REFUSED[name])
         for flag, said in _one(name, value, values):
             if flag not in own:
                 raise ConfigError(
@@ -135,11 +155,32 @@ def in_our_words(theirs: Mapping[str, Sequence[str]], own: Mapping[str, Any]) ->
                 )
             if (flag, said) not in found:
                 found.append((flag, said))
-    if "dataset-name" in theirs:
-        parts = [*theirs["dataset-name"], *theirs.get("dataset-config", theirs.get("dataset-config-name", ()))]
-        split = theirs.get("dataset-train-split", ())
-        found.append(("--train", ":".join([*parts, *([""] if split and len(parts) == 1 else []), *split])))
-    return found
+    return found + [one for one in _data_sets(theirs) if one[0] in own]
+
+
+def _data_sets(theirs: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """The hub data set that their options name, by our flag.
+
+    Raises:
+        ConfigError: GLUE has no such task.
+    """
+
+    def first(*names: str) -> str:
+        return next((theirs[name][0] for name in names if theirs.get(name)), "")
+
+    if (task := first("task-name").lower()) and not first("dataset-name"):
+        if task not in GLUE:
+            raise ConfigError(f"--task_name is {task!r}", f"GLUE's tasks are {', '.join(GLUE)}")
+        name, config, held = "nyu-mll/glue", task, "validation_matched" if task == "mnli" else "validation"
+    else:
+        name, config, held = first("dataset-name"), first("dataset-config", "dataset-config-name"), ""
+    splits = {
+        "--train": first("dataset-train-split", "train-split-name"),
+        "--validation": first("validation-split-name", "dataset-test-split") or held,
+        "--test": first("test-split-name"),
+    }
+    wanted = {flag: split for flag, split in splits.items() if split or flag == "--train"} if name else {}
+    return [(flag, ":".join([name, config, split]).rstrip(":")) for flag, split in wanted.items()]
 
 
 def _one(name: str, value: str, values: Sequence[str]) -> list[tuple[str, str | None]]:

@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand
 
 from wheretune import __version__
-from wheretune.cli.aliases import translated
+from wheretune.cli.aliases import SAME, translated
 from wheretune.cli.groups import FIELDS, expanded, flag_of, was_given
 from wheretune.cli.printing import note, readable_anywhere
 from wheretune.cli.usage import said
@@ -36,6 +36,7 @@ AFTER_STOP = {  # by command, what a stop leaves; of the others, nothing
     "predict": "texts that are in the output stay there; give the same command again to go on",
 }
 DATA = ("--train", "--validation", "--test", "--data")  # options that take several files
+DATA_NAMES = {*DATA, *(f"--{name}" for name, ours in SAME.items() if f"--{ours}" in DATA)}
 COMMANDS = {  # by panel of the help: command -> module:function
     "Score": {"score": "scoring:score", "merge-scores": "scoring:merge_scores"},
     "Plan": {
@@ -202,7 +203,7 @@ def joined(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         if (
             made[-2:-1]
-            and made[-2] in DATA
+            and made[-2].replace("_", "-") in DATA_NAMES
             and argument.endswith(Path(made[-1]).suffix or "-")
             and Path(argument).is_file()
         ):

@@ -159,8 +159,9 @@ class TuningOptions(Group):
     ] = None  # fmt: skip
     head: Annotated[
         str | None,
-        option("--head", "What sits on top: last-token (linear on the last layer), concat (MLP on all layers) or lm "
-               "(a language model's own output matrix, frozen).", default="the task's", axis="head"),
+        option("--head", "What sits on top: last-token (linear on the last layer), dense (two maps there), concat (MLP "
+               "on all layers) or lm (a language model's own output matrix, frozen).", default="the task's",
+               axis="head"),
     ] = None  # fmt: skip
     schedule: Annotated[
         str, option("--schedule", "When the layers train; see `wheretune schedules`.", axis="schedule")

@@ -120,7 +120,7 @@ def compare(
     from wheretune.studies.grid import Comparison
     from wheretune.studies.methods import read_all
     from wheretune.support.files import taking
-    from wheretune.training.arguments import check_arguments
+    from wheretune.training.arguments import check_arguments, check_judging
 
     folder = to.folder
     k, ratio = one_count(context, count.k, count.ratio)
@@ -150,6 +150,8 @@ def compare(
         executor=whole("executor", executor),
     )
     check_trains(what.model)
+    for method in what.methods:
+        check_judging(settings, method.tuner)
     session = Session()
     info = session.data(train).info
     for part in judged.values():

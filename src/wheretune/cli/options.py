@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from wheretune.records.base import Spec
     from wheretune.records.data import DataSpec
     from wheretune.records.model import ModelSpec
-    from wheretune.records.scores import Reading
 
 Seed = Annotated[int, option("--seed", "Seed for all random draws.")]
 AsJson = Annotated[
@@ -224,6 +223,10 @@ class DataOptions(TextOptions, LanguageOptions):
     """How the rows of a file become texts with what is learned of them."""
 
     label_column: Annotated[str | None, option("--label-column", "Column with the label.", default="label")] = None
+    label_separator: Annotated[
+        str | None,
+        option("--label-separator", "For multi-label: what stands between labels that are one string.", default="none"),
+    ] = None
     target_column: Annotated[
         str | None,
         option(
@@ -241,7 +244,12 @@ class DataOptions(TextOptions, LanguageOptions):
         ),
     ] = ""
     task_name: Annotated[
-        str, option("--task", "What is to be learned; see `wheretune tasks`. auto asks the columns.", axis="task")
+        str,
+        option(
+            "--task",
+            "What is to be learned; see `wheretune tasks`. auto asks columns and labels.",
+            axis="task",
+        ),
     ] = "auto"
 
     @property
@@ -252,7 +260,12 @@ class DataOptions(TextOptions, LanguageOptions):
             raise ConfigError(
                 "--verbalizer and --target-column both say what follows a text", "give the one or the other"
             )
-        given = {"label_column": self.label_column, "target_column": self.target_column, "verbalizer": words}
+        given = {
+            "label_column": self.label_column,
+            "label_separator": self.label_separator,
+            "target_column": self.target_column,
+            "verbalizer": words,
+        }
         return super().columns | {name: value for name, value in given.items() if value is not None} | self.language
 
     def task(self) -> Spec:
@@ -260,7 +273,8 @@ class DataOptions(TextOptions, LanguageOptions):
         from wheretune import catalog
         from wheretune.records.base import Spec
 
-        asked = catalog.written("task", self.task_name)
+        separated = self.label_separator is not None and self.task_name == "auto"
+        asked = catalog.written("task", "multi-label" if separated else self.task_name)
         return Spec(asked.name, {**asked.params, **self.columns})
 
 
@@ -328,44 +342,6 @@ class JudgedOptions(TrainOptions):
         if not 0 < share < 1:
             raise ConfigError(f"--validation is {self.validation}", "give more than 0% and less than 100%")
         return share
-
-
-@group
-class ReadingOptions(Group):
-    """How texts are read to be scored."""
-
-    panel: ClassVar[str] = "Reading"
-    pooling: Annotated[
-        Literal["token", "mean", "targets"],
-        option(
-            "--pooling",
-            "Representative token ([CLS], the last, or the one before an answer), the mean over tokens, or over those "
-            "that predict a learned one.",
-        ),
-    ] = "token"
-    last_state: Annotated[
-        Literal["normed", "raw"],
-        option("--last-state", "The last state after the final norm (as Transformers gives it), or before."),
-    ] = "normed"
-    standardise: Annotated[
-        bool,
-        option(
-            "--standardise",
-            "Bring every dimension to mean 0 and deviation 1 first, so that a few rogue dimensions "
-            "do not decide every cosine. Reads the data twice.",
-        ),
-    ] = False
-    batch_size: Annotated[int, option("--batch-size", "Texts in a batch.")] = 32
-
-    def reading(self, seed: int, max_length: int | None = None) -> Reading:
-        """How texts are read.
-
-        Raises:
-            ConfigError: A number is out of range.
-        """
-        from wheretune.records.scores import Reading
-
-        return Reading(self.batch_size, self.pooling, self.last_state, self.standardise, seed, max_length)
 
 
 # --- the folder ----------------------------------------------------------------------------------

@@ -18,12 +18,12 @@ from wheretune.cli.options import (
     DataOptions,
     LayersAttribute,
     ModelOptions,
-    ReadingOptions,
     Revision,
     Seed,
     TrainOptions,
 )
 from wheretune.cli.printing import note, show, write_out
+from wheretune.cli.reading import ReadingOptions
 from wheretune.cli.reporting import check_preset, file_to_write, one_of, plan_of, selector_for, selector_that_fits
 
 if TYPE_CHECKING:

@@ -46,8 +46,9 @@ def preview(
 
     wheretune preview --model M --train train.jsonl --task next-token --json
     """
-    from wheretune.tasks.base import load_data, task_of
+    from wheretune.tasks.base import task_of
     from wheretune.tasks.language import LanguageTask, say_what_is_missing
+    from wheretune.tasks.loading import load_data
 
     where = model.spec()
     texts = load_data(data.spec_of_train(seed))

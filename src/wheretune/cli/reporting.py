@@ -81,6 +81,10 @@ def selector_that_fits(choice: ChoiceOptions, model: ModelSpec, scorer: Spec, se
         ConfigError: The preset is meant for another kind of model.
         PlanError: The selector cannot choose among so many layers.
     """
+    from wheretune.support.hub import layers_said
+
+    if (said := layers_said(model.name)) is not None:
+        selector_for(choice, said, scorer, seed)  # what the config refuses needs no torch
     from wheretune.model.opening import outline
 
     _, info = outline(model)

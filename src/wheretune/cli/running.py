@@ -188,11 +188,12 @@ def _tune(
     from wheretune.records.model import check_trains
     from wheretune.session import Session
     from wheretune.support.files import check_place, taking
-    from wheretune.training.arguments import check_arguments
+    from wheretune.training.arguments import check_arguments, check_judging
 
     watch = watching.settings()
     check_arguments(spec.settings, watch)
     check_trains(spec.model)
+    check_judging(spec.settings, spec.tuner if spec.plan is None else spec.plan.tuner)
     hub.checked()
     _check_metrics(spec)
     check_place(folder, OWNED)

@@ -10,8 +10,9 @@ import typer
 
 from wheretune.cli.choice import ChoiceOptions, needs_of, refuse_unread, scorers_of
 from wheretune.cli.groups import Group, group, needed, option, refuse
-from wheretune.cli.options import AsJson, Config, ModelOptions, ReadingOptions, Seed, TrainOptions
+from wheretune.cli.options import AsJson, Config, ModelOptions, Seed, TrainOptions
 from wheretune.cli.printing import note, show
+from wheretune.cli.reading import ReadingOptions
 from wheretune.cli.reporting import (
     ReportOptions,
     check_preset,

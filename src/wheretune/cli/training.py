@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -82,26 +83,13 @@ class LoopOptions(Group):
         """
         from wheretune.records.runs import TrainSettings
 
+        same = {one.name: getattr(self, one.name) for one in fields(LoopOptions) if one.name != "trainer_arg"}
         return TrainSettings(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            tokens_per_batch=self.tokens_per_batch,
-            warmup_ratio=self.warmup_ratio,
-            weight_decay=self.weight_decay,
+            **same,
             cache_dtype=savings.cache_dtype,
             frozen_dropout=savings.frozen_dropout,
             all_tokens=savings.all_tokens,
             packed=savings.pack,
-            gradient_accumulation_steps=self.gradient_accumulation_steps,
-            max_steps=self.max_steps,
-            warmup_steps=self.warmup_steps,
-            optim=self.optim,
-            lr_scheduler_type=self.lr_scheduler_type,
-            max_grad_norm=self.max_grad_norm,
-            eval_strategy=self.eval_strategy,
-            eval_steps=self.eval_steps,
-            metric_for_best_model=self.metric_for_best_model,
-            early_stopping_patience=self.early_stopping_patience,
             trainer_args=self._rest(),
             **own,
         )

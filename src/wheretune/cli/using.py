@@ -20,7 +20,13 @@ from wheretune.errors import ConfigError, OutputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from wheretune.data.texts import TextData
     from wheretune.delta.opening import Finetuned
+    from wheretune.heads.top import TopModel
+    from wheretune.judging import Prediction
+    from wheretune.records.data import DataInfo
+    from wheretune.records.runs import Metric
+    from wheretune.tasks.base import LabelUse
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What `wheretune tune` wrote.", show_default=False)]
 BatchSize = Annotated[int, option("--batch-size", "Texts in a batch.", rich_help_panel="Data")]
@@ -84,7 +90,8 @@ def evaluate(
     """Measure a tuned model on labelled data.
 
     With --output test.json the prediction of every row goes to predictions-test.jsonl beside it. Rows without a text,
-    or with a label that cannot be used, are in no metric; they are counted apart, each with its reason.
+    or without a label, are in no metric; they are counted apart, each with its reason. A class that the model was not
+    trained on is always wrong.
 
     For example:
 
@@ -96,32 +103,96 @@ def evaluate(
     """
     source, names = needed(data, "--data"), metric_names(metric)
     target = None if output is None else file_to_write(output)
+    trained = _trained_on(folder)
+    labelled = _read(trained, source, "required", columns.given)
+    texts = _read(trained, source, "ignored", columns.given) if labelled.unread else labelled
     tuned = _opened(folder, base)
-    from wheretune.cli.measuring import measured
+    from wheretune.data.tokens import with_tokens
+    from wheretune.delta.reading import unknown_classes
+    from wheretune.judging import save_predictions
+    from wheretune.support.files import write_json
 
-    labelled = tuned.read(source, "required", columns.given)
-    texts = tuned.read(source, "ignored", columns.given) if labelled.unread else labelled
-    others = [(name, other, other) for name in also or () for other in [tuned.read_other(name, columns.given)]]
-    every = measured(tuned, [(source, texts, labelled), *others], names, batch_size, beside_base)
-    first = every[0]
-    content = first.as_json()
+    if not tuned.model.several:
+        texts, labelled = with_tokens(texts, tuned.tokenizer), with_tokens(labelled, tuned.tokenizer)
+    others = {name: tuned.read_other(name, columns.given) for name in also or ()}
+    every = {source: (texts, labelled), **{name: (other, other) for name, other in others.items()}}
+    judged = _judged_all(tuned, every, names, batch_size)
+    before = _judged_all(tuned, every, names, batch_size, tuned.untouched()) if beside_base else {}
+    content, *more = (_written(judged[name], before.get(name)) for name in every)
+    content["unknown_classes"] = unknown_classes(labelled, trained)
     if also:
-        content["also"] = [{"data": one.source, **one.as_json()} for one in every[1:]]
+        content["also"] = [{"data": name, **one} for name, one in zip(others, more, strict=True)]
+    predicted = judged[source][1]
     if target is not None:
-        from wheretune.judging import save_predictions
-        from wheretune.support.files import write_json
-
-        content["predictions"] = save_predictions(first.predicted, target.parent, target.stem)
+        content["predictions"] = save_predictions(predicted, target.parent, target.stem)
         write_json(target, content)
     if json_:
         show(None, json_, content)
     else:
-        for one in every:
-            show(one.table(f"{folder} on {one.source}"))
-        if first.uncounted:
-            show(f"{first.uncounted} of {len(first.predicted)} rows count in no metric")
+        _show(folder, judged, before, content)
     if target is not None:
         note(f"metrics in {target}, predictions in {target.parent / content['predictions']}")
+
+
+Judged = tuple[tuple["Metric", ...], tuple["Prediction", ...]]
+
+
+def _judged_all(
+    tuned: Finetuned,
+    every: dict[str, tuple[TextData, TextData]],
+    names: tuple[str, ...],
+    batch_size: int,
+    model: TopModel | None = None,
+) -> dict[str, Judged]:
+    """By file, what `_judged` finds."""
+    return {name: _judged(tuned, *both, names, batch_size, model) for name, both in every.items()}
+
+
+def _judged(
+    tuned: Finetuned,
+    texts: TextData,
+    labelled: TextData,
+    names: tuple[str, ...],
+    batch_size: int,
+    model: TopModel | None = None,
+) -> Judged:
+    """The metrics of a tuned model, or of another with such a head, and the prediction of every row."""
+    from wheretune.judging import judged_every
+    from wheretune.tasks.base import task_of
+
+    own = task_of(labelled.info).predicts == task_of(tuned.data).predicts  # of raw text beside, its own metrics alone
+    return judged_every(*tuned.answered(texts, batch_size, model), labelled, names if own else ())
+
+
+def _written(judged: Judged, before: Judged | None) -> dict[str, Any]:
+    """Metrics as JSON, the base model's own beside them where they were asked for."""
+    from wheretune.records.base import to_json
+
+    metrics, predicted = judged
+    lost = sum(row.reason is not None for row in predicted)
+    found = {"metrics": [to_json(one) for one in metrics], "rows": len(predicted), "not_counted": lost}
+    return found if before is None else found | {"base": [to_json(one) for one in before[0]]}
+
+
+def _show(folder: Path, judged: dict[str, Judged], before: dict[str, Judged], content: dict[str, Any]) -> None:
+    """A table for each file that was judged, and how many rows of the first count in no metric."""
+    for name, (found, _) in judged.items():
+        show(_measured(f"{folder} on {name}", found, before.get(name)))
+    if content["not_counted"]:
+        show(f"{content['not_counted']} of {content['rows']} rows count in no metric")
+
+
+def _measured(title: str, found: tuple[Metric, ...], before: Judged | None) -> Any:
+    """A table of metrics, the base model's own beside them where they were asked for."""
+    from wheretune.show.tables import table
+
+    base = {} if before is None else {one.name: f"{one.value:.4f}" for one in before[0]}
+    rows = []
+    for one in found:
+        better = "higher" if one.higher_is_better else "lower"
+        rows.append((one.name, f"{one.value:.4f}", *([base.get(one.name, "")] if base else []), str(one.n), better))
+    columns = ("metric", "value", *(["base model"] if base else []), "n", "better")
+    return table(title, columns, rows, left=("metric", "better"))
 
 
 def predict(
@@ -182,18 +253,24 @@ def predict(
         return
     if task_name is not None:
         raise ConfigError("--task has no effect with a model that was tuned for one", "leave it out")
-    tuned = _opened(folder, base, decoding)
-    if writes(tuned.data.task.name):
+    trained = _trained_on(folder)
+    writing = writes(trained.task.name)
+    if not writing:
+        decoding.refuse()
+    texts = _read(trained, source, "asked" if writing else "ignored", named)
+    tuned = _opened(folder, base)
+    if writing:
         tuned.let_masters_go()
         about = {"model": tuned.manifest.plan.model.hash, "delta": tuned.manifest.sha256, "dtype": _dtype(tuned.model)}
-        texts = tuned.read(source, "asked", named)
         model, length = tuned.model.stack.model, tuned.max_length
         write(model, tuned.tokenizer, texts, decoding, about=about, max_length=length, **where)
         return
+    from wheretune.data.tokens import with_tokens
     from wheretune.judging import answers
     from wheretune.support.files import write_text
 
-    texts = tuned.read(source, "ignored", named)
+    if not tuned.model.several:
+        texts = with_tokens(texts, tuned.tokenizer)
     rows = answers(tuned.predictions(texts, batch_size), texts)
     if target is None:
         write_out("".join(f"{json_line(row)}\n" for row in rows))
@@ -232,7 +309,7 @@ def _write_untuned(
         )
     spec = there(base.over(ModelSpec(base.model)))
     from wheretune.data.sources import located
-    from wheretune.tasks.base import load_data
+    from wheretune.tasks.loading import load_data
 
     read = DataSpec(located(source, "test", "validation"), Spec(name, named), bad_rows="skip")
     texts = load_data(read, labels="asked")
@@ -279,19 +356,35 @@ def merge(
             ". It is the tuned base model without its head: no sequence classifier of this family computes this "
             "head, whose weights lie beside it in head.safetensors. To use both, keep the delta and `wheretune predict`"
         )
+    thresholds = tuned.data.task.params.get("thresholds")
+    if thresholds:
+        named = ", ".join(f"{name} {cut:.4g}" for name, cut in zip(tuned.data.classes, thresholds, strict=True))
+        said += f". Its thresholds are no part of it: {named}"
     show(said, json_, {"output": str(target), "opens_with": how, "head_included": auto is not None})
 
 
-def _opened(folder: Path, base: BaseOptions, decoding: DecodingOptions | None = None) -> Finetuned:
-    """The tuned model, once its folder is seen to hold one, and one that predicts where options say how it writes."""
+def _trained_on(folder: Path) -> DataInfo:
+    """The training data of a tuned model, which is not opened for that."""
+    from wheretune.delta.folder import local_folder, read_manifest
+    from wheretune.delta.reading import trained_on
+
+    here = local_folder(folder)
+    return trained_on(read_manifest(here), here)
+
+
+def _read(trained: DataInfo, source: str, labels: LabelUse, columns: dict[str, str]) -> TextData:
+    """Data as a tuned model was trained on it."""
+    from wheretune.delta.reading import read_like
+
+    return read_like(trained, source, labels, columns)
+
+
+def _opened(folder: Path, base: BaseOptions) -> Finetuned:
+    """The tuned model, once its folder is seen to hold one."""
     from wheretune.delta.folder import base_spec, local_folder, read_manifest
 
     here = local_folder(folder)
-    content = read_manifest(here)
-    name = ((content["data"] or {}).get("task") or {}).get("name")
-    if decoding is not None and isinstance(name, str) and not writes(name):
-        decoding.refuse()
-    spec = there(base.over(base_spec(content, here)))
+    spec = there(base.over(base_spec(read_manifest(here), here)))
     from wheretune.delta.opening import open_finetuned
 
     return open_finetuned(here, spec)

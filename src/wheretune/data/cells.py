@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 
@@ -16,6 +17,19 @@ GAPS = {"nan", "NaN", "<NA>", "NaT"}  # what pandas makes of a gap when it turns
 MAYBE_GAPS = {"None", "none", "NA", "N/A", "NULL", "null"}  # likewise, but these are words and names of classes as well
 UNSEEN = "\ufeff\u200b\u200c\u200d\u2060"  # characters without width, which `str.strip` keeps
 HALF = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a row cannot be used.
+
+    Attributes:
+        why: What it has, such as "empty text".
+        field: The setting that would have to be another if all rows are so.
+    """
+
+    why: str
+    field: str
 
 
 def plain(cell: object) -> object:

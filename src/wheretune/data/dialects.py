@@ -136,6 +136,9 @@ def _messages(cell: object) -> list[dict[str, Any]]:
     found = _turned(cell)
     if isinstance(found, str) and found.strip() == "[]":
         found = []
+    if isinstance(found, dict) and found and all(isinstance(cells, list) for cells in found.values()):
+        found = [dict(zip(found, cells, strict=False)) for cells in zip(*found.values(), strict=False)]  # by columns
+        found = without_gaps(found)
     if found is None:
         raise BadRow("no conversation")
     if not isinstance(found, list):
@@ -155,12 +158,12 @@ def _message(one: object) -> dict[str, Any]:
     if not isinstance(role, str) or not role.strip():
         raise BadRow("a message without a role")
     message = {**one, "role": role.strip()}
+    if not message.get("tool_calls", True):
+        del message["tool_calls"]
     if not any(name in message for name in SAYS):
         raise BadRow(f"a message of {role!r} without content")
     if "content" in message:
         message["content"] = _content(message["content"])
-    if not message.get("tool_calls", True):
-        del message["tool_calls"]
     return message
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,8 @@ def _swallowing(header: Sequence[str], rows: Sequence[Sequence[str]], separator:
     """The first row with a text over several lines that are rows of their own, because a stray quote opened it.
 
     Decided: they are if each line has as many cells as the header. That may happen in prose that has commas, so where
-        commas separate the cells, one column must have no new value in any of these lines as well.
+        commas separate the cells, one column must have no new value in any of these lines as well: none that no other
+        row has, or that stands in one of the lines only, if these are four or more.
     """
     width = len(header)
     known: list[set[str]] = []
@@ -209,9 +211,14 @@ def _swallowing(header: Sequence[str], rows: Sequence[Sequence[str]], separator:
             return number
         known = known or [{one[i] for one in rows if len(one) > i} for i in range(width)]
         apart = [line.split(separator) for line in separator.join(row).replace("\r", "").split("\n")]
-        if any(all(len(one) > i and one[i] in known[i] for one in apart) for i in range(width)):
+        if any(map(_nothing_new, zip_longest(*apart), known)):
             return number
     return None
+
+
+def _nothing_new(column: Sequence[str | None], known: set[str]) -> bool:
+    """Whether every value of a column is a known one, or, of four or more, stands there more than once."""
+    return None not in column and (known.issuperset(column) or (len(column) >= 4 and min(Counter(column).values()) > 1))
 
 
 def _lines_fit(cell: str, place: int, width: int, separator: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wheretune.data.cells import plain
+from wheretune.data.cells import Fault, plain
 from wheretune.data.files import Row
 from wheretune.data.memory import rows_in
 from wheretune.data.sources import read_source
@@ -20,19 +20,6 @@ if TYPE_CHECKING:
     from wheretune.records.data import DataSpec
 
 SHOWN = 5  # bad rows that a message names
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why a row cannot be used.
-
-    Attributes:
-        why: What it has, such as "empty text".
-        field: The setting that would have to be another if all rows are so.
-    """
-
-    why: str
-    field: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +133,7 @@ def usable(table: Table, faults: Mapping[int, Fault], bad_rows: str) -> Table:
         raise DataError(said, f"mend the data, or name another {field.replace('_', ' ')}", field)
     if bad_rows == "refuse":
         raise DataError(said, "mend these rows, or leave them out with bad_rows=skip", "bad_rows")
-    log.warning("%s; they are left out", said)
+    log.warning("%s; %s left out", said, "it is" if len(faults) == 1 else "they are")
     return table.take([place for place in range(len(table)) if place not in faults])
 
 

@@ -150,25 +150,24 @@ class Encoder:
         if not places:
             return [(token, (start, start + len(text))) for token in ids]
         shift = start - len(before)
-        words = self._tokenizer.convert_ids_to_tokens(ids)
         spans, reach = [], start
-        for word, (first, last) in zip(words, made["offset_mapping"][known:], strict=True):
+        for token, (first, last) in zip(ids, made["offset_mapping"][known:], strict=True):
             first, last = max(first + shift, start), max(last + shift, start)
-            if first > reach and (first == last or _has_lost_a_blank(word, text[first - start : first - start + 1])):
+            if first > reach and (first == last or self._has_lost_a_blank(token, text[first - start])):
                 first = reach
             reach = max(reach, last)
             spans.append((first, last))
         return list(zip(ids, spans, strict=True))
 
+    def _has_lost_a_blank(self, token: int, first: str) -> bool:
+        """Whether a token begins with a blank that its place leaves out, as post-processors trim it."""
+        word: str = self._tokenizer.convert_ids_to_tokens(token)
+        return word[:1] in BLANKS and bool(word) and first != " "
+
 
 def any_of(words: Iterable[str]) -> re.Pattern[str]:
     """What finds any of some words, the longest first, in one group."""
     return re.compile("(" + ("|".join(map(re.escape, sorted(set(words), key=len, reverse=True))) or "(?!)") + ")")
-
-
-def _has_lost_a_blank(word: str, first: str) -> bool:
-    """Whether a token begins with a blank that its place leaves out, as post-processors trim it."""
-    return word[:1] in BLANKS and bool(word) and first != " "
 
 
 def _cut(pieces: Sequence[Piece], cuts: Sequence[int]) -> list[Piece]:

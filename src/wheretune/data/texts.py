@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wheretune.data.cells import MAYBE_GAPS, kind, whole_text
-from wheretune.data.reading import Fault
+from wheretune.data.cells import MAYBE_GAPS, Fault, kind, whole_text
 from wheretune.support.log import log
 
 if TYPE_CHECKING:

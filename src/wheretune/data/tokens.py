@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wheretune.data.examples import NOT_LEARNED
 from wheretune.data.reading import rows_in_words
+from wheretune.data.texts import take
 from wheretune.errors import DataError
 from wheretune.support.log import log
 
@@ -49,6 +51,22 @@ def encode_part(data: TextData, tokenizer: Any, max_length: int, start: int, sto
             row["labels"] = data.labels[i]
         rows.append(row)
     return rows
+
+
+def with_tokens(data: TextData, tokenizer: Any) -> TextData:
+    """The rows whose text makes a token; those of the others are named in `unread`.
+
+    A tokenizer that adds tokens of its own makes some of every text.
+    """
+    if tokenizer.num_special_tokens_to_add(pair=len(data.texts[0]) == 2):
+        return data
+    columns = [list(column) for column in zip(*data.texts, strict=True)]
+    found = tokenizer(*columns)["input_ids"]
+    empty = {row: "a text that makes no tokens" for row, ids in zip(data.rows, found, strict=True) if not ids}
+    if len(empty) == len(data):
+        raise DataError(f"no text of {data.info.spec.source} makes a token", "check the texts and the tokenizer")
+    kept = take(data, [place for place, ids in enumerate(found) if ids])
+    return replace(kept, unread={**data.unread, **empty})
 
 
 def say_cut(data: TextData, full: int, max_length: int) -> None:

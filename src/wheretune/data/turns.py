@@ -101,7 +101,10 @@ class Conversation:
         endings: Sequence[re.Pattern[str]],
     ) -> None:
         self._tokenizer, self._messages, self._tools, self._endings = tokenizer, messages, tools, endings
-        self._template = tokenizer.get_chat_template(template, tools)
+        try:
+            self._template = tokenizer.get_chat_template(template, tools)
+        except ValueError as error:  # several of its own, and none by default
+            raise CannotRender(first_line(error)) from error
         self._marks: list[tuple[int, int]] | None = None
         if MARKED.search(self._template):
             self.text, self._marks = self._with_marks()
@@ -161,7 +164,7 @@ class Conversation:
         """What the template writes to ask for a turn of the assistant's; empty where it asks for none."""
         for messages in (self._messages, self._messages[:-1]):
             asked = self._try(messages, add_generation_prompt=True) if messages else None
-            plain = self._try(messages) if asked is not None else None
+            plain = self.text if messages is self._messages else self._try(messages)
             if asked is not None and plain is not None and asked.startswith(plain) and asked != plain:
                 return asked[len(plain) :]
         return ""
@@ -235,7 +238,7 @@ class Conversation:
         skipped = len(found.after) - len(tail)
         upto = [*self._messages[:place], found.message]
         longer = [*upto, {"role": "user", "content": self._say(self._word + "k")}]
-        last = place == len(self._messages) - 1
+        last, refused = place == len(self._messages) - 1, True
         for messages in (longer, upto) if last else (upto, longer):
             text = self._try(messages)
             if text is None or self._word not in text:
@@ -248,6 +251,9 @@ class Conversation:
                 return size
             if messages is upto and self._first_end(after[skipped:], alone=False) is None:
                 return None  # it ends no turn, and what comes next begins the following one
+            refused = False
+        if refused and (final := self._around(len(self._messages) - 1)) is not None:
+            return self._first_end(tail[: alike(tail, self.text[final.stop :])], alone=False)
         return None
 
     def _first_end(self, text: str, alone: bool) -> int | None:

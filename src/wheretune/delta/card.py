@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from wheretune.records.runs import Metric
 
 Judged = Mapping[str, tuple["DataInfo", tuple["Metric", ...]]]  # by split: what was read and how it was answered
-PIPELINES = {"classification": "text-classification", "regression": "text-classification"}  # by task: the hub's word
-HUB_METRICS = {"macro-f1": "f1", "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+PIPELINES = dict.fromkeys(("classification", "regression", "multi-label"), "text-classification")  # the hub's word
+HUB_METRICS = {
+    "macro-f1": "f1", "f1-micro": "f1", "f1-macro": "f1", "matthews": "matthews_correlation", "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}  # fmt: skip
 
 
 def write_card(folder: Path, plan: Plan, data: DataInfo | None, judged: Judged | None = None) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from wheretune import catalog
 from wheretune.data.sources import located
 from wheretune.delta.folder import ADAPTER, MANIFEST, TENSORS, base_spec, local_folder, read_manifest
+from wheretune.delta.reading import read_like, trained_on
 from wheretune.errors import ConfigError, DataError, DeltaError
 from wheretune.judging import by_text, predict
 from wheretune.model.finding import find_layers
@@ -25,7 +26,8 @@ from wheretune.model.placement import hold_masters
 from wheretune.records import older
 from wheretune.records.base import Spec, from_json, looks, to_json
 from wheretune.records.runs import Manifest
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
+from wheretune.tasks.loading import load_data
 from wheretune.tuners.peft import attach_saved
 
 if TYPE_CHECKING:
@@ -212,11 +214,7 @@ class Finetuned:
             labels: As for `load_data`.
             columns: By setting of the task, columns that are called otherwise than in the training data.
         """
-        source = located(data, "test", "validation") if isinstance(data, str) else "memory"
-        trained = self.data.spec
-        task = Spec(trained.task.name, trained.task.params | dict(columns or {}))
-        spec = replace(trained, source=source, task=task, max_samples=None, part=None, bad_rows="skip")
-        return load_data(spec, like=self.data, labels=labels, rows=None if isinstance(data, str) else data)
+        return read_like(self.data, data, labels, columns)
 
 
 def open_finetuned(folder: str | Path, model: str | ModelSpec | None = None) -> Finetuned:
@@ -232,11 +230,7 @@ def open_finetuned(folder: str | Path, model: str | ModelSpec | None = None) -> 
         ModelError: The base model cannot be opened.
     """
     saved = read_delta(local_folder(folder))
-    if saved.content["data"] is None or saved.content["max_length"] is None:
-        raise DeltaError(
-            f"{folder} was saved from a model of your own, whose class {MANIFEST} does not know",
-            "make that model and call wheretune.load_delta(model, folder)",
-        )
+    trained_on(saved.content, Path(folder))
     spec = replace(saved.model, name=model, revision=None) if isinstance(model, str) else model or saved.model
     head: Head = catalog.build("head", saved.head)
     opened = open_model(spec, language=head.speaks)

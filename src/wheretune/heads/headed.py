@@ -71,7 +71,7 @@ class HeadedModel(TopModel):
             torch.manual_seed(seed)
             self.head: nn.Sequential = head.build(len(stack), stack.hidden_size, outputs, stack.causal)
         self.head.to(next(stack.base.parameters()).device)
-        last = [module for module in self.head.modules() if isinstance(module, nn.Linear)][-1]
+        last = self.maps[-1]
         if start is not None and last.bias is not None:
             nn.init.constant_(last.bias, start)
 
@@ -80,11 +80,14 @@ class HeadedModel(TopModel):
         return "base"
 
     def plain(self, classes: Sequence[str], problem_type: str | None, pad_token_id: int) -> nn.Module | None:
-        """The family's own sequence classifier, where it can compute a linear map on the last layer."""
-        linear = self.head[-1]
-        if self.all_layers or not isinstance(linear, nn.Linear) or problem_type is None:
+        """The family's own sequence classifier, where it can compute the head."""
+        if self.all_layers or problem_type is None:
             return None
-        return plain_classifier(self.base, linear, tuple(classes), problem_type, pad_token_id)
+        return plain_classifier(self.base, self.maps, tuple(classes), problem_type, pad_token_id)
+
+    @property
+    def maps(self) -> list[nn.Linear]:
+        return [part for part in self.head.modules() if isinstance(part, nn.Linear)]
 
     def features(self, inputs: dict[str, Tensor], pack: bool = False) -> Float[Tensor, "batch features"]:
         mask = inputs["attention_mask"]

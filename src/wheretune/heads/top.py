@@ -63,6 +63,11 @@ class TopModel(nn.Module):
     def base_path(self) -> str:
         """Where the headless transformer is in this model."""
 
+    @property
+    def maps(self) -> Sequence[nn.Linear]:
+        """The linear maps that were made anew for the task, in their order; none where the head is the model's own."""
+        return ()
+
     @abstractmethod
     def features(self, inputs: dict[str, Tensor], pack: bool = False) -> Float[Tensor, "place feature"]:
         """What the head reads, of texts that run padded or, with `pack`, one after the other.

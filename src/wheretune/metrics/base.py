@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Shaped
 
+Written = str | float | tuple[str, ...]
+"""A label as a file of predictions says it."""
+
 Reads = str
-"""What of the predictions a metric reads. Tasks of today give `classes`, `probabilities`, `values` or `likelihood`."""
+"""What of the predictions a metric reads: `classes`, `probabilities`, `values`, `label-sets`, `likelihood` ..."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,15 +22,15 @@ class Predictions:
     """What a task makes of a model's outputs.
 
     Attributes:
-        written: What is predicted of each row, as a file says it: the name of a class, or a number.
+        written: What is predicted of each row, as a file says it: the name of a class, several, or a number.
         kinds: What metrics read: `classes`, an index `(row,)`; `probabilities` `(row, class)`; `values` `(row,)`;
-            `likelihood` `(row, 3)`, the sum of -log p over a row's learned tokens, their number, and how many of them
-            are the likeliest of the vocabulary.
+            `label-sets`, 0 or 1, and `label-probabilities`, both `(row, class)`; `likelihood` `(row, 3)`, the sum of
+            -log p over a row's learned tokens, their number, and how many of them are the likeliest of the vocabulary.
         names: The names of the classes; none where there are none.
         confidence: The probability of what is predicted of each row; None where the task gives none.
     """
 
-    written: Sequence[str | float]
+    written: Sequence[Written]
     kinds: Mapping[Reads, np.ndarray]
     names: tuple[str, ...] = ()
     confidence: Float[np.ndarray, " row"] | None = None
@@ -36,12 +39,14 @@ class Predictions:
         return len(self.written)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Each prediction as a JSON object: `label` and the `probabilities` of all classes, or `value`."""
-        if "probabilities" not in self.kinds:
+        """Each prediction as a JSON object: `label` (or `labels`) and the `probabilities` of all, or `value`."""
+        several = "label-sets" in self.kinds
+        of_all = self.kinds.get("label-probabilities" if several else "probabilities")
+        if of_all is None:
             return [{"value": value} for value in self.written]
         return [
-            {"label": label, "probabilities": dict(zip(self.names, shares, strict=True))}
-            for label, shares in zip(self.written, self.kinds["probabilities"].tolist(), strict=True)
+            {"labels" if several else "label": label, "probabilities": dict(zip(self.names, shares, strict=True))}
+            for label, shares in zip(self.written, of_all.tolist(), strict=True)
         ]
 
 

@@ -68,3 +68,20 @@ class Matthews:
         from sklearn.metrics import matthews_corrcoef
 
         return float(matthews_corrcoef(truth, predictions.kinds[self.reads]))
+
+
+@dataclass(frozen=True)
+class LogLoss:
+    """The mean over rows of -log of the true class's probability: the loss that a classification learns by."""
+
+    name: ClassVar[str] = "log-loss"
+    reads: ClassVar[str] = "probabilities"
+    higher_is_better: ClassVar[bool] = False
+
+    def compute(self, predictions: Predictions, truth: Int[np.ndarray, " row"]) -> float | None:
+        from sklearn.metrics import log_loss
+
+        shares = predictions.kinds[self.reads]
+        if truth.max(initial=0) >= shares.shape[1]:  # a class that the model cannot know
+            return None
+        return float(log_loss(truth, shares, labels=range(shares.shape[1])))

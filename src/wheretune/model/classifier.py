@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -12,17 +13,17 @@ SMALL = 2.0**-14  # tanh(SMALL h) / SMALL is h within 2e-6 of its size for |h| u
 
 
 def plain_classifier(
-    base: nn.Module, linear: nn.Linear, classes: tuple[str, ...], problem_type: str, pad_token_id: int
+    base: nn.Module, maps: Sequence[nn.Linear], classes: tuple[str, ...], problem_type: str, pad_token_id: int
 ) -> nn.Module | None:
-    """Transformers' own sequence classifier that computes `linear` on the representative token.
+    """Transformers' own sequence classifier that computes the head on the representative token.
 
-    Decoders have just that linear map. BERT, RoBERTa, MPNet and their kin put tanh(dense(h)) before it;
+    Decoders have just one linear map. BERT, RoBERTa, MPNet and their kin put tanh(dense(h)) before it;
     with a dense map of SMALL times the identity, tanh is linear to fp32's precision, and the classifier
-    undoes the factor. Other families' classifiers cannot say it.
+    undoes the factor. Other families' classifiers cannot say it. A head of two maps is that of such a family.
 
     Args:
         base: The headless model with its tuned weights.
-        linear: The head.
+        maps: The linear maps of the head, one or two.
         classes: The class names; none where numbers are predicted.
         problem_type: What Transformers calls the task.
         pad_token_id: Of the tokenizer: by it a decoder's classifier tells where a padded text ends.
@@ -32,6 +33,7 @@ def plain_classifier(
     """
     from transformers import AutoModelForSequenceClassification
 
+    *before, linear = maps
     config = copy.deepcopy(cast(Any, base.config))
     config.num_labels = linear.out_features
     config.pad_token_id = pad_token_id
@@ -46,19 +48,29 @@ def plain_classifier(
     inner: nn.Module = model.base_model  # type: ignore[assignment]
     inner.load_state_dict(base.state_dict(), strict=False)
     with torch.no_grad():
-        score = getattr(model, "score", None)
-        if isinstance(score, nn.Linear) and score.bias is None and linear.bias is None:
-            score.weight.copy_(linear.weight)
-            return model.eval()
-        top = getattr(model, "classifier", None)
-        dense = getattr(getattr(inner, "pooler", None), "dense", None) or getattr(top, "dense", None)
-        final = top if isinstance(top, nn.Linear) else getattr(top, "out_proj", None)
-        if not isinstance(dense, nn.Linear) or not isinstance(final, nn.Linear) or linear.bias is None:
-            return None
-        if dense.weight.shape != (linear.in_features, linear.in_features):
-            return None
+        return model.eval() if _filled(model, inner, linear, before[0] if before else None) else None
+
+
+def _filled(model: nn.Module, inner: nn.Module, linear: nn.Linear, before: nn.Linear | None) -> bool:
+    """Puts the head into a classifier around `inner`, and says whether its layout could take it."""
+    score = getattr(model, "score", None)
+    if isinstance(score, nn.Linear) and score.bias is None and linear.bias is None:
+        score.weight.copy_(linear.weight)
+        return True
+    top, pooler = getattr(model, "classifier", None), getattr(inner, "pooler", None)
+    dense = getattr(pooler, "dense", None) or getattr(top, "dense", None) or getattr(model, "pre_classifier", None)
+    final = top if isinstance(top, nn.Linear) else getattr(top, "out_proj", None)
+    if not isinstance(dense, nn.Linear) or not isinstance(final, nn.Linear) or linear.bias is None:
+        return False
+    if dense.weight.shape != (linear.in_features, linear.in_features):
+        return False
+    if before is None:
         dense.weight.copy_(SMALL * torch.eye(linear.in_features))
         dense.bias.zero_()
         final.weight.copy_(linear.weight / SMALL)
-        final.bias.copy_(linear.bias)
-    return model.eval()
+    else:
+        dense.weight.copy_(before.weight)
+        dense.bias.copy_(before.bias)
+        final.weight.copy_(linear.weight)
+    final.bias.copy_(linear.bias)
+    return True

@@ -15,12 +15,14 @@ from wheretune.errors import ModelError
 from wheretune.model.adapted import merged
 from wheretune.model.finding import base_of, causal, find_layers
 from wheretune.model.identity import describe, fingerprints
+from wheretune.model.own_head import has_own_head, own_head
 from wheretune.model.placement import device_of, placing
 from wheretune.records.model import ModelSpec
 from wheretune.support.hub import below_adapter, is_adapter, resolve
 from wheretune.support.words import first_line
 
 if TYPE_CHECKING:
+    from wheretune.model.own_head import OwnHead
     from wheretune.model.stack import LayerStack
     from wheretune.records.model import ModelInfo
 
@@ -34,12 +36,14 @@ class Opened:
         tokenizer: Its tokenizer.
         info: Which model it is.
         fingerprints: SHA-256 of every tensor of the headless model as fp32, by name.
+        own_head: The classifier that the checkpoint has besides; None where it has none.
     """
 
     stack: LayerStack
     tokenizer: Any
     info: ModelInfo
     fingerprints: dict[str, str]
+    own_head: OwnHead | None = None
 
     def hashes_below(self, path: str) -> dict[str, str]:
         """The fingerprints by their names in a model that has this one at `path`."""
@@ -58,10 +62,11 @@ def open_model(spec: ModelSpec, *, language: bool = False) -> Opened:
             hold it as asked. With `language`: it is an encoder, or its checkpoint has no output matrix.
     """
     spec = pinned(spec)
-    stack = find_layers((load_language_model if language else load_model)(spec), spec.layers_attribute)
+    model, head = (load_language_model(spec), None) if language else _load(spec)
+    stack = find_layers(model, spec.layers_attribute)
     tokenizer = load_tokenizer(spec.name, spec.revision)
     hashes = fingerprints(stack)
-    return Opened(stack, tokenizer, replace(describe(stack, hashes), spec=spec), hashes)
+    return Opened(stack, tokenizer, replace(describe(stack, hashes), spec=spec), hashes, head)
 
 
 def outline(spec: ModelSpec) -> tuple[LayerStack, ModelInfo]:
@@ -119,34 +124,41 @@ def is_causal(name: str, revision: str | None = None) -> bool:
     return causal(load_config(name, revision))
 
 
-def own_head(base: nn.Module) -> str | None:
-    """The classifier that a headless model's checkpoint has besides, in words; None where it has none."""
-    config: Any = base.config
-    kinds = [kind for kind in config.architectures or () if kind.endswith("ForSequenceClassification")]
-    if not kinds:
-        return None
-    return f"{kinds[0]}, {config.num_labels} outputs: {', '.join(map(str, config.id2label.values()))}"
-
-
 def load_model(spec: ModelSpec) -> nn.Module:
-    """The headless transformer, without the pooler (no head of ours reads it).
+    """The headless transformer, without the pooler (no fresh head of ours reads it).
 
     Raises:
         ModelError: It cannot be found or opened, or this machine cannot hold it as asked.
     """
-    from transformers import AutoModel
+    return _load(spec)[0]
 
-    given = placing(spec, _config(spec.name, spec.revision))
+
+def _load(spec: ModelSpec) -> tuple[nn.Module, OwnHead | None]:
+    """The headless transformer and, where the checkpoint is a classifier, what it had on top."""
+    from transformers import AutoModel, AutoModelForSequenceClassification
+
+    config = _config(spec.name, spec.revision)
+    given = placing(spec, config)
+    missing: list[str] = []
     if is_adapter(spec.name):
-        below: nn.Module = base_of(merged(spec, given))
-        _drop_pooler(below)
-        return below.to(device_of(spec))
-    with _opening(spec.name, "AutoModel"):
-        model: nn.Module = AutoModel.from_pretrained(
-            spec.name, trust_remote_code=False, **resolve(spec.name, spec.revision), **given
-        )
+        whole = merged(spec, given)
+    else:
+        kind: Any = AutoModelForSequenceClassification if has_own_head(config) else AutoModel
+        with _opening(spec.name, kind.__name__):
+            whole, loaded = kind.from_pretrained(
+                spec.name,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **resolve(spec.name, spec.revision),
+                **given,
+            )
+        missing = [name for name in loaded["missing_keys"] if not name.startswith(f"{whole.base_model_prefix}.")]
+    if spec.quantize is None:  # a quantised one lies there already
+        whole = whole.to(device_of(spec))
+    model = base_of(whole)
+    head = None if missing else own_head(whole)  # what is missing was drawn at random
     _drop_pooler(model)
-    return model if spec.quantize is not None else model.to(device_of(spec))  # a quantised one lies there already
+    return model, head
 
 
 def load_language_model(spec: ModelSpec) -> nn.Module:

@@ -17,14 +17,14 @@ class States:
     Attributes:
         tokens: The embeddings' output and the output of every layer, fp32.
         sample_ids: The row of each sample in the data set, for messages.
-        labels: Class indices or numbers, where the data has labels.
+        labels: Class indices, numbers or, per class, 0 or 1, where the data has labels.
         reduced: What a scorer's `reduction` made of all tokens of every layer, by the scorer's name.
         meanings: The semantic bases of the labels and which of them each sample has, where a scorer reads them.
     """
 
     tokens: Float[Tensor, "batch layer_plus_1 hidden"]
     sample_ids: tuple[int, ...]
-    labels: Shaped[Tensor, " batch"] | None
+    labels: Shaped[Tensor, "batch ..."] | None
     reduced: dict[str, Float[Tensor, "batch layer"]]
     meanings: Meanings | None = None
 

@@ -31,7 +31,7 @@ from wheretune.scoring.states import stream_states
 from wheretune.support.log import log
 from wheretune.support.progress import progress
 from wheretune.support.provenance import versions
-from wheretune.tasks.base import load_data, to_score
+from wheretune.tasks.loading import load_data, to_score
 from wheretune.tasks.verbalizing import next_tokens
 
 if TYPE_CHECKING:

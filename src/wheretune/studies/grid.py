@@ -187,7 +187,7 @@ class Row:
     failures: dict[str, str]
 
     @property
-    def taken(self) -> float | None:
+    def learning_rate_taken(self) -> float | None:
         """The learning rate that its runs took; None where it is each plan's own and none has finished."""
         return self.results[0].learning_rate if self.results else self.learning_rate
 

@@ -62,12 +62,12 @@ def lines(compared: Compared) -> list[Line]:
 
 def _line(row: Row, reference: Row | None, asked: int) -> Line:
     if not row.results:
-        return Line(row.method, row.taken, asked, 0, len(row.failures))
+        return Line(row.method, row.learning_rate_taken, asked, 0, len(row.failures))
     values = [metric.value for metric in row.metrics]
     peaks = [one.peak_memory_bytes for one in row.results if one.peak_memory_bytes is not None]
     return Line(
         method=row.method,
-        learning_rate=row.taken,
+        learning_rate=row.learning_rate_taken,
         asked=asked,
         seeds=len(row.results),
         failures=len(row.failures),

@@ -79,6 +79,20 @@ def resolve(name: str, revision: str | None = None) -> Mapping[str, Any]:
     return {"revision": commit}
 
 
+def layers_said(name: str) -> int | None:
+    """How many layers the config.json of a local model says there are, so that a number can be refused early.
+
+    None where it is not local, or where more than one stack of layers may count.
+    """
+    try:
+        config = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+        config = config.get("text_config") or config
+        found = [config[key] for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if key in config]
+        return found[0] if found and isinstance(found[0], int) and not config.get("is_encoder_decoder") else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 # --- a PEFT adapter in the place of a model ---------------------------------------------------------
 
 

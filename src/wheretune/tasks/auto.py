@@ -8,17 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
+from wheretune.data.cells import kind
 from wheretune.errors import ConfigError, DataError
 from wheretune.support.log import log
 from wheretune.tasks.base import TextTask
 from wheretune.tasks.chat import Chat, recognised
 from wheretune.tasks.classification import Classification
 from wheretune.tasks.generation import Generation
+from wheretune.tasks.multi_label import MultiLabel
 from wheretune.tasks.next_token import NextToken
 from wheretune.tasks.regression import Regression
 from wheretune.tasks.unlabelled import Unlabelled
 
 if TYPE_CHECKING:
+    from wheretune.data.cells import Fault
     from wheretune.data.reading import Table
     from wheretune.tasks.base import Labelled, LabelUse, TaskReader
 
@@ -32,7 +35,9 @@ OF_LANGUAGE = (*OF_CHAT, "source_column", "template", "cut")
 @final
 @dataclass(frozen=True)
 class Auto(TextTask):
-    """A regression if every label is a number and some are not whole; otherwise a classification.
+    """A regression if every label is a number and some are not whole; multi-label if most are lists of labels.
+
+    All else with labels is a classification.
 
     Without labels: chat where there are conversations, prompts and completions, or instructions and outputs; generation
     where `source_column` is named. With a `template`, labels are said by the next token. The settings are those of the
@@ -88,10 +93,33 @@ class Auto(TextTask):
         }
         return (None, "") if found is None else (Chat, words[found])
 
+    def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
+        if self._lists(table, use):
+            return self.become(MultiLabel).faults(table, classes, use)
+        return self.become(Classification).faults(table, classes, use)
+
+    def _lists(self, table: Table, use: LabelUse) -> bool:
+        """Whether more than half of the rows have a list of labels, and some of these are not empty.
+
+        A list that a data frame has written out is not enough: that may be an accident.
+        """
+        lists: list[Any] = [cell for cell in self.label_cells(table, use) or () if kind(cell) == "a list"]
+        return 2 * len(lists) > len(table) and any(len(one) > 0 for one in lists)
+
+    def further(self, table: Table, classes: tuple[str, ...]) -> tuple[str, ...]:
+        return self.become(Classification).further(table, classes)
+
     def labels(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> Labelled:
         cells = self.label_cells(table, use)
         if cells is None:
             return self.become(Unlabelled).labels(table, classes, use)
+        if self._lists(table, use):
+            read = self.become(MultiLabel).labels(table, classes, use)
+            log.warning(
+                "the labels of %s are lists, so each text has any of %d labels (task multi-label)",
+                table.source, len(read.classes),
+            )  # fmt: skip
+            return read
         if fractional(cells):
             return self.become(Regression).labels(table, classes, use)
         read = self.become(Classification).labels(table, classes, use)

@@ -1,26 +1,18 @@
-"""What a task is, what the tasks over labelled texts share, and how data is read for one.
-
-`load_data` reads rows through `data/` and asks the task what they mean. Nothing outside `tasks/` asks for its name.
-"""
+"""What a task is, and what the tasks over labelled texts share. Nothing outside `tasks/` asks for its name."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from wheretune import catalog
-from wheretune.data.cells import MAYBE_GAPS, is_number, written_kind
-from wheretune.data.reading import Fault, drawn, read_table, usable
-from wheretune.data.texts import TextData, read_texts, take, text_faults
-from wheretune.data.tokens import encode
-from wheretune.errors import ConfigError, DataError
+from wheretune.data.cells import MAYBE_GAPS, Fault, is_number, written_kind
+from wheretune.data.texts import TextData, read_texts, text_faults
+from wheretune.errors import ConfigError
 from wheretune.records.base import Spec
-from wheretune.records.data import DataInfo, DataSpec
-from wheretune.support.files import digest_rows
-from wheretune.support.log import log
-from wheretune.tasks.classes import say_classes
+from wheretune.records.data import DataInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wheretune.data.reading import Table
-    from wheretune.metrics.base import Predictions
+    from wheretune.metrics.base import Predictions, Written
     from wheretune.records.data import Collate
 
 LabelUse = Literal["required", "optional", "ignored", "asked"]
@@ -66,6 +58,9 @@ class TaskReader(Protocol):
 
     def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
         """One or two texts per row and, where the task names a column for it, what follows each row's text."""
+
+    def further(self, table: Table, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """The classes of some rows that the training data has not; none where it has none of theirs."""
 
     def labels(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> Labelled:
         """The labels of rows without faults.
@@ -148,14 +143,25 @@ class Task(TaskReader, Protocol):
     def collator(self, tokenizer: Any) -> Collate:
         """What makes a batch of encoded rows."""
 
-    def loss(self, logits: Float[Tensor, "batch output"], labels: Shaped[Tensor, " batch"]) -> Float[Tensor, ""]:
+    def loss(self, logits: Float[Tensor, "batch output"], labels: Shaped[Tensor, "batch ..."]) -> Float[Tensor, ""]:
         """The mean loss of a batch."""
 
     def predict(self, logits: Float[np.ndarray, "row output"], classes: tuple[str, ...]) -> Predictions:
         """What a model predicts, from its outputs."""
 
-    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
-        """Labels as a file of predictions says them: the name of a class, or a number."""
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> Sequence[Written]:
+        """Labels as a file of predictions says them: the name of a class, several, or a number."""
+
+    def read_back(self, written: Any, classes: Sequence[str]) -> Any:
+        """What `written` wrote as a label again, and what is predicted in the form of the first of `predicts`."""
+
+    def calibrated(self, logits: Callable[[], Float[np.ndarray, "row output"]], labels: Sequence[Any]) -> Task:
+        """The task with what it takes from held-out rows, such as thresholds; most take nothing.
+
+        Args:
+            logits: Gives a model's outputs for these rows.
+            labels: Their labels.
+        """
 
 
 @dataclass(frozen=True)
@@ -186,7 +192,12 @@ class TextTask:
 
     def become(self, kind: type[TaskOf]) -> TaskOf:
         """Another task with the same columns."""
-        return kind(**{one.name: getattr(self, one.name) for one in dataclasses.fields(TextTask)})
+        return kind(**self.columns)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The settings that all tasks over labelled texts share."""
+        return {one.name: getattr(self, one.name) for one in dataclasses.fields(TextTask)}
 
     @property
     def text_columns(self) -> dict[str, str]:
@@ -197,7 +208,7 @@ class TextTask:
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
         found = text_faults(table, self.text_columns)
         for place, cell in enumerate(self.label_cells(table, use) or ()):
-            fault = _label_fault(cell, self.label_name) or self.unlike(cell, classes)
+            fault = self.cell_fault(cell) or self.unlike(cell, classes)
             if fault is not None:
                 found.setdefault(place, fault)
         return found
@@ -212,6 +223,19 @@ class TextTask:
     def label_name(self) -> str:
         """The column of the labels."""
         return self.label_column or "label"
+
+    def further(self, table: Table, classes: tuple[str, ...]) -> tuple[str, ...]:
+        cells = self.label_cells(table, "required") or ()
+        named = {name for cell in cells if self.cell_fault(cell) is None for name in self.named(cell)}
+        return tuple(sorted(named - set(classes))) if named & set(classes) else ()
+
+    def cell_fault(self, cell: object) -> Fault | None:
+        """Why a cell is no label at all: by default, what is not one string or number."""
+        return _label_fault(cell, self.label_name)
+
+    def named(self, cell: object) -> tuple[str, ...]:
+        """The classes that a label names; none where the task has no classes."""
+        return ()
 
     def unlike(self, cell: object, classes: tuple[str, ...] | None) -> Fault | None:
         """Why a label that is one string or number is none of this task's; by default all are.
@@ -246,7 +270,14 @@ class TextTask:
         raise NotImplementedError(f"{type(self).__name__} learns no tokens")
 
     def encode(self, data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+        from wheretune.data.tokens import encode
+
         return encode(data, tokenizer, max_length)
+
+    def calibrated(
+        self: TaskOf, logits: Callable[[], Float[np.ndarray, "row output"]], labels: Sequence[Any]
+    ) -> TaskOf:
+        return self
 
     def collator(self, tokenizer: Any) -> Collate:
         from wheretune.data.batches import collator
@@ -268,110 +299,8 @@ def task_of(info: DataInfo) -> Task:
     return task
 
 
-def load_data(
-    what: Any,
-    *,
-    like: DataInfo | None = None,
-    labels: LabelUse = "required",
-    rows: Any = None,
-) -> TextData:
-    """Reads and checks data.
-
-    Args:
-        what: A `DataSpec`; or a source by its name; or the data itself, as for `rows`.
-        like: The training data, whose task and classes this data must share; where the task of the spec leaves a
-            setting out (a column), the training data's holds.
-        labels: As for `TaskReader.labels`.
-        rows: The data itself, where it is in memory and the spec's `source` is only a word for it: a list of dicts or
-            of strings, a dict of columns, a `datasets.Dataset` or `DatasetDict`, a frame of pandas or polars.
-
-    Raises:
-        ConfigError: There is no such task, or it is not that of the training data.
-        DataError: A column is missing, a row cannot be used and the spec does not skip such rows, or there is one class
-            only.
-    """
-    if isinstance(what, str):
-        what = DataSpec(what)
-    spec, rows = (what, rows) if isinstance(what, DataSpec) else (DataSpec("memory"), what)
-    reader: TaskReader = catalog.build("task", spec.task if like is None else _shared(spec, like))
-    classes = None if like is None else like.classes
-    every = read_table(spec, rows)
-    if isinstance(reader, Undecided):
-        reader = reader.decided(every)
-    reader = usual_columns(reader, every)
-    faults = reader.faults(every, classes, labels)
-    table = usable(every, faults, spec.bad_rows)
-    texts, continuations = reader.texts(table)
-    read = reader.labels(table, classes, labels)
-    places = drawn(spec, len(table), read.values if read.classes else None)
-    info = DataInfo(spec, len(places), _brief(read.task), read.classes, hash="", left_out=len(faults))
-    follow = None if continuations is None else tuple(continuations)
-    unread = {every.numbers[place]: fault.why.rstrip(",") for place, fault in faults.items()}
-    data = take(TextData(info, tuple(texts), read.values, table.numbers, follow, unread), places)
-    if classes is None and data.labels is not None and read.classes:
-        say_classes(data)
-    return replace(data, info=replace(info, hash=_digest(data.texts, data.continuations, data.labels)))
-
-
-USUAL = (  # how public data sets call their texts, where there is no column `text`
-    ("text_a", "text_b"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
-    ("question", "sentence"), ("sentence_A", "sentence_B"), ("text1", "text2"),
-    ("sentence",), ("review",), ("content",),
-)  # fmt: skip
-
-
-def usual_columns(reader: TaskReader, table: Table) -> TaskReader:
-    """The same reader for the columns of public data sets, where none was named and there is no column `text`."""
-    settings = {one.name: getattr(reader, one.name) for one in dataclasses.fields(reader)}  # type: ignore[arg-type]
-    if settings.get("text_column") != "text" or settings.get("pair_column") is not None or table.has("text"):
-        return reader
-    most = 2 if "pair_column" in settings else 1
-    found = next((columns for columns in USUAL if len(columns) <= most and all(map(table.has, columns))), None)
-    if found is None:
-        return reader
-    log.warning("the texts of %s are read from %s", table.source, " and ".join(found))
-    named = dict(zip(("text_column", "pair_column"), found, strict=False))
-    return dataclasses.replace(reader, **named)  # type: ignore[type-var]
-
-
-def to_score(load: Callable[[LabelUse], TextData], needs: Iterable[str]) -> TextData:
-    """Data to be scored by scorers with these needs; labels that make no task are left aside if none needs them.
-
-    Args:
-        load: Loads the data with such a use of its labels.
-        needs: What the scorers need.
-    """
-    if "labels" in needs:
-        return load("required")
-    try:
-        return load("optional")
-    except DataError as error:
-        texts = load("ignored")  # says what is wrong if it is not the labels
-        log.warning("the labels are left aside: %s", error.problem)
-        return texts
-
-
-def _shared(spec: DataSpec, like: DataInfo) -> Spec:
-    """The task of data that must share that of the training data."""
-    if spec.task.name not in ("auto", like.task.name):
-        raise ConfigError(
-            f"{spec.source} is to be read for {spec.task.name}, and the training data makes {like.task.name}",
-            "name the same task for both, or leave it out",
-            "task",
-        )
-    given = {name: value for name, value in spec.task.params.items() if value is not None}
-    return Spec(like.task.name, like.task.params | given)
-
-
-def _brief(task: Task) -> Spec:
+def brief(task: Task) -> Spec:
     """The spec of a task with the settings that are not those by default."""
     defaults = {one.name: one.default for one in dataclasses.fields(task)}  # type: ignore[arg-type]
     params = {name: value for name, value in Spec.of(task).params.items() if value != defaults[name]}
     return Spec(task.name, params)
-
-
-def _digest(texts: Sequence[tuple[str, ...]], continuations: Sequence[str] | None, values: Sequence[Any] | None) -> str:
-    """SHA-256 over texts and labels; the index of a class counts as a number, as it did in 0.1.0."""
-    parts = texts if continuations is None else [(*text, more) for text, more in zip(texts, continuations, strict=True)]
-    labels = [None] * len(texts) if values is None else [float(v) if isinstance(v, int) else v for v in values]
-    return digest_rows(zip(parts, labels, strict=True))

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from wheretune.data import dialects
+from wheretune.data.cells import Fault
 from wheretune.data.chat import Renderer
 from wheretune.data.chat_templates import has_template, named_template, require_template
 from wheretune.data.examples import Example, Prompt
-from wheretune.data.reading import Fault, rows_in_words
+from wheretune.data.reading import rows_in_words
 from wheretune.data.shortening import shortened
 from wheretune.data.spans import Encoder
 from wheretune.data.turns import ASSISTANTS, MARKED, CannotRender

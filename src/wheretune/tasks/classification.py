@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
-from wheretune.data.reading import Fault
+from wheretune.data.cells import Fault
 from wheretune.errors import DataError
 from wheretune.metrics.base import Predictions
 from wheretune.tasks.base import Labelled, TextTask
@@ -54,6 +54,9 @@ class Classification(TextTask):
             )
         return Labelled(self, tuple(index[name] for name in names), known)
 
+    def named(self, cell: object) -> tuple[str, ...]:
+        return (class_name(cell),)
+
     def unlike(self, cell: object, classes: tuple[str, ...] | None) -> Fault | None:
         if classes is None or class_name(cell) in classes:
             return None
@@ -88,8 +91,11 @@ class Classification(TextTask):
             confidence=shares[np.arange(len(shares)), chosen],
         )
 
-    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str]:
         return [classes[label] for label in labels]
+
+    def read_back(self, written: str, classes: Sequence[str]) -> int:
+        return list(classes).index(written)
 
 
 def class_name(cell: object) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-from wheretune.data.cells import plain, whole_text
+from wheretune.data.cells import Fault, plain, whole_text
 from wheretune.data.examples import Example, Prompt
-from wheretune.data.reading import Fault
 from wheretune.data.shortening import shortened, without
 from wheretune.data.spans import Encoder
 from wheretune.data.templates import filled, parsed

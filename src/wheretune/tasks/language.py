@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, runtime_checkable
 
 from wheretune.data.reading import rows_in_words
 from wheretune.errors import DataError
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
     from torch import Tensor
 
+    from wheretune.data.cells import Fault
     from wheretune.data.examples import Example, Prompt
-    from wheretune.data.reading import Fault, Table
+    from wheretune.data.reading import Table
     from wheretune.data.texts import TextData
-    from wheretune.metrics.base import Predictions
+    from wheretune.metrics.base import Predictions, Written
     from wheretune.records.data import Collate
     from wheretune.tasks.base import LabelUse, Places
 
@@ -42,6 +43,9 @@ class LanguageTask(ABC):
     @abstractmethod
     def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
         """The texts of each row, which are all that is known of it later."""
+
+    def further(self, table: Table, classes: tuple[str, ...]) -> tuple[str, ...]:
+        return ()
 
     def labels(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> Labelled:
         """No labels: the texts hold their own targets."""
@@ -92,6 +96,7 @@ class LanguageTask(ABC):
 
     def equip(self, tokenizer: Any) -> None:
         """By default nothing: the tokenizer's own is used, or none."""
+        return None
 
     def collator(self, tokenizer: Any) -> Collate:
         from wheretune.data.batches import language_collator
@@ -108,9 +113,15 @@ class LanguageTask(ABC):
         """The mean of -log p over every row's learned tokens."""
         return likelihoods(logits)
 
-    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> Sequence[Written]:
         """Nothing is labelled."""
         return []
+
+    def read_back(self, written: Any, classes: Sequence[str]) -> NoReturn:
+        raise NotImplementedError(f"{self.name} keeps of a row no more than the mean over its learned tokens")
+
+    def calibrated(self, logits: Callable[[], Float[np.ndarray, "row output"]], labels: Sequence[Any]) -> Any:
+        return self
 
 
 @runtime_checkable

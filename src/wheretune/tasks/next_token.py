@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
-    from wheretune.data.reading import Fault, Table
+    from wheretune.data.cells import Fault
+    from wheretune.data.reading import Table
     from wheretune.data.texts import TextData
-    from wheretune.metrics.base import Predictions
+    from wheretune.metrics.base import Predictions, Written
     from wheretune.tasks.base import LabelUse
 
 ONE, TWO = "Sentence: {text}\nLabel:", "Sentence 1: {text}\nSentence 2: {pair}\nLabel:"
@@ -142,7 +143,7 @@ class NextToken(LanguageTask):
         likely, chosen = likelihoods(logits), self._as_classes().predict(logits[:, LIKELIHOOD:], classes)
         return replace(chosen, kinds={**likely.kinds, **chosen.kinds})
 
-    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> Sequence[Written]:
         return self._as_classes().written(labels, classes)
 
     def _joins_directly(self, parts: Sequence[tuple[str, bool]]) -> bool:

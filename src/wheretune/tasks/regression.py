@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
-from wheretune.data.reading import Fault
+from wheretune.data.cells import Fault
 from wheretune.errors import DataError
 from wheretune.metrics.base import Predictions
 from wheretune.tasks.base import Labelled, TextTask
@@ -64,8 +64,11 @@ class Regression(TextTask):
         values = logits[:, 0]
         return Predictions(written=[float(value) for value in values], kinds={"values": values})
 
-    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[float]:
         return [float(label) for label in labels]
+
+    def read_back(self, written: float, classes: Sequence[str]) -> float:
+        return written
 
 
 def number(cell: object) -> float:

@@ -14,7 +14,8 @@ from wheretune.tasks.language import LanguageTask
 from wheretune.tasks.learned import last_learned
 
 if TYPE_CHECKING:
-    from wheretune.data.reading import Fault, Table
+    from wheretune.data.cells import Fault
+    from wheretune.data.reading import Table
     from wheretune.data.texts import TextData
     from wheretune.tasks.base import LabelUse
 
@@ -26,7 +27,8 @@ class Text(LanguageTask):
 
     Decided: a document that does not fit goes on in the next piece, so that nothing is lost. A piece begins with the
         tokenizer's beginning token, if it writes one, and has none in its middle. Control tokens in a document are
-        read as such, since people prepare texts with them; an end that is already there is not written twice.
+        read as such, since people prepare texts with them; an end that is already there is not written twice. Since the
+        first token of a piece is not learned, no piece begins with an end: the token before goes with it.
 
     Attributes:
         text_column: The column of the documents.
@@ -56,12 +58,14 @@ class Text(LanguageTask):
         ids: list[int] = []
         rows: list[int] = []
         for row, (text,) in zip(data.rows, data.texts, strict=True):
-            for token in self._document(encoder, text):
+            document = self._document(encoder, text)
+            for place, token in enumerate(document, 1):
+                if len(ids) == room:
+                    held = 1 if place == len(document) and len(ids) > 1 and not encoder.beginning else 0
+                    yield _piece(encoder, ids[: room - held], rows[: room - held])
+                    ids, rows = ids[room - held :], rows[room - held :]
                 ids.append(token)
                 rows.append(row)
-                if len(ids) == room:
-                    yield _piece(encoder, ids, rows)
-                    ids, rows = [], []
         if ids:
             yield _piece(encoder, ids, rows)
 

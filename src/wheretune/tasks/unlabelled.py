@@ -50,7 +50,10 @@ class Unlabelled(TextTask):
     def predict(self, logits: Float[np.ndarray, "row output"], classes: tuple[str, ...]) -> Predictions:
         raise _nothing_to_learn()
 
-    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str | float]:
+    def written(self, labels: Sequence[Any], classes: Sequence[str]) -> NoReturn:
+        raise _nothing_to_learn()
+
+    def read_back(self, written: Any, classes: Sequence[str]) -> NoReturn:
         raise _nothing_to_learn()
 
 

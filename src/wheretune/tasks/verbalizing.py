@@ -52,6 +52,12 @@ def _of_classes(data: TextData, tokenizer: Any) -> tuple[tuple[int, ...], dict[i
             "name a column of classes, or a column whose text follows (target_column)",
             "label_column",
         )
+    if not isinstance(data.labels[0], int):
+        raise DataError(
+            f"{source} has several labels per row, and a language model says one word next",
+            "take another scorer, or name a column whose text follows (target_column)",
+            "target_column",
+        )
     if verbalizer is not None and set(verbalizer) != set(classes):
         wrong = sorted(set(verbalizer) ^ set(classes))[0]
         raise DataError(

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from wheretune.catalog import nearest
+from wheretune import catalog
 from wheretune.errors import ConfigError
 from wheretune.support.words import first_line
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from wheretune.records.base import Spec
     from wheretune.records.runs import TrainSettings, WatchSettings
 
 OWN = {  # what has a setting of ours
@@ -101,6 +102,20 @@ def check_arguments(settings: TrainSettings, watch: WatchSettings) -> None:
             )
 
 
+def check_judging(settings: TrainSettings, tuner: Spec) -> None:
+    """Refuses to keep earlier weights of a tuner whose weights hang on the step.
+
+    Raises:
+        ConfigError: It is to be judged while it trains.
+    """
+    if settings.eval_strategy != "no" and catalog.find("tuner", tuner.name).needs_every_step:
+        raise ConfigError(
+            f"the tuner {tuner.name} changes its modules until the last step, so earlier weights do not fit",
+            "leave out the one or the other",
+            "eval_strategy",
+        )
+
+
 def _check_optimizer(name: str) -> None:
     from transformers.training_args import OptimizerNames
 
@@ -118,7 +133,7 @@ def _check_optimizer(name: str) -> None:
 
 def _known(what: str, name: str, known: list[str], field: str) -> None:
     if name not in known:
-        raise ConfigError(f"there is no {what} {name!r}", nearest(name, known), field)
+        raise ConfigError(f"there is no {what} {name!r}", catalog.nearest(name, known), field)
 
 
 def typed(given: Mapping[str, Any]) -> dict[str, Any]:

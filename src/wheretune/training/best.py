@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 
+from wheretune import catalog
 from wheretune.errors import ConfigError
 from wheretune.support.files import write
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from wheretune.applying import Tuned
     from wheretune.metrics.base import Measure
     from wheretune.records.runs import Metric, RunSpec
+    from wheretune.tasks.base import Task
     from wheretune.training.clock import TrainLog
 
 BEST = "best.safetensors"
@@ -87,6 +88,19 @@ class BestWeights:
 # --- of a run ------------------------------------------------------------------------------------
 
 
+LOSSES = ("log-loss", "mse", "label-log-loss")  # metrics that are what a task learns by
+
+
+def with_loss(spec: RunSpec, task: Task) -> RunSpec:
+    """The run with the metric that is the task's loss, where the best weights are to be those of the lowest loss."""
+    if spec.settings.metric_for_best_model not in ("loss", "eval_loss"):
+        return spec
+    measured = {name: catalog.find("metric", name).reads for name in LOSSES}
+    loss = next(name for name in LOSSES if measured[name] in task.predicts)
+    settings = replace(spec.settings, metric_for_best_model=loss)
+    return replace(spec, settings=settings, metrics=tuple(dict.fromkeys((*spec.metrics, loss))))
+
+
 def decisive_metric(spec: RunSpec, measured: Sequence[Measure]) -> Measure | None:
     """The metric that says which weights are best; None where nothing is judged in training.
 
@@ -107,20 +121,10 @@ def decisive_metric(spec: RunSpec, measured: Sequence[Measure]) -> Measure | Non
     return names[name]
 
 
-def judge_of(spec: RunSpec, decisive: Measure | None, measure: Callable[[], Any], tuned: Tuned) -> Judge | None:
-    """What is measured in training.
-
-    Raises:
-        ConfigError: The tuner's weights hang on the step, so that earlier ones cannot be kept.
-    """
+def judge_of(spec: RunSpec, decisive: Measure | None, measure: Callable[[], Any]) -> Judge | None:
+    """What is measured in training."""
     if decisive is None:
         return None
-    if tuned.attached.followers:
-        raise ConfigError(
-            f"the tuner {tuned.plan.tuner.name} changes its modules until the last step, so earlier weights do not fit",
-            "leave out the one or the other",
-            "eval_strategy",
-        )
     return Judge(measure, decisive.name, decisive.higher_is_better, spec.settings.early_stopping_patience)
 
 

@@ -25,7 +25,8 @@ from wheretune.records.runs import TrainSettings
 from wheretune.savings.together import saving
 from wheretune.schedules.static import Static
 from wheretune.support.provenance import provenance
-from wheretune.tasks.base import load_data, task_of
+from wheretune.tasks.base import task_of
+from wheretune.tasks.loading import load_data
 from wheretune.training.clock import Clock
 from wheretune.training.loop import train
 from wheretune.tuners.whole_layers import WholeLayers

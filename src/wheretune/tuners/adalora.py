@@ -48,7 +48,8 @@ class AdaLoRA:
     name: ClassVar[str] = "adalora"
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = False
-    rate: ClassVar[float] = 1e-3
+    rate: ClassVar[float] = 2e-3
+    needs_every_step: ClassVar[bool] = True
     trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -48,12 +48,15 @@ class Tuner(Protocol):
         trains_norms: Whether the norms of the chosen layers train, so that gradients flow to what enters them.
         rate: The peak learning rate that suits it on all layers of a model of width 768 in 225 steps; see
             `planning.learning_rate`.
+        needs_every_step: Whether `Attached.followers` change its modules as training goes, so that weights of an
+            earlier step do not fit them.
     """
 
     name: ClassVar[str]
     needs_layers: ClassVar[bool]
     trains_norms: ClassVar[bool]
     rate: ClassVar[float]
+    needs_every_step: ClassVar[bool]
 
     @property
     def trains_embeddings(self) -> bool:

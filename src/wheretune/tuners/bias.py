@@ -21,7 +21,8 @@ class Bias:
     name: ClassVar[str] = "bias"
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = True
-    rate: ClassVar[float] = 1e-3
+    rate: ClassVar[float] = 2e-3
+    needs_every_step: ClassVar[bool] = False
     trains_embeddings: ClassVar[bool] = False
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:

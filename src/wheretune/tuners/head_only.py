@@ -20,7 +20,8 @@ class HeadOnly:
     name: ClassVar[str] = "head-only"
     needs_layers: ClassVar[bool] = False
     trains_norms: ClassVar[bool] = False
-    rate: ClassVar[float] = 1e-3
+    rate: ClassVar[float] = 4e-3
+    needs_every_step: ClassVar[bool] = False
     trains_embeddings: ClassVar[bool] = False
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:

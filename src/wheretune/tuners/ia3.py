@@ -26,7 +26,8 @@ class IA3:
     name: ClassVar[str] = "ia3"
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = False
-    rate: ClassVar[float] = 5e-3
+    rate: ClassVar[float] = 1e-2
+    needs_every_step: ClassVar[bool] = False
     trains_embeddings: ClassVar[bool] = False
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:

@@ -48,7 +48,8 @@ class LowRank(ABC):
     name: ClassVar[str]
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = False
-    rate: ClassVar[float] = 5e-4
+    rate: ClassVar[float] = 1e-3
+    needs_every_step: ClassVar[bool] = False
     trains_embeddings: ClassVar[bool] = False
 
     @abstractmethod

@@ -41,7 +41,8 @@ class Prefix:
     name: ClassVar[str] = "prefix"
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = False
-    rate: ClassVar[float] = 1e-3
+    rate: ClassVar[float] = 4e-3
+    needs_every_step: ClassVar[bool] = False
     trains_embeddings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ class WholeLayers:
     needs_layers: ClassVar[bool] = True
     trains_norms: ClassVar[bool] = True
     rate: ClassVar[float] = 6e-5
+    needs_every_step: ClassVar[bool] = False
 
     @property
     def trains_embeddings(self) -> bool:
