@@ -61,7 +61,6 @@ def test_one_line_and_what_comes_of_it(run, place, tmp_path):
     assert code == 0 and json.loads(out)["opens_with"] == "AutoModelForCausalLM"
     merged = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     assert found["metrics"][0]["value"] == pytest.approx(plain_loss(merged, rows), rel=1e-3)
-    one_line(*run("predict", tmp_path / "run", "--data", place / "chats.jsonl")[::2], "chat predicts no label", "merge")
 
 
 def test_the_next_token_is_predicted_and_measured(run, place, tmp_path):

@@ -96,7 +96,8 @@ class DecodingOptions(Group):
         """
         for name, value in vars(self).items():
             if value is not None and name != "seed":
-                raise ConfigError(f"{name} has no effect with a model that predicts labels", "leave it out", name)
+                words = f"{name.replace('_', ' ')} is {value}, which has no effect"
+                raise ConfigError(f"{words} with a model that predicts labels", "leave it out", name)
 
 
 def writes(task: str) -> bool:

@@ -78,7 +78,7 @@ class Decoding:
             raise ConfigError(f"{self.rules} searches and draws nothing", "leave one of them out (rules)", "do_sample")
         if self.do_sample and (self.num_beams or 1) > 1:
             raise ConfigError(
-                "beams are searched, and draw nothing", "leave one of them out (do_sample, num_beams)", "do_sample"
+                "beams are searched, and draw nothing", "leave out one of the two (num_beams)", "do_sample"
             )
 
     def settled(self, checkpoint: Mapping[str, Any], room: int | None) -> Decoding:
@@ -121,7 +121,8 @@ def _refuse_idle(given: Mapping[str, Any], names: tuple[str, ...], why: str, rem
     """
     for name in names:
         if name in given:
-            raise ConfigError(f"{name} has no effect where {why}", f"leave it out, or {remedy}", name)
+            words = f"{name.replace('_', ' ')} is {given[name]}"
+            raise ConfigError(f"{words}, which has no effect where {why}", f"leave it out, or {remedy}", name)
 
 
 def _check_room(wanted: int, room: int | None) -> None:
