@@ -200,7 +200,8 @@ class Writer:
         own: Any = model.generation_config
         self._config = copy.deepcopy(own)
         settings = {name: value for name, value in to_json(job.decoding).items() if name not in ("seed", "rules")}
-        self._config.update(**settings)
+        for name, value in settings.items():
+            setattr(self._config, name, value)
         self._config.do_sample = False  # `Draw` draws, row by row
         self._config.max_length = None
         self._config.num_return_sequences = 1

@@ -73,7 +73,8 @@ class Encoder:
     @cached_property
     def stand_in(self) -> str:
         """What can stand where an answer will: a word that shares a token with a blank before it, if any does."""
-        for word in (*WORDS, *ascii_letters):
+        words: tuple[str, ...] = (*WORDS, *ascii_letters)
+        for word in words:
             if any(first < 2 < last for first, last in self([Piece(f"1 {word}")], (2,)).spans):
                 return word
         return WORDS[0]
