@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from wheretune.cli.groups import Group, group, needed, option
+from wheretune.cli.columns import LanguageOptions
+from wheretune.cli.groups import group, needed, option
 from wheretune.cli.options import AsJson, BaseOptions, Config, DataFile, Metrics, metric_names, there
 from wheretune.cli.printing import json_line, note, show, write_out
 from wheretune.cli.reporting import file_to_write
@@ -29,7 +29,7 @@ BatchSize = Annotated[int, option("--batch-size", "Texts in a batch.", rich_help
 
 
 @group
-class ColumnOptions(Group):
+class ColumnOptions(LanguageOptions):
     """Columns that are called otherwise than in the training data."""
 
     panel: ClassVar[str] = "Data"
@@ -43,11 +43,15 @@ class ColumnOptions(Group):
         str | None, option("--label-column", "Column with the label.", default="as in training")
     ] = None
 
+    target_column: Annotated[
+        str | None, option("--target-column", "Column with what follows a source.", default="as in training")
+    ] = None
+
     @property
     def given(self) -> dict[str, str]:
         """Those that were given."""
-        every = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: column for name, column in every.items() if column is not None}
+        every = {name: getattr(self, name) for name in ("text_column", "pair_column", "label_column", "target_column")}
+        return {name: column for name, column in every.items() if column is not None} | self.language
 
 
 def evaluate(
