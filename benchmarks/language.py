@@ -85,6 +85,7 @@ def run(options: argparse.Namespace) -> None:
 def measure(told: dict[str, Any]) -> dict[str, Any]:
     """What a case took."""
     import psutil
+
     import wheretune as wt
     from wheretune import planning
     from wheretune.heads.headed import headed
