@@ -272,6 +272,7 @@ def _opened(spec: RunSpec, texts: TextData, session: Session) -> tuple[RunSpec, 
     """The run with its head settled, and its model, opened as a language model where that head is its own."""
     head = planning.head_of(spec.head if spec.plan is None else spec.plan.head, texts.info)
     reads = spec.plan is None and _speaks(spec.scorer)
+    planning.check_head(head, spec.settings)
     spec = spec if spec.plan is not None else replace(spec, head=Spec.of(head))
     return spec, session.model(spec.model, language=head.speaks or reads)
 

@@ -94,6 +94,20 @@ def head_of(asked: Spec | None, data: DataInfo | None) -> Head:
     return head
 
 
+def check_head(head: Head, settings: TrainSettings) -> None:
+    """Refuses settings of Trainer's that a head cannot bear.
+
+    Raises:
+        ConfigError: Trainer would need the logits of all tokens.
+    """
+    if head.speaks and settings.trainer_args.get("label_smoothing_factor"):
+        raise ConfigError(
+            "Trainer smooths labels by the logits of all tokens, which are never made here",
+            "leave it out",
+            "trainer_args",
+        )
+
+
 def plan(
     scores_or_model: LayerScores | ModelInfo,
     selector: AnySelector | None,

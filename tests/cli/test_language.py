@@ -114,4 +114,6 @@ def test_mistakes(run, place, tmp_path):
         "accuracy reads classes",
     )
     one_line(*run("tune", *model, *common, "--max-length", 3)[::2], "no row of", "--max-length")
+    smoothing = ("--trainer-arg", "label_smoothing_factor=0.1")
+    one_line(*run("tune", *model, *common, *smoothing)[::2], "--trainer-arg", "smooths labels")
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())

@@ -3,8 +3,10 @@
 import inspect
 import json
 import random
+from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from helpers.chats import CHATML, CONTROL, MISTRAL, QWEN3, SHAPES, by_hand, chat_tokenizer, marked_by_hand, random_chat
@@ -352,6 +354,24 @@ def test_messages_by_columns_as_data_sets_have_them():
     row = {"messages": {"role": ["user", "assistant"], "content": ["hi", "yes"]}}
     tokenizer = chat_tokenizer(CHATML)
     assert one(row, tokenizer) == one(HELLO, tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["cohere2", "gemma3", "lfm2", "llama3", "phi3", "qwen3_instruct_2507", "qwen3_vl"])
+def test_turns_found_by_place_are_those_that_trl_marks(family):
+    folder = Path(pytest.importorskip("trl").__file__).parent / "chat_templates"
+    plain, marked = folder / f"{family}.jinja", folder / f"{family}_training.jinja"
+    if not plain.is_file() or not marked.is_file():
+        pytest.skip("this TRL has other templates")
+    thinks = {"role": "assistant", "content": "<think>\nno\n</think>\n\nyes"}
+    for messages in (HELLO, [*HELLO, *HELLO], [{"role": "system", "content": "a"}, *HELLO, HELLO[0], thinks]):
+        made = []
+        for path in (plain, marked):
+            tokenizer = chat_tokenizer(path.read_text(encoding="utf-8"))
+            ends = ["<|end|>", "<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>", "<|END_RESPONSE|>", "<|user|>"]
+            tokenizer.add_tokens([AddedToken(end, special=True, normalized=False) for end in ends], special_tokens=True)
+            made.append(one(messages, tokenizer))
+        assert made[0] == made[1]
 
 
 # --- what is read before an answer ------------------------------------------------------------------

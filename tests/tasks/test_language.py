@@ -208,8 +208,11 @@ def test_a_length_that_leaves_no_room(tokenizer):
 @pytest.mark.parametrize(("task", "rows"), [("text", DOCUMENTS), ("next-token", FILMS)])
 def test_encoded_rows_have_labels_where_they_learn(tokenizer, task, rows):
     data = load_data(DataSpec("here", Spec(task)), rows=rows)
+    asked = {"choices"} if task == "next-token" else set()
     for row in task_of(data.info).encode(data, tokenizer, 64):
-        assert set(row) == {"input_ids", "attention_mask", "labels", "row"} and row["labels"][0] == -100
+        assert set(row) == {"input_ids", "attention_mask", "labels", "row"} | asked and row["labels"][0] == -100
+        if asked:
+            assert row["labels"][-1] in row["choices"] and len(row["choices"]) == len(data.info.classes)
         assert all(label in (-100, token) for label, token in zip(row["labels"], row["input_ids"], strict=True))
 
 

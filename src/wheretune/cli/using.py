@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from wheretune.cli.columns import LanguageOptions
-from wheretune.cli.groups import Group, group, needed, option
+from wheretune.cli.groups import group, needed, option
 from wheretune.cli.options import AsJson, BaseOptions, Config, DataFile, Metrics, metric_names, there
 from wheretune.cli.printing import json_line, note, show, write_out
 from wheretune.cli.reporting import file_to_write
@@ -33,7 +32,7 @@ BatchSize = Annotated[int, option("--batch-size", "Texts in a batch.", rich_help
 
 
 @group
-class ColumnOptions(Group):
+class ColumnOptions(LanguageOptions):
     """Columns that are called otherwise than in the training data."""
 
     panel: ClassVar[str] = "Data"
@@ -47,11 +46,15 @@ class ColumnOptions(Group):
         str | None, option("--label-column", "Column with the label.", default="as in training")
     ] = None
 
+    target_column: Annotated[
+        str | None, option("--target-column", "Column with what follows a source.", default="as in training")
+    ] = None
+
     @property
     def given(self) -> dict[str, str]:
         """Those that were given."""
-        every = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: column for name, column in every.items() if column is not None}
+        every = {name: getattr(self, name) for name in ("text_column", "pair_column", "label_column", "target_column")}
+        return {name: column for name, column in every.items() if column is not None} | self.language
 
 
 def evaluate(
@@ -198,7 +201,6 @@ def _measured(title: str, found: tuple[Metric, ...], before: Judged | None) -> A
 def predict(
     base: BaseOptions,
     columns: ColumnOptions,
-    language: LanguageOptions,
     decoding: DecodingOptions,
     folder: Annotated[
         Path | None,
@@ -246,7 +248,7 @@ def predict(
     source = needed(data, "--data")
     target = None if output is None else file_to_write(output)
     decoding.of_decoding()  # refuses before anything is opened
-    named = columns.given | language.language
+    named = columns.given
     where: dict[str, Any] = {"batch_size": batch_size, "output": target, "overwrite": overwrite, "as_json": json_}
     if folder is None:
         _write_untuned(source, base, task_name, named, decoding, where)
