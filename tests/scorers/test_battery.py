@@ -224,7 +224,8 @@ def batches_of(scorer, n, family="gpt2"):
     reductions = {scorer.name: scorer.reduction} if scorer.reduction is not None else {}
     meanings = {}
     if "language-model" in scorer.card.needs:
-        tokens, meanings["targets"] = next_tokens(data, tokenizer)
+        tokens, own = next_tokens(data, tokenizer)
+        meanings["targets"] = lambda row: own[row["row"]]
         meanings["bases"] = semantic_bases(stack, tokens)
     return stack, list(stream_states(stack, batches, collator(tokenizer), Reading(), reductions=reductions, **meanings))
 

@@ -9,6 +9,7 @@ import pytest
 
 from wheretune import catalog
 from wheretune.errors import ConfigError
+from wheretune.heads.last_token import LastToken
 from wheretune.records.base import Spec
 from wheretune.scorers.base import Candidate, Card, GradientScorer, StackScorer, StreamScorer, TrainingScorer
 from wheretune.scorers.layer_probe import OUTSIDE, LayerProbe
@@ -70,7 +71,8 @@ def test_the_middle_third_is_tried_and_the_rest_left_out():
 
 def test_a_probe_holds_specs():
     probe = LayerProbe(tuner=Adapter(reduction=4))
-    assert probe.tuner == Spec("adapter", {"reduction": 4, "place": "houlsby"}) and probe.head == Spec("last-token")
+    assert probe.tuner == Spec("adapter", {"reduction": 4, "place": "houlsby"}) and probe.head is None
+    assert LayerProbe(head=LastToken(0.2)).head == Spec("last-token", {"dropout": 0.2})
     assert len({probe, LayerProbe(tuner=Adapter(reduction=4)), LayerProbe()}) == 2
 
 

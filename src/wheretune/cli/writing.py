@@ -112,7 +112,7 @@ def writes(task: str) -> bool:
     kind = catalog.find("task", task)
     if issubclass(kind, Writing):
         return True
-    if not {"classes", "values"} & set(kind.predicts):
+    if not {"classes", "values", "label-sets"} & set(kind.predicts):
         raise ConfigError(
             f"a model of the task {task} predicts no label, and is asked nothing that it could answer",
             "merge the run (wheretune merge), and let transformers go on with texts of your own",

@@ -148,6 +148,8 @@ class Finetuned:
         task = task_of(data.info)
         if not data.info.classes:  # without labels the classes are still those of the training data
             data = replace(data, info=replace(data.info, classes=self.data.classes))
+        if not self.model.several:
+            data = replace(data, labels=None)  # they may be of classes that the head has not
         rows = task.encode(data, self.tokenizer, self.max_length)
         found = predict(model or self.model, rows, task.collator(self.tokenizer), batch_size)
         return by_text(found, rows, data)
