@@ -83,6 +83,13 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "pearson": "wheretune.metrics.regression:Pearson",
         "spearman": "wheretune.metrics.regression:Spearman",
         "mse": "wheretune.metrics.regression:MSE",
+        "bleu": "wheretune.metrics.text.bleu:BLEU",
+        "nist": "wheretune.metrics.text.nist:NIST",
+        "meteor": "wheretune.metrics.text.meteor:METEOR",
+        "rouge-l": "wheretune.metrics.text.rouge_l:RougeL",
+        "cider": "wheretune.metrics.text.cider:CIDEr",
+        "exact-match": "wheretune.metrics.text.exact:ExactMatch",
+        "pass-at-1": "wheretune.metrics.text.pass_at_one:PassAtOne",
     },
     "schedule": {"static": "wheretune.schedules.static:Static"},
     "export": {

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
 
 Reads = str
-"""What of the predictions a metric reads. Tasks of today give `classes`, `probabilities` or `values`."""
+"""What of the predictions a metric reads. Tasks of today give `classes`, `probabilities` or `values`.
+
+Files of outputs give `text` and, where the data has HumanEval's problems, `code`: one string per row. Their truth is
+an array of objects: the tuple of a row's references, or its problem (`metrics/text/`).
+"""
 
 
 @dataclass(frozen=True, eq=False)
