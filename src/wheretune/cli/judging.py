@@ -57,19 +57,19 @@ def judge(
             "Metrics with commas between them; see `wheretune metrics`. Options follow colons: exact-match:of=text.",
             default="none",
             axis="metric",
-            rich_help_panel="Metrics",
+            rich_help_panel="Output",
         ),
     ] = None,
     run_generated_code: Annotated[
         bool,
-        option("--run-generated-code", "Let pass-at-1 run the texts as code, in a sandbox.", rich_help_panel="Metrics"),
+        option("--run-generated-code", "Let pass-at-1 run the texts as code, in a sandbox.", rich_help_panel="Output"),
     ] = False,
     without_isolation: Annotated[
         bool,
         option(
             "--without-isolation",
             "Run code also where the system cannot keep it from the network and from files. Only for code you trust.",
-            rich_help_panel="Metrics",
+            rich_help_panel="Output",
         ),
     ] = False,
     json_: AsJson = False,
