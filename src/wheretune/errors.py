@@ -59,3 +59,7 @@ class MergeError(WheretuneError):
 
 class OutputError(WheretuneError):
     """A place to write to that is already taken or cannot be written."""
+
+
+class UnavailableError(WheretuneError):
+    """What cannot be had on this machine: a program or a package is missing."""

@@ -45,7 +45,7 @@ def test_all_the_way_round(run, several, tiny_folder, tmp_path, family):
     assert [one["name"] for one in result["metrics"]["test"]] == [
         "f1-micro",
         "f1-macro",
-        "exact-match",
+        "subset-accuracy",
         "label-log-loss",
     ]
     task = json.loads((folder / "wheretune.json").read_text())["data"]["task"]

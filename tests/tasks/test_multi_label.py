@@ -91,7 +91,7 @@ def test_what_is_predicted_and_how_good_it_is():
     values = {one.name: one.value for one in metrics}
     assert values["f1-micro"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
     assert values["f1-macro"] == pytest.approx(f1_score(truth, sets, average="macro", zero_division=0))
-    assert values["exact-match"] == 0.5 == np.mean([one.right for one in predicted])
+    assert values["subset-accuracy"] == 0.5 == np.mean([one.right for one in predicted])
     loss = torch.nn.BCEWithLogitsLoss()(torch.tensor(logits), torch.tensor(truth).float())
     assert values["label-log-loss"] == pytest.approx(float(loss), rel=1e-5)
     assert predicted[0].truth == ("a", "b") and predicted[1].truth == () and predicted[0].probability is None
@@ -106,7 +106,7 @@ def test_a_label_that_the_model_cannot_know_is_wrong():
     assert data.info.classes == ("a", "b", "c", "d") and data.labels == ((1, 0, 0, 0), (0, 0, 1, 1))
     logits = np.array([[2, -1, -2], [-1, -1, 3]], dtype=np.float32)
     values = {one.name: one.value for one in judged(logits, data)[0]}
-    assert values["f1-micro"] == pytest.approx(4 / 5) and values["f1-macro"] == 0.5 and values["exact-match"] == 0.5
+    assert values["f1-micro"] == pytest.approx(4 / 5) and values["f1-macro"] == 0.5 and values["subset-accuracy"] == 0.5
 
 
 def slow(shares, truth):

@@ -52,7 +52,12 @@ COMMANDS = {  # by panel of the help: command -> module:function
         "compare": "comparing:compare",
         "demo": "comparing:demo",
     },
-    "Use": {"evaluate": "using:evaluate", "predict": "using:predict", "merge": "using:merge"},
+    "Use": {
+        "evaluate": "using:evaluate",
+        "predict": "using:predict",
+        "judge": "judging:judge",
+        "merge": "using:merge",
+    },
     "List": {
         name: f"lists:{name}" for name in ("scorers", "selectors", "tuners", "heads", "tasks", "metrics", "schedules")
     },

@@ -14,7 +14,11 @@ Written = str | float | tuple[str, ...]
 """A label as a file of predictions says it."""
 
 Reads = str
-"""What of the predictions a metric reads: `classes`, `probabilities`, `values`, `label-sets`, `likelihood` ..."""
+"""What of the predictions a metric reads: `classes`, `probabilities`, `values`, `label-sets`, `likelihood` ...
+
+Files of outputs give `text` and, where the data has HumanEval's problems, `code`: one string per row. Their truth is
+an array of objects: the tuple of a row's references, or its problem (`metrics/text/`).
+"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,10 +42,10 @@ class F1Macro:
 
 
 @dataclass(frozen=True)
-class ExactMatch:
+class SubsetAccuracy:
     """The share of the rows whose labels are all right."""
 
-    name: ClassVar[str] = "exact-match"
+    name: ClassVar[str] = "subset-accuracy"
     reads: ClassVar[str] = "label-sets"
     higher_is_better: ClassVar[bool] = True
 

@@ -42,7 +42,7 @@ class MultiLabel(TextTask):
     label_separator: str | None = None
     thresholds: tuple[float, ...] = ()
     name: ClassVar[str] = "multi-label"
-    metrics: ClassVar[tuple[str, ...]] = ("f1-micro", "f1-macro", "exact-match")
+    metrics: ClassVar[tuple[str, ...]] = ("f1-micro", "f1-macro", "subset-accuracy")
     predicts: ClassVar[tuple[str, ...]] = ("label-sets", "label-probabilities")
     problem_type: ClassVar[str | None] = "multi_label_classification"
 
