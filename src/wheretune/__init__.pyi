@@ -17,6 +17,8 @@ from .records.plan import Plan
 from .records.runs import RunResult, RunSpec, TrainSettings
 from .records.scores import LayerScores
 from .savings.prefix_cache.own_trainer import cache_prefix
+from .schedules.lift import Lift, LiftStar
+from .schedules.lisa import Lisa
 from .scorers.cka import CKA
 from .scorers.controls import Depth, RandomScores
 from .scorers.cosine_centrality import CosineCentrality
@@ -80,6 +82,9 @@ __all__ = [
     "LastToken",
     "LayerProbe",
     "LayerScores",
+    "Lift",
+    "LiftStar",
+    "Lisa",
     "LoRA",
     "Lowest",
     "MiddleBest",

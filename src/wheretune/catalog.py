@@ -84,7 +84,12 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "spearman": "wheretune.metrics.regression:Spearman",
         "mse": "wheretune.metrics.regression:MSE",
     },
-    "schedule": {"static": "wheretune.schedules.static:Static"},
+    "schedule": {
+        "static": "wheretune.schedules.static:Static",
+        "lift": "wheretune.schedules.lift:Lift",
+        "lift-star": "wheretune.schedules.lift:LiftStar",
+        "lisa": "wheretune.schedules.lisa:Lisa",
+    },
     "export": {
         "peft": "wheretune.exports.peft:peft",
         "trl": "wheretune.exports.trl:trl",
@@ -103,6 +108,8 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "olft": "wheretune.recipes.olft:OLFT",
     },
 }
+
+SPELLINGS = {"lift*": "lift-star"}  # names as papers print them, which no shell or folder likes
 
 
 def names(axis: str) -> tuple[str, ...]:
@@ -203,6 +210,7 @@ def written(axis: str, text: str, options: Iterable[str] = ()) -> Spec:
         ConfigError: The name or an option is unknown, or a value is not of the option's kind.
     """
     name, *inside = text.split(":")
+    name = SPELLINGS.get(name, name)
     fields = _fields(find(axis, name))
     params: dict[str, Any] = {}
     for option in [*inside, *options]:

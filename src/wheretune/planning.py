@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -102,8 +103,10 @@ def plan(
     Raises:
         PlanError: k is below 1 or above the number of layers, a named layer does not exist, there is no selector, or it
             chooses by scores and there are none.
+        ConfigError: The schedule cannot serve the tuner, or so few layers.
     """
-    tuner, head, schedule = tuner or WholeLayers(), head or LastToken(), schedule or Static()
+    head, schedule = head or LastToken(), schedule or Static()
+    tuner = scheduled(tuner or WholeLayers(), schedule)
     if (selector is None) == tuner.needs_layers:
         what = "needs layers to be chosen" if selector is None else "tunes no layers"
         raise PlanError(f"the tuner {tuner.name} {what}", "choose layers, or take head-only without a selector")
@@ -115,6 +118,24 @@ def plan(
     made = _planned(scores.model, choice, tuner, head, schedule, data or scores.data, tokens or scores.tokens)
     chosen = tuple(scores.layers[layer] for layer in choice.layers)
     return replace(made, scorer=scores.scorer, scores_digest=scores.digest, chosen=chosen)
+
+
+def scheduled(tuner: Tuner, schedule: Schedule) -> Tuner:
+    """The tuner, with or without the embeddings where the schedule says so and the tuner can train them."""
+    spec = Spec.of(tuner)
+    if schedule.embeddings is None or "embeddings" not in spec.params:
+        return tuner
+    made: Tuner = catalog.build("tuner", Spec(spec.name, {**spec.params, "embeddings": schedule.embeddings}))
+    return made
+
+
+def check_schedule(schedule: Schedule, tuner: Tuner) -> None:
+    """Refuses a schedule that cannot serve a tuner, however many layers there are.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    schedule.check(sys.maxsize if tuner.needs_layers else 0, Spec.of(scheduled(tuner, schedule)))
 
 
 def _planned(
@@ -129,6 +150,7 @@ def _planned(
     """The plan of a choice, with its cost, without what was scored."""
     from wheretune.tasks.base import task_of
 
+    schedule.check(len(choice.layers), Spec.of(tuner))
     outputs = 1 if data is None else task_of(data).outputs(data.classes)
     on_top = head.count(len(model), model.hidden_size, outputs, model.causal)
     training = _training(model, choice.layers, tuner, head, on_top)

@@ -108,7 +108,7 @@ def tune(
         return
     axes, asked = tuning.specs(), scorer_of(scorer)
     refuse_unread(context, {"states", "language-model"})
-    choice = choice.checked(context, asked, seed)
+    choice = choice.through(context, axes["schedule"]).checked(context, asked, seed)
     spec = RunSpec(
         model.spec("--model, or --plan,"), train, **judged, scorer=asked,
         reading=Reading(batch_size=2 * training.batch_size, seed=seed), **axes, metrics=names, settings=settings,

@@ -7,6 +7,8 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from wheretune.records.base import Spec
+
 Unit = Literal["layer", "tensor"]
 OptimizerState = Literal["keep", "drop", "drop-all"]
 Signal = Literal["change"]
@@ -28,6 +30,7 @@ class Schedule(Protocol):
         observes: The signals that `observe` reads. `change`: the mean over a unit's elements of
             |(w_new - w_old) / w_old|, elements with w_old = 0 left out, of every unit that trained in the step; a unit
             whose elements were all 0 has none.
+        embeddings: Whether what stands outside the layers trains with whole layers; None leaves it to the tuner.
     """
 
     name: ClassVar[str]
@@ -36,11 +39,26 @@ class Schedule(Protocol):
     observes: ClassVar[tuple[Signal, ...]]
 
     @property
+    def embeddings(self) -> bool | None:
+        """Whether what stands outside the layers trains too."""
+
+    @property
     def optimizer_state(self) -> OptimizerState:
         """What becomes of the optimizer's state when the active set changes.
 
         `keep`: moments and step counts stay, as they were when a unit froze. `drop`: units that freeze lose theirs.
         `drop-all`: everything that trains loses its own, as if a new training began.
+        """
+
+    def check(self, chosen: int, tuner: Spec) -> None:
+        """Refuses, before a model is opened, what it cannot serve.
+
+        Args:
+            chosen: How many layers the plan has.
+            tuner: How they are tuned.
+
+        Raises:
+            ConfigError: There are too few layers, or the tuner trains what it cannot schedule.
         """
 
     def init(
@@ -56,7 +74,7 @@ class Schedule(Protocol):
             seed: Seed for all random draws.
 
         Raises:
-            ConfigError: There are too few steps or layers.
+            ConfigError: There are too few steps.
         """
 
     def observe(self, state: State, signals: Mapping[Signal, Mapping[int, float]]) -> State:
