@@ -1,5 +1,7 @@
 """The papers' schedules, carried out: what trains, what the optimizer holds, stops, accumulation, own Trainers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
@@ -9,6 +11,7 @@ from helpers.often import often
 from helpers.own_models import own_model, planned
 from helpers.texts import sentences
 from helpers.training import Watch, fresh
+from wheretune.errors import EngagementError, TrainingError
 from wheretune.model.identity import tensor_hashes
 from wheretune.records.runs import TrainSettings
 from wheretune.training.checkpoints import checkpoints, load_checkpoint
@@ -197,3 +200,57 @@ def test_in_a_trainer_of_the_user_s_own(tmp_path, schedule, checkpointing):
     assert changed == ever
     tuned.undo()
     assert not any("forward" in vars(module) for module in model.base_model.modules())
+
+
+def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):
+    def go_on(schedule, seed=0, epochs=2):
+        model, tuned, rows, collate = fresh(wt.WholeLayers(), EVERY, schedule)
+        settings = replace(SETTINGS, epochs=epochs)
+        train(model, rows, collate, settings, tmp_path / "run", followers=(*tuned.followers, Watch(stop=8)))
+
+    with pytest.raises(KeyboardInterrupt):
+        go_on(wt.Lift())
+    with pytest.raises(TrainingError, match=r"written by lift with 12 steps and seed 0, and this is lisa\(layers=2"):
+        go_on(wt.Lisa())
+    with pytest.raises(TrainingError, match=r"written by lift with 12 steps.*this is lift with 18 steps"):
+        go_on(wt.Lift(), epochs=3)
+    with pytest.raises(TrainingError, match="is of a training with a schedule, and this one has none"):
+        go_on(None)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(KeyboardInterrupt):
+        go_on(None)
+    with pytest.raises(TrainingError, match="written by no schedule that moves, and this is lift"):
+        go_on(wt.Lift())
+
+
+class Meddler(Watch):
+    """Writes to a layer in every step, or gives it back what it was."""
+
+    def __init__(self, layer, restores=False):
+        super().__init__()
+        self.layer, self.restores = layer, restores
+
+    def before_step(self, step):
+        self.kept = [parameter.detach().clone() for parameter in self.layer.parameters()]
+
+    def after_step(self, step):
+        with torch.no_grad():
+            for parameter, values in zip(self.layer.parameters(), self.kept, strict=True):
+                parameter.copy_(values if self.restores else values + 1)
+
+
+@pytest.mark.parametrize("schedule", [wt.Lift(), wt.Lisa(layers=1, every=1)], ids=lambda one: one.name)
+def test_each_step_is_witnessed(schedule, caplog):
+    model, tuned, rows, collate = fresh(wt.WholeLayers(), EVERY, schedule)
+    train(model, rows, collate, SETTINGS, None, followers=tuned.followers)
+    assert not caplog.records
+    model, tuned, rows, collate = fresh(wt.WholeLayers(), EVERY, schedule)
+    meddler = Meddler(tuned.stack.layers[2].module)
+    with pytest.raises(EngagementError, match=r"layer 2 is frozen at step \d+ and changed in it"):
+        train(model, rows, collate, SETTINGS, None, followers=(meddler, *tuned.followers))
+    model, tuned, rows, collate = fresh(wt.WholeLayers(), EVERY, schedule)
+    meddler = Meddler(tuned.stack.layers[2].module, restores=True)
+    train(model, rows, collate, SETTINGS, None, followers=(meddler, *tuned.followers))
+    assert "layer 2 was due at step" in caplog.text and "layer 1" not in caplog.text
+    with pytest.raises(EngagementError, match="training did not change layer 2"):
+        tuned.check()

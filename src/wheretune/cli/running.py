@@ -254,9 +254,12 @@ def _profile_and_plan(spec: RunSpec) -> Callable[[object], None]:
 
 
 def _summary(result: RunResult, folder: Path) -> object:
+    from wheretune import catalog
     from wheretune.show.tables import table
     from wheretune.support.words import count, seconds
 
+    moves = catalog.build("schedule", result.plan.schedule).moves
+    due = "layer that was ever due" if moves else "chosen layer"
     rows = [
         (
             "trained",
@@ -265,7 +268,7 @@ def _summary(result: RunResult, folder: Path) -> object:
         ),
         *result.saved.items(),
         *((split, ", ".join(map(str, metrics))) for split, metrics in result.metrics.items()),
-        ("engagement", "every chosen layer changed, and nothing else did"),
+        ("engagement", f"every {due} changed, and nothing else did"),
         ("in", str(folder)),
         ("next", f"wheretune evaluate {folder} --data F; predict and merge likewise"),
     ]
