@@ -195,6 +195,7 @@ def tune(
 
     plan = _planned(spec, folder, session, show)
     settings = _settled(spec, plan, len(texts), show)
+    lowest = planning.lowest_layers(plan, settings, len(texts))
     model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
     tuned = apply(
         model,
@@ -214,7 +215,7 @@ def tune(
             rows = encode(texts, opened.tokenizer, length)
             if watch.gradient_checkpointing:
                 tuned.recompute()
-            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache) as saved:
+            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache, lowest) as saved:
                 trained = train(
                     model,
                     rows,
@@ -222,7 +223,7 @@ def tune(
                     settings,
                     folder,
                     Clock(description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"),
-                    tuned.followers,
+                    (*tuned.followers, *saved.followers),
                     [EngagementCallback(tuned)],
                     watch,
                     judge_of(spec, decisive, lambda: measure("validation")[0], tuned),

@@ -18,6 +18,7 @@ from wheretune.heads.last_token import LastToken
 from wheretune.records.base import Spec
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Choice, LayerScores
+from wheretune.schedules import timetable
 from wheretune.schedules.static import Static
 from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector, direction_of, resolved
 from wheretune.tuners.whole_layers import WholeLayers
@@ -218,6 +219,7 @@ def _training(model: ModelInfo, layers: Sequence[int], tuner: Tuner, head: Head,
     )
 
 
+LOOKED_AT = 1000  # steps of a schedule
 WIDTH, STEPS = 768, 225  # what the tuners' rates are told for
 
 
@@ -233,6 +235,30 @@ def learning_rate(tuner: Tuner, model: ModelInfo, layers: Sequence[int], steps: 
     return float(f"{tuner.rate * WIDTH / model.hidden_size / share**0.5 * few:.1g}")
 
 
+def steps_of(settings: TrainSettings, plan: Plan, texts: int) -> int:
+    """How many optimizer steps there will be; about so many, with batches of so many tokens."""
+    tokens = settings.tokens_per_batch
+    batch = settings.batch_size if tokens is None else max(1, int(tokens / plan.cost.tokens))
+    return settings.max_steps or settings.epochs * -(-texts // (batch * settings.gradient_accumulation_steps))
+
+
+def lowest_layers(plan: Plan, settings: TrainSettings, texts: int) -> list[tuple[int, int]]:
+    """Where the plan's schedule moves it: the lowest trained layer and for how many steps, in their order.
+
+    None where the schedule does not move. Of very many steps, the shares of a thousand.
+
+    Raises:
+        ConfigError: There are too few steps for the schedule.
+    """
+    schedule: Schedule = catalog.build("schedule", plan.schedule)
+    if not schedule.moves:
+        return []
+    steps = steps_of(settings, plan, texts)
+    schedule.init(len(plan.model), plan.layers, {}, steps, settings.seed)
+    few = min(steps, max(LOOKED_AT, len(plan.layers)))
+    return timetable.lowest_layers(schedule, len(plan.model), plan.layers, few, settings.seed)
+
+
 def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSettings, str | None]:
     """The settings with the learning rate that suits the plan, where they leave it open, and what was taken in words.
 
@@ -246,9 +272,7 @@ def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSetti
     """
     if settings.learning_rate is not None:
         return settings, None
-    tokens = settings.tokens_per_batch
-    batch = settings.batch_size if tokens is None else max(1, int(tokens / plan.cost.tokens))
-    steps = settings.max_steps or settings.epochs * -(-texts // (batch * settings.gradient_accumulation_steps))
+    steps = steps_of(settings, plan, texts)
     rate = learning_rate(catalog.build("tuner", plan.tuner), plan.model, plan.layers, steps)
     where = f"{len(plan.layers)} of {len(plan.model)} layers" if plan.layers else "no layer"
     width = plan.model.hidden_size

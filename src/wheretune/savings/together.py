@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from wheretune.data.batches import spread
-from wheretune.model.freezing import lowest_trained
+from wheretune.model.freezing import lowest_trained, outside, trains
 from wheretune.records.runs import CacheSettings, check_cache
 from wheretune.savings.one_token import one_token
 from wheretune.savings.packing import packing
+from wheretune.savings.prefix_cache.deciding import DECIDED
+from wheretune.savings.prefix_cache.following import Rise, follow, rises
 from wheretune.savings.prefix_cache.job import CacheJob
 from wheretune.savings.prefix_cache.layout import Layout
 from wheretune.savings.prefix_cache.making import cached
 
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
+    from wheretune.model.steps import Follower
     from wheretune.records.data import Collate
     from wheretune.records.runs import TrainSettings
     from wheretune.savings.packing import WithHead
@@ -32,10 +35,13 @@ class SavingsReport:
     Attributes:
         cache: What was decided about the prefix cache.
         one_token: Whether the last layer computes only the token that is read.
+        followers: What keeps the cache up where a schedule moves the lowest trained layer; for the training, after the
+            schedule's own.
     """
 
     cache: CacheReport
     one_token: bool
+    followers: tuple[Follower, ...] = ()
 
     @property
     def description(self) -> dict[str, str]:
@@ -53,6 +59,7 @@ def saving(
     settings: TrainSettings,
     folder: Path,
     cache: CacheSettings | None = None,
+    lowest: Sequence[tuple[int, int]] = (),
 ) -> Iterator[SavingsReport]:
     """Inside, training computes only what it needs: the frozen prefix once, and of the last layer what the head reads.
 
@@ -66,6 +73,7 @@ def saving(
         settings: How they are trained on.
         folder: The run's own.
         cache: Where the states of the frozen prefix are kept; decided by what pays by default.
+        lowest: Where a schedule moves the lowest trained layer: which it is and for how many steps, in their order.
 
     Yields:
         What is left out.
@@ -87,5 +95,16 @@ def saving(
         cut = not all_tokens and inside.enter_context(one_token(stack, few))
         layout = Layout(lowest_trained(stack), len(stack), stack.hidden_size, all_layers=model.all_layers)
         job = CacheJob(stack, layout, rows, collate, settings.cache_dtype)
+        if rises(lowest) and not any(trains(part) for part in outside(stack)):
+            report, following = follow(job, Rise.of(lowest), settings.epochs, cache, folder)
+            if following is not None:
+                inside.callback(following.end)
+            yield SavingsReport(report, cut, () if following is None else (following,))
+            (folder / DECIDED).unlink(missing_ok=True)
+            return
         report = inside.enter_context(cached(job, weights_hash, settings.epochs, cache, folder))
+        if layout.first == 0 and report.where == "off" and cache.where != "off" and len(lowest) > 1:
+            report = replace(
+                report, reason="the schedule trains the lowest layers now and then, and nothing stays frozen"
+            )
         yield SavingsReport(report, cut)

@@ -59,6 +59,26 @@ def timetable(
     return spans
 
 
+def lowest_layers(
+    schedule: Schedule, layers: int, chosen: Sequence[int], steps: int, seed: int
+) -> list[tuple[int, int]]:
+    """The lowest layer that trains and for how many steps, in their order; none for a schedule of tensors.
+
+    Raises:
+        ConfigError: There are too few steps.
+    """
+    if schedule.unit != "layer" or schedule.observes:
+        return []
+    found: list[tuple[int, int]] = []
+    for span in timetable(schedule, layers, chosen, steps, seed):
+        lowest = min(span.units, default=layers)
+        if found and found[-1][0] == lowest:
+            found[-1] = (lowest, found[-1][1] + span.steps)
+        else:
+            found.append((lowest, span.steps))
+    return found
+
+
 def shares(spans: Sequence[Span], units: int, stretches: int) -> list[list[float]]:
     """By unit and stretch of time, the share of the steps in which the unit trains.
 
