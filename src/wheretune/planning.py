@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 from wheretune import catalog
 from wheretune.cost.flops import EPOCHS, TOKENS
 from wheretune.cost.price import BATCH_SIZE, price
-from wheretune.cost.training import Training, share_of
+from wheretune.cost.training import Stages, Training, share_of
 from wheretune.errors import ConfigError, PlanError
 from wheretune.heads.last_token import LastToken
 from wheretune.records.base import Spec
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from wheretune.schedules.base import Schedule
     from wheretune.tuners.base import Tuner
 
+LOOKED_AT = 1000  # steps of a schedule
 AnySelector = Selector | AdaptiveSelector
 NOTHING = Choice(Spec("none"), (), None, None)  # what no selector chooses
 
@@ -155,6 +157,7 @@ def _planned(
     outputs = 1 if data is None else task_of(data).outputs(data.classes)
     on_top = head.count(len(model), model.hidden_size, outputs, model.causal)
     training = _training(model, choice.layers, tuner, head, on_top)
+    stages = _stages(model, training, tuner, head, schedule)
     return Plan(
         layers=choice.layers,
         selector=choice.selector,
@@ -162,7 +165,7 @@ def _planned(
         head=Spec.of(head),
         schedule=Spec.of(schedule),
         model=model,
-        cost=price(model, training, tokens=tokens or TOKENS, texts=0 if data is None else data.rows),
+        cost=price(model, training, stages=stages, tokens=tokens or TOKENS, texts=0 if data is None else data.rows),
         confidence=choice.confidence,
         reason=choice.reason,
     )
@@ -196,9 +199,11 @@ def cost(
     on_top = plan.cost.trainable_parameters - tuner.count(plan.model, plan.layers)
     if on_top < 0:
         raise PlanError(f"the plan contradicts itself: {plan.tuner} trains more than it says", "make it again")
+    training = _training(plan.model, plan.layers, tuner, head, on_top)
     return price(
         plan.model,
-        _training(plan.model, plan.layers, tuner, head, on_top),
+        training,
+        stages=_stages(plan.model, training, tuner, head, catalog.build("schedule", plan.schedule)),
         tokens=plan.cost.tokens if tokens is None else tokens,
         texts=plan.cost.texts if texts is None else texts,
         batch_size=batch_size,
@@ -219,7 +224,31 @@ def _training(model: ModelInfo, layers: Sequence[int], tuner: Tuner, head: Head,
     )
 
 
-LOOKED_AT = 1000  # steps of a schedule
+def _stages(model: ModelInfo, training: Training, tuner: Tuner, head: Head, schedule: Schedule) -> Stages | None:
+    """What trains when; None where nothing moves.
+
+    A thousand steps are looked at, or as many of them as give every layer the same share.
+    """
+    if not schedule.moves:
+        return None
+    keeps, count = schedule.optimizer_state == "keep", len(training.layers)
+    if schedule.observes:  # which tensors train is not known beforehand, how many are
+        share = sum(schedule.expected(count)) / count
+        part = replace(training, below=round(share * training.below), share=share * training.share)
+        return Stages([(1.0, part)], keeps=keeps)
+    steps = LOOKED_AT // count * count or count
+    spans = timetable.timetable(schedule, len(model), training.layers, steps)
+    each = Counter[tuple[int, ...]]()
+    for span in spans:
+        each[span.units] += span.steps
+    lowest = [min(span.units, default=len(model)) for span in spans]
+    parts = [
+        (steps_of_it / steps, _training(model, units, tuner, head, training.on_top))
+        for units, steps_of_it in each.items()
+    ]
+    return Stages(parts, lowest == sorted(lowest) and not tuner.trains_embeddings, keeps)
+
+
 WIDTH, STEPS = 768, 225  # what the tuners' rates are told for
 
 

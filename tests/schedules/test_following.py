@@ -43,6 +43,9 @@ class Turns:
     def check(self, chosen, tuner):
         pass
 
+    def expected(self, chosen):
+        return (1 / chosen,) * chosen
+
     def init(self, layers, chosen, tensors, steps, seed):
         return {"chosen": np.array(chosen)}
 
@@ -70,6 +73,9 @@ class MostChanged:
 
     def check(self, chosen, tuner):
         pass
+
+    def expected(self, chosen):
+        return (1 / chosen,) * chosen
 
     def init(self, layers, chosen, tensors, steps, seed):
         ranked = [place for place, shape in enumerate(tensors.values()) if len(shape) > 1]

@@ -61,6 +61,12 @@ class Schedule(Protocol):
             ConfigError: There are too few layers, or the tuner trains what it cannot schedule.
         """
 
+    def expected(self, chosen: int) -> tuple[float, ...]:
+        """The expected share of the steps in which each of so many chosen layers trains, the lowest first.
+
+        For a schedule of tensors, the share of a layer's tensors that trains in a step.
+        """
+
     def init(
         self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int
     ) -> State:

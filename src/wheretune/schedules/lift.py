@@ -34,6 +34,9 @@ class Lift:
     def check(self, chosen: int, tuner: Spec) -> None:
         check_layers(self.name, chosen, tuner)
 
+    def expected(self, chosen: int) -> tuple[float, ...]:
+        return (1 / chosen,) * chosen
+
     def init(
         self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int
     ) -> State:
@@ -66,6 +69,9 @@ class LiftStar:
 
     def check(self, chosen: int, tuner: Spec) -> None:
         check_layers(self.name, chosen, tuner)
+
+    def expected(self, chosen: int) -> tuple[float, ...]:
+        return tuple((place + 1) / chosen for place in range(chosen))
 
     def init(
         self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int

@@ -60,6 +60,9 @@ class Lisa:
     def check(self, chosen: int, tuner: Spec) -> None:
         check_layers(self.name, chosen, tuner, self.layers)
 
+    def expected(self, chosen: int) -> tuple[float, ...]:
+        return (self.layers / chosen,) * chosen
+
     def init(
         self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int
     ) -> State:

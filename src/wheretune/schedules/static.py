@@ -27,6 +27,9 @@ class Static:
     def check(self, chosen: int, tuner: Spec) -> None:
         """Serves every tuner and any number of layers."""
 
+    def expected(self, chosen: int) -> tuple[float, ...]:
+        return (1.0,) * chosen
+
     def init(
         self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int
     ) -> State:
