@@ -89,6 +89,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "lift": "wheretune.schedules.lift:Lift",
         "lift-star": "wheretune.schedules.lift:LiftStar",
         "lisa": "wheretune.schedules.lisa:Lisa",
+        "slimfit": "wheretune.schedules.slimfit:SlimFit",
     },
     "export": {
         "peft": "wheretune.exports.peft:peft",

@@ -5,19 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from wheretune.cli.choice import whole
-from wheretune.cli.groups import needed, option
+from wheretune.cli.groups import needed, option, refuse
 from wheretune.cli.options import AsJson, Config, Seed
 from wheretune.cli.printing import note, show
 from wheretune.cli.reporting import file_to_write
 
 if TYPE_CHECKING:
+    from wheretune.schedules.base import Schedule
     from wheretune.schedules.timetable import Span
 
 STRETCHES = 60  # characters of a row
 
 
 def schedule(
+    context: typer.Context,
     schedule: Annotated[
         str,
         option(
@@ -63,8 +67,12 @@ def schedule(
     at_least(1, "steps", length)
     target = None if figure is None else file_to_write(figure)
     asked.check(count, Spec("full"))
-    spans = timetable(asked, count, range(count), length, seed)
     named = catalog.text_of(Spec.of(asked))
+    if asked.unit == "tensor":
+        refuse(context, ("figure",), f"--schedule {asked.name}, which goes by how much weights change")
+        _show_first(asked, named, count, length, seed, json_)
+        return
+    spans = timetable(asked, count, range(count), length, seed)
     table = share_table(f"{named}, {count} layers, {length} steps, seed {seed}", shares(spans, count, STRETCHES))
     show(table, json_, {"layers": count, "steps": length, "spans": [_plain(span) for span in spans]})
     if target is not None:
@@ -76,3 +84,23 @@ def schedule(
 
 def _plain(span: Span) -> dict[str, Any]:
     return {"from": span.first, "to": span.last, "layers": list(span.units)}
+
+
+def _show_first(asked: Schedule, named: str, layers: int, steps: int, seed: int, json_: bool) -> None:
+    """Shows the first set of a schedule that goes by how much weights change: no more is known beforehand."""
+    from wheretune.schedules.slimfit import bert_tensors
+    from wheretune.schedules.timetable import timetable
+    from wheretune.show.tables import table
+
+    tensors = bert_tensors(layers)
+    first = timetable(asked, layers, range(layers), steps, seed, tensors)[0].units
+    names = [name for number, name in enumerate(tensors) if number in first]
+    why = f"{asked.name} goes by how much each tensor changes, so no more than its first set is known beforehand"
+    what = f"the ranked tensors of a BERT of {layers} layers, counted from 0; biases always train"
+    rows = [(str(number), name) for number, name in zip(first, names, strict=True)]
+    title = f"{named}, step 0, seed {seed}: {len(first)} of {len(tensors)}, {what}"
+    inside = sorted({int(name.split(".")[1]) for name in names if name.startswith("layer.")})
+    span = {"from": 0, "to": 0, "layers": inside, "tensors": list(first), "names": names}
+    found = {"layers": layers, "steps": steps, "spans": [span], "known": f"{why}; {what}"}
+    show(table(title, ("tensor", "name"), rows, left=("name",)), json_, found)
+    note(why)
