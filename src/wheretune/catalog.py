@@ -107,6 +107,9 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "cka-lora-encoder": "wheretune.recipes.cka_lora:ENCODER",
         "cka-lora-decoder": "wheretune.recipes.cka_lora:DECODER",
         "olft": "wheretune.recipes.olft:OLFT",
+        "lift": "wheretune.recipes.lift:LIFT",
+        "lisa": "wheretune.recipes.lisa:LISA",
+        "slimfit": "wheretune.recipes.slimfit:SLIMFIT",
     },
 }
 

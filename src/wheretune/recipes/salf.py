@@ -19,7 +19,12 @@ SALF = Recipe(
         ),
     ),
     study=Study(
-        rivals=(EVERYWHERE, method(selector=Spec("top", {"ratio": 0.5}), tuner=LORA)),
+        rivals=(
+            EVERYWHERE,
+            method(selector=Spec("top", {"ratio": 0.5}), tuner=LORA),
+            method(tuner=LORA, schedule=Spec("lift")),
+            method(tuner=LORA, schedule=Spec("lift-star")),
+        ),
         reference=EVERYWHERE.name,
         seeds=(42,),
         settings={"warmup_ratio": 0.0},
