@@ -39,6 +39,6 @@ LIFT = Recipe(
     ),
     decided="the interval, the state of the optimizer, what else trains and the learning rate are not said: equal "
     "shares of the steps, state dropped when a layer freezes, the head always and the embeddings never, one "
-    "learning-rate schedule over all steps; P's speed-up of 0.53 contradicts the abstract: a sweep over 12 layers costs 1.54 of full "
-    "fine-tuning's 3 units",
+    "learning-rate schedule over all steps; P's speed-up of 0.53 contradicts the abstract: a sweep over 12 layers "
+    "costs 1.54 of full fine-tuning's 3 units",
 )

@@ -43,6 +43,6 @@ SLIMFIT = Recipe(
     ),
     decided="the share and the learning rate that the scripts take hang on the data set: two shares stand side by "
     "side, and the learning rate is chosen on validation data; frozen tensors do not move (the code's, under the torch "
-    "of 2022, did); quantised activations are left out; the classifier is ranked too, which the script for STS-B leaves "
-    "out",
+    "of 2022, did); quantised activations are left out; the classifier is ranked too, which the script for STS-B "
+    "leaves out",
 )
