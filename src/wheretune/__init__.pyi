@@ -19,6 +19,7 @@ from .records.scores import LayerScores
 from .savings.prefix_cache.own_trainer import cache_prefix
 from .schedules.lift import Lift, LiftStar
 from .schedules.lisa import Lisa
+from .schedules.salf import Salf
 from .schedules.slimfit import SlimFit
 from .scorers.cka import CKA
 from .scorers.controls import Depth, RandomScores
@@ -97,6 +98,7 @@ __all__ = [
     "RandomScores",
     "RunResult",
     "RunSpec",
+    "Salf",
     "SemanticDeviation",
     "SlimFit",
     "Spec",

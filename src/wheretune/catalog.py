@@ -90,6 +90,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "lift-star": "wheretune.schedules.lift:LiftStar",
         "lisa": "wheretune.schedules.lisa:Lisa",
         "slimfit": "wheretune.schedules.slimfit:SlimFit",
+        "salf": "wheretune.schedules.salf:Salf",
     },
     "export": {
         "peft": "wheretune.exports.peft:peft",

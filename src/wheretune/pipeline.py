@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog, planning, trials
+from wheretune import catalog, ordering, planning, scheduling, trials
 from wheretune.applying import apply
 from wheretune.data.tokens import encode, mean_length
 from wheretune.delta.card import write_card
@@ -185,7 +185,7 @@ def tune(
     data = _data(spec, session)
     texts = data["train"]
     decisive = decisive_metric(spec, measures(task_of(texts.info), spec.metrics))  # refuses what cannot read the task
-    opened = session.model(spec.model, language=spec.plan is None and _speaks(spec.scorer))
+    opened = session.model(spec.model, language=ordering.asks_language(spec))
     length = _length(spec, opened)
     sweep(folder)
     claim(folder / RUN, _claimed(spec, opened, data), defaults={"settings": to_json(TrainSettings())})
@@ -195,11 +195,12 @@ def tune(
 
     plan = _planned(spec, folder, session, show)
     settings = _settled(spec, plan, len(texts), show)
-    lowest = planning.lowest_layers(plan, settings, len(texts))
+    order = ordering.order(spec, plan, settings, folder, session)
+    lowest = scheduling.lowest_layers(order.plan, planning.steps_of(settings, plan, len(texts)), settings.seed)
     model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
     tuned = apply(
         model,
-        plan,
+        order.plan,
         settings.seed,
         frozen_dropout=settings.frozen_dropout,
         before=opened.hashes_below("base"),
@@ -212,7 +213,7 @@ def tune(
     with tuned.temporarily(folder) if session.shared else nullcontext():  # others begin from the same weights
         collate = task_of(texts.info).collator(opened.tokenizer)
         with peak_memory() as memory:
-            rows = encode(texts, opened.tokenizer, length)
+            rows = order.arranged(encode(texts, opened.tokenizer, length))
             if watch.gradient_checkpointing:
                 tuned.recompute()
             with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache, lowest) as saved:

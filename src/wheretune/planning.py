@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,14 +11,14 @@ import numpy as np
 from wheretune import catalog
 from wheretune.cost.flops import EPOCHS, TOKENS
 from wheretune.cost.price import BATCH_SIZE, price
-from wheretune.cost.training import Stages, Training, share_of
+from wheretune.cost.training import Training, share_of
 from wheretune.errors import ConfigError, PlanError
 from wheretune.heads.last_token import LastToken
 from wheretune.records.base import Spec
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Choice, LayerScores
-from wheretune.schedules import timetable
 from wheretune.schedules.static import Static
+from wheretune.scheduling import scheduled, stages_of
 from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector, direction_of, resolved
 from wheretune.tuners.whole_layers import WholeLayers
 
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from wheretune.schedules.base import Schedule
     from wheretune.tuners.base import Tuner
 
-LOOKED_AT = 1000  # steps of a schedule
 AnySelector = Selector | AdaptiveSelector
 NOTHING = Choice(Spec("none"), (), None, None)  # what no selector chooses
 
@@ -123,24 +120,6 @@ def plan(
     return replace(made, scorer=scores.scorer, scores_digest=scores.digest, chosen=chosen)
 
 
-def scheduled(tuner: Tuner, schedule: Schedule) -> Tuner:
-    """The tuner, with or without the embeddings where the schedule says so and the tuner can train them."""
-    spec = Spec.of(tuner)
-    if schedule.embeddings is None or "embeddings" not in spec.params:
-        return tuner
-    made: Tuner = catalog.build("tuner", Spec(spec.name, {**spec.params, "embeddings": schedule.embeddings}))
-    return made
-
-
-def check_schedule(schedule: Schedule, tuner: Tuner) -> None:
-    """Refuses a schedule that cannot serve a tuner, however many layers there are.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    schedule.check(sys.maxsize if tuner.needs_layers else 0, Spec.of(scheduled(tuner, schedule)))
-
-
 def _planned(
     model: ModelInfo,
     choice: Choice,
@@ -157,7 +136,7 @@ def _planned(
     outputs = 1 if data is None else task_of(data).outputs(data.classes)
     on_top = head.count(len(model), model.hidden_size, outputs, model.causal)
     training = _training(model, choice.layers, tuner, head, on_top)
-    stages = _stages(model, training, tuner, head, schedule)
+    stages = stages_of(schedule, len(model), training, lambda some: _training(model, some, tuner, head, on_top))
     return Plan(
         layers=choice.layers,
         selector=choice.selector,
@@ -200,10 +179,14 @@ def cost(
     if on_top < 0:
         raise PlanError(f"the plan contradicts itself: {plan.tuner} trains more than it says", "make it again")
     training = _training(plan.model, plan.layers, tuner, head, on_top)
+    schedule = catalog.build("schedule", plan.schedule)
+    stages = stages_of(
+        schedule, len(plan.model), training, lambda some: _training(plan.model, some, tuner, head, on_top)
+    )
     return price(
         plan.model,
         training,
-        stages=_stages(plan.model, training, tuner, head, catalog.build("schedule", plan.schedule)),
+        stages=stages,
         tokens=plan.cost.tokens if tokens is None else tokens,
         texts=plan.cost.texts if texts is None else texts,
         batch_size=batch_size,
@@ -222,31 +205,6 @@ def _training(model: ModelInfo, layers: Sequence[int], tuner: Tuner, head: Head,
         embeddings=tuner.trains_embeddings,
         all_states=head.all_layers,
     )
-
-
-def _stages(model: ModelInfo, training: Training, tuner: Tuner, head: Head, schedule: Schedule) -> Stages | None:
-    """What trains when; None where nothing moves.
-
-    A thousand steps are looked at, or as many of them as give every layer the same share.
-    """
-    if not schedule.moves:
-        return None
-    keeps, count = schedule.optimizer_state == "keep", len(training.layers)
-    if schedule.observes:  # which tensors train is not known beforehand, how many are
-        share = sum(schedule.expected(count)) / count
-        part = replace(training, below=round(share * training.below), share=share * training.share)
-        return Stages([(1.0, part)], keeps=keeps)
-    steps = LOOKED_AT // count * count or count
-    spans = timetable.timetable(schedule, len(model), training.layers, steps)
-    each = Counter[tuple[int, ...]]()
-    for span in spans:
-        each[span.units] += span.steps
-    lowest = [min(span.units, default=len(model)) for span in spans]
-    parts = [
-        (steps_of_it / steps, _training(model, units, tuner, head, training.on_top))
-        for units, steps_of_it in each.items()
-    ]
-    return Stages(parts, lowest == sorted(lowest) and not tuner.trains_embeddings, keeps)
 
 
 WIDTH, STEPS = 768, 225  # what the tuners' rates are told for
@@ -269,23 +227,6 @@ def steps_of(settings: TrainSettings, plan: Plan, texts: int) -> int:
     tokens = settings.tokens_per_batch
     batch = settings.batch_size if tokens is None else max(1, int(tokens / plan.cost.tokens))
     return settings.max_steps or settings.epochs * -(-texts // (batch * settings.gradient_accumulation_steps))
-
-
-def lowest_layers(plan: Plan, settings: TrainSettings, texts: int) -> list[tuple[int, int]]:
-    """Where the plan's schedule moves it: the lowest trained layer and for how many steps, in their order.
-
-    None where the schedule does not move. Of very many steps, the shares of a thousand.
-
-    Raises:
-        ConfigError: There are too few steps for the schedule.
-    """
-    schedule: Schedule = catalog.build("schedule", plan.schedule)
-    if not schedule.moves:
-        return []
-    steps = steps_of(settings, plan, texts)
-    schedule.init(len(plan.model), plan.layers, {}, steps, settings.seed)
-    few = min(steps, max(LOOKED_AT, len(plan.layers)))
-    return timetable.lowest_layers(schedule, len(plan.model), plan.layers, few, settings.seed)
 
 
 def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSettings, str | None]:

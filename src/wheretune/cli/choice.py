@@ -181,14 +181,14 @@ class TuningOptions(Group):
         Raises:
             ConfigError: A name or an option is unknown, a value cannot be used, or the schedule cannot serve the tuner.
         """
-        from wheretune import catalog, planning
+        from wheretune import catalog, scheduling
 
         specs = {
             "tuner": whole("tuner", self.tuner, self.tuner_option or ()),
             "head": whole("head", self.head),
             "schedule": whole("schedule", self.schedule),
         }
-        planning.check_schedule(catalog.build("schedule", specs["schedule"]), catalog.build("tuner", specs["tuner"]))
+        scheduling.check_schedule(catalog.build("schedule", specs["schedule"]), catalog.build("tuner", specs["tuner"]))
         return specs
 
 

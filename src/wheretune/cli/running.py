@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 OWNED = (
     "run.json", "tune.json", "probe", "best.safetensors", "runs",
-    "scores.json", "plan.json", "checkpoint-*", "prefix-*", "delta.safetensors",
+    "scores.json", "eof-layers.json", "plan.json", "checkpoint-*", "prefix-*", "delta.safetensors",
     "adapter", "README.md", "wheretune.json", "predictions-*.jsonl", RESULT,
 )  # fmt: skip
 DECIDED = (

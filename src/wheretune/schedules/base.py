@@ -96,3 +96,25 @@ class Schedule(Protocol):
 
     def lowest(self, state: State, step: int) -> int:
         """The lowest layer that a gradient reaches at a step, as far as units go; L where it reaches none."""
+
+
+@runtime_checkable
+class OrdersRows(Protocol):
+    """A schedule that also says which rows are read at which stage, by the eof layer of each (SALF)."""
+
+    @property
+    def variant(self) -> str:
+        """Of the semantic deviation by which eof layers are found."""
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The steps before which the stages end; filled in when the rows are ordered."""
+
+    def stages(self, eof_layers: Sequence[int], chosen: Sequence[int], seed: int) -> list[list[int]]:
+        """The rows of every stage, in the order in which they are read; none twice.
+
+        Args:
+            eof_layers: Of every row.
+            chosen: The layers of the plan, ascending.
+            seed: Seed for all random draws.
+        """

@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wheretune import catalog
+from wheretune import catalog, scheduling
 from wheretune.errors import ConfigError
 from wheretune.records.cost import Cost
 from wheretune.records.plan import Plan
@@ -53,10 +53,17 @@ def _(plan: Plan) -> Group:
         ("head", str(plan.head)),
         ("schedule", str(plan.schedule)),
         *([] if (steps := steps_per_layer(plan)) is None else [("steps", steps)]),
+        *([] if (saved := scheduling.backward_saved(plan)) is None else [("cost saving", saved_in_words(saved, plan))]),
         ("trainable", f"{count(plan.cost.trainable_parameters)} parameters ({plan.cost.share:.1%})"),
         ("expected", str(plan.cost)),
     ]
     return Group(table("plan", ("", "choice"), rows, left=("", "choice")))
+
+
+def saved_in_words(saved: float, plan: Plan) -> str:
+    """The share of the backward pass that a schedule saves, and over how many texts."""
+    over = f"{plan.cost.texts} texts" if plan.cost.texts else f"{scheduling.LOOKED_AT} steps"
+    return f"{saved:.3f} of the backward pass, as SALF counts it: layers below the lowest that trains, over {over}"
 
 
 def steps_per_layer(plan: Plan) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wheretune import catalog, planning
+from wheretune import catalog, scheduling
 from wheretune.errors import ConfigError
 from wheretune.recipes.base import FULL, Method
 from wheretune.recipes.presets import presets
@@ -66,7 +66,7 @@ def check(method: Method) -> None:
     """
     tuner = catalog.build("tuner", method.tuner)
     schedule = catalog.build("schedule", method.schedule)
-    planning.check_schedule(schedule, tuner)
+    scheduling.check_schedule(schedule, tuner)
     if method.selector is not None:
         catalog.build("selector", method.selector)
     if method.scorer is not None:
