@@ -99,8 +99,8 @@ SALF = Recipe(
     ),
     decided="S freezes sample by sample: the first method freezes below the layer with the largest mean gain, the "
     "others by S's budgets, the layer of every text found once; S's arithmetic rows are met within .03; S trains the "
-    "next token, ours a classifier on the last token; LoRA's sizes, learning rate and batch are not said, one pass follows "
-    "from no text being read twice; S holds models of 7 B or more in 4 bits",
+    "next token, ours a classifier on the last token; LoRA's sizes, learning rate and batch are not said, one pass "
+    "follows from no text being read twice; S holds models of 7 B or more in 4 bits",
     causal=True,
     preset="salf",
 )
