@@ -1,5 +1,6 @@
 """The public names and the rooms they live in; `__init__.py` opens a room when a name is first used."""
 
+from .agreement import agreement
 from .applying import Tuned, apply
 from .data.texts import TextData
 from .delta.merging import merge
@@ -11,13 +12,17 @@ from .exports.base import export
 from .heads.concat import Concat
 from .heads.last_token import LastToken
 from .heads.lm import LM
-from .planning import agreement, choose, plan
+from .planning import choose, plan
 from .records.base import Spec, load, save
 from .records.data import DataSpec
 from .records.plan import Plan
 from .records.runs import RunResult, RunSpec, TrainSettings
 from .records.scores import LayerScores
 from .savings.prefix_cache.own_trainer import cache_prefix
+from .schedules.lift import Lift, LiftStar
+from .schedules.lisa import Lisa
+from .schedules.salf import Salf
+from .schedules.slimfit import SlimFit
 from .scorers.cka import CKA
 from .scorers.controls import Depth, RandomScores
 from .scorers.cosine_centrality import CosineCentrality
@@ -82,6 +87,9 @@ __all__ = [
     "LastToken",
     "LayerProbe",
     "LayerScores",
+    "Lift",
+    "LiftStar",
+    "Lisa",
     "LoRA",
     "Lowest",
     "MiddleBest",
@@ -93,7 +101,9 @@ __all__ = [
     "RandomScores",
     "RunResult",
     "RunSpec",
+    "Salf",
     "SemanticDeviation",
+    "SlimFit",
     "Spec",
     "Suffix",
     "TextData",

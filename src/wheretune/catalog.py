@@ -106,7 +106,14 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "exact-match": "wheretune.metrics.text.exact:ExactMatch",
         "pass-at-1": "wheretune.metrics.text.pass_at_one:PassAtOne",
     },
-    "schedule": {"static": "wheretune.schedules.static:Static"},
+    "schedule": {
+        "static": "wheretune.schedules.static:Static",
+        "lift": "wheretune.schedules.lift:Lift",
+        "lift-star": "wheretune.schedules.lift:LiftStar",
+        "lisa": "wheretune.schedules.lisa:Lisa",
+        "slimfit": "wheretune.schedules.slimfit:SlimFit",
+        "salf": "wheretune.schedules.salf:Salf",
+    },
     "export": {
         "peft": "wheretune.exports.peft:peft",
         "trl": "wheretune.exports.trl:trl",
@@ -123,8 +130,13 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "cka-lora-encoder": "wheretune.recipes.cka_lora:ENCODER",
         "cka-lora-decoder": "wheretune.recipes.cka_lora:DECODER",
         "olft": "wheretune.recipes.olft:OLFT",
+        "lift": "wheretune.recipes.lift:LIFT",
+        "lisa": "wheretune.recipes.lisa:LISA",
+        "slimfit": "wheretune.recipes.slimfit:SLIMFIT",
     },
 }
+
+SPELLINGS = {"lift*": "lift-star"}  # names as papers print them, which no shell or folder likes
 
 
 def names(axis: str) -> tuple[str, ...]:
@@ -225,6 +237,7 @@ def written(axis: str, text: str, options: Iterable[str] = ()) -> Spec:
         ConfigError: The name or an option is unknown, or a value is not of the option's kind.
     """
     name, *inside = text.split(":")
+    name = SPELLINGS.get(name, name)
     fields = _fields(find(axis, name))
     params: dict[str, Any] = {}
     for option in [*inside, *options]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog, finished, planning, trained_head, trials
+from wheretune import catalog, finished, ordering, planning, scheduling, trained_head, trials
 from wheretune.applying import apply
 from wheretune.data.tokens import mean_learned, mean_length
 from wheretune.delta.saving import remove_delta, save_delta
@@ -209,11 +209,14 @@ def tune(
     plan = _planned(spec, folder, session, show)
     rows = task.encode(texts, opened.tokenizer, length)
     settings = _settled(spec, plan, len(rows), show)
+    order = ordering.order(spec, plan, settings, folder, session)
+    lowest = scheduling.lowest_layers(order.plan, planning.steps_of(settings, plan, len(rows)), settings.seed)
+    rows = order.arranged(rows)
     model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
     trained_head.fill(model, plan, opened, texts.info)
     tuned = apply(
         model,
-        plan,
+        order.plan,
         settings.seed,
         frozen_dropout=settings.frozen_dropout,
         before=opened.hashes_below(model.base_path),
@@ -228,7 +231,7 @@ def tune(
         with peak_memory() as memory:
             if watch.gradient_checkpointing:
                 tuned.recompute()
-            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache) as saved:
+            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache, lowest) as saved:
                 trained = train(
                     model,
                     rows,
@@ -236,7 +239,7 @@ def tune(
                     settings,
                     folder,
                     Clock(description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"),
-                    tuned.followers,
+                    (*tuned.followers, *saved.followers),
                     [EngagementCallback(tuned)],
                     watch,
                     judge_of(spec, decisive, lambda: measure("validation")[0]),
@@ -271,7 +274,7 @@ def tune(
 def _opened(spec: RunSpec, texts: TextData, session: Session) -> tuple[RunSpec, Opened]:
     """The run with its head settled, and its model, opened as a language model where that head is its own."""
     head = planning.head_of(spec.head if spec.plan is None else spec.plan.head, texts.info)
-    reads = spec.plan is None and _speaks(spec.scorer)
+    reads = ordering.asks_language(spec)
     planning.check_head(head, spec.settings)
     spec = spec if spec.plan is not None else replace(spec, head=Spec.of(head))
     return spec, session.model(spec.model, language=head.speaks or reads)

@@ -1,9 +1,9 @@
-"""Scores and one choice on every axis -> a plan with its cost; and many scorers' choices side by side."""
+"""Scores and one choice on every axis -> a plan with its cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from wheretune.records.base import Spec, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Choice, LayerScores
 from wheretune.schedules.static import Static
-from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector, direction_of, resolved
+from wheretune.scheduling import scheduled, stages_of
+from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector, resolved
 from wheretune.tuners.whole_layers import WholeLayers
 
 if TYPE_CHECKING:
@@ -137,10 +138,12 @@ def plan(
     Raises:
         PlanError: k is below 1 or above the number of layers, a named layer does not exist, there is no selector, or it
             chooses by scores and there are none; or nothing would train.
+        ConfigError: The schedule cannot serve the tuner, or so few layers.
     """
     if data is None and isinstance(scores_or_model, LayerScores):
         data = scores_or_model.data
-    tuner, head, schedule = tuner or WholeLayers(), head or head_of(None, data), schedule or Static()
+    head, schedule = head or head_of(None, data), schedule or Static()
+    tuner = scheduled(tuner or WholeLayers(), schedule)
     if (selector is None) == tuner.needs_layers:
         what = "needs layers to be chosen" if selector is None else "tunes no layers"
         raise PlanError(f"the tuner {tuner.name} {what}", "choose layers, or take head-only without a selector")
@@ -168,6 +171,7 @@ def _planned(
     """The plan of a choice, with its cost, without what was scored; `tokens` are those of a text, all and learned."""
     from wheretune.tasks.base import task_of
 
+    schedule.check(len(choice.layers), Spec.of(tuner))
     outputs = 1 if data is None else task_of(data).outputs(data.classes)
     on_top = head.count(model, outputs)
     length, learned = tokens[0] or TOKENS, tokens[1]
@@ -178,6 +182,12 @@ def _planned(
             "tune layers, or train the head where it can be (lm:train=true)",
             "tuner",
         )
+    stages = stages_of(
+        schedule,
+        len(model),
+        training,
+        lambda some: _training(model, some, tuner, head, on_top, learned or length),
+    )
     return Plan(
         layers=choice.layers,
         selector=choice.selector,
@@ -185,7 +195,7 @@ def _planned(
         head=Spec.of(head),
         schedule=Spec.of(schedule),
         model=model,
-        cost=price(model, training, tokens=length, texts=0 if data is None else data.rows),
+        cost=price(model, training, stages=stages, tokens=length, texts=0 if data is None else data.rows),
         confidence=choice.confidence,
         reason=choice.reason,
     )
@@ -222,9 +232,16 @@ def cost(
     if on_top < 0:
         raise PlanError(f"the plan contradicts itself: {plan.tuner} trains more than it says", "make it again")
     length = plan.cost.tokens if tokens is None else tokens
+    read = learned or plan.cost.learned or length
+    training = _training(plan.model, plan.layers, tuner, head, on_top, read)
+    schedule = catalog.build("schedule", plan.schedule)
+    stages = stages_of(
+        schedule, len(plan.model), training, lambda some: _training(plan.model, some, tuner, head, on_top, read)
+    )
     return price(
         plan.model,
-        _training(plan.model, plan.layers, tuner, head, on_top, learned or plan.cost.learned or length),
+        training,
+        stages=stages,
         tokens=length,
         texts=plan.cost.texts if texts is None else texts,
         batch_size=batch_size,
@@ -265,6 +282,13 @@ def learning_rate(tuner: Tuner, model: ModelInfo, layers: Sequence[int], steps: 
     return float(f"{tuner.rate * WIDTH / model.hidden_size / share**0.5 * few:.1g}")
 
 
+def steps_of(settings: TrainSettings, plan: Plan, texts: int) -> int:
+    """How many optimizer steps there will be; about so many, with batches of so many tokens."""
+    tokens = settings.tokens_per_batch
+    batch = settings.batch_size if tokens is None else max(1, int(tokens / plan.cost.tokens))
+    return settings.max_steps or settings.epochs * -(-texts // (batch * settings.gradient_accumulation_steps))
+
+
 def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSettings, str | None]:
     """The settings with the learning rate that suits the plan, where they leave it open, and what was taken in words.
 
@@ -278,9 +302,7 @@ def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSetti
     """
     if settings.learning_rate is not None:
         return settings, None
-    tokens = settings.tokens_per_batch
-    batch = settings.batch_size if tokens is None else max(1, int(tokens / plan.cost.tokens))
-    steps = settings.max_steps or settings.epochs * -(-texts // (batch * settings.gradient_accumulation_steps))
+    steps = steps_of(settings, plan, texts)
     rate = learning_rate(catalog.build("tuner", plan.tuner), plan.model, plan.layers, steps)
     where = f"{len(plan.layers)} of {len(plan.model)} layers" if plan.layers else "no layer"
     width = plan.model.hidden_size
@@ -323,58 +345,3 @@ def inspect(model: ModelSpec) -> dict[str, Any]:
             for one in info.layers
         ],
     }
-
-
-# --- several scorers -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Several scorers side by side, by the same number of layers.
-
-    Attributes:
-        names: Of the scorers.
-        correlations: Spearman's rank correlation over layers of every two, where high means important: scores that
-            their source tunes from the lowest are turned round. None where a scorer ranks all alike or too few layers.
-        choices: What each would choose as its source does.
-    """
-
-    names: tuple[str, ...]
-    correlations: tuple[tuple[float | None, ...], ...]
-    choices: tuple[Choice, ...]
-
-
-def agreement(every: Sequence[LayerScores], selectors: Sequence[AnySelector]) -> Agreement:
-    """How alike several scorers rank the layers, and which each would choose.
-
-    Args:
-        every: Scores of one model.
-        selectors: What chooses by each.
-
-    Raises:
-        ConfigError: The scores are of models with different numbers of layers.
-    """
-    from scipy.stats import spearmanr
-
-    if len({len(scores.layers) for scores in every}) > 1:
-        raise ConfigError("the scores are of models with different numbers of layers", "score one model")
-    upwards = [_upwards(scores) for scores in every]
-
-    def correlation(a: int, b: int) -> float | None:
-        both = np.isfinite(upwards[a]) & np.isfinite(upwards[b])
-        one, other = upwards[a][both], upwards[b][both]
-        if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
-            return None
-        return float(spearmanr(one, other).statistic)
-
-    indices = range(len(every))
-    return Agreement(
-        names=tuple(scores.scorer.name for scores in every),
-        correlations=tuple(tuple(correlation(a, b) for b in indices) for a in indices),
-        choices=tuple(choose(scores, selector) for scores, selector in zip(every, selectors, strict=True)),
-    )
-
-
-def _upwards(scores: LayerScores) -> np.ndarray:
-    """The scores, where high means important."""
-    return -scores.values if direction_of(scores.scorer) == "lowest" else scores.values

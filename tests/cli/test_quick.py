@@ -63,6 +63,7 @@ def files(run, first_scores, tmp_path):
         ["tasks"],
         ["metrics"],
         ["schedules"],
+        ["schedule", "--schedule", "lisa:layers=2:every=20", "--layers", "12", "--steps", "60", "--json"],
         ["plan", "{scores}", "--k", "2", "--near", "0.01", "--tuner", "lora:r=4", "--head", "concat"],
         ["plan", "{scores}", "--select", "budget", "--budget", "0.8"],
         ["cost", "--plan", "{plan}", "--epochs", "5", "--output", "cost.json"],

@@ -8,6 +8,7 @@ import pytest
 from helpers import made_up
 from helpers.commands import SOURCE
 from wheretune import catalog, planning
+from wheretune.agreement import agreement
 from wheretune.errors import ConfigError, PlanError
 from wheretune.heads.concat import Concat
 from wheretune.records.base import Spec, load, save
@@ -87,12 +88,12 @@ def test_agreement_turns_scores_whose_source_tunes_the_lowest():
     rising, falling = (0.1, 0.2, 0.3, 0.4), (0.4, 0.3, 0.2, 0.1)
     every = [made_up.scores(rising), made_up.scores(falling, "cka"), made_up.scores((0.5,) * 4, "weight-snr")]
     assert catalog.find("scorer", "cka").card.direction == "lowest"
-    found = planning.agreement(every, [Highest(1), Lowest(1), Highest(1)])
+    found = agreement(every, [Highest(1), Lowest(1), Highest(1)])
     assert found.names == ("cosine-centrality", "cka", "weight-snr")
     assert found.correlations[0][1] == found.correlations[1][0] == pytest.approx(1)
     assert found.correlations[0][2] is None and [one.layers for one in found.choices] == [(3,), (3,), (0,)]
     with pytest.raises(ConfigError, match="different numbers of layers"):
-        planning.agreement([made_up.scores(), made_up.scores((0.1, 0.2))], [Highest(1), Highest(1)])
+        agreement([made_up.scores(), made_up.scores((0.1, 0.2))], [Highest(1), Highest(1)])
 
 
 def test_planning_and_pricing_open_no_torch():

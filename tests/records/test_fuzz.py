@@ -14,6 +14,7 @@ from rich.console import Console
 from helpers import made_up
 from helpers.often import often
 from wheretune import planning
+from wheretune.agreement import agreement
 from wheretune.delta.card import model_card
 from wheretune.errors import ConfigError, WheretuneError
 from wheretune.exports.base import export
@@ -158,7 +159,7 @@ def test_edited_scores(seed, tmp_path):
                 plan = without_bare(lambda given=(scores, selector): planning.plan(*given))
                 if plan is not None and number % 5 == 0:
                     used(plan)
-            without_bare(lambda one=scores: planning.agreement([one, one], [Highest(1), Highest(1)]))
+            without_bare(lambda one=scores: agreement([one, one], [Highest(1), Highest(1)]))
             if number % 20 == 0:
                 scores.plot()
                 without_bare(scores.plot_similarity)

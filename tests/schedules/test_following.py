@@ -38,6 +38,13 @@ class Turns:
     moves: ClassVar[bool] = True
     unit: ClassVar[str] = "layer"
     observes: ClassVar[tuple[str, ...]] = ()
+    embeddings: ClassVar[bool | None] = None
+
+    def check(self, chosen, tuner):
+        pass
+
+    def expected(self, chosen):
+        return (1 / chosen,) * chosen
 
     def init(self, layers, chosen, tensors, steps, seed):
         return {"chosen": np.array(chosen)}
@@ -62,6 +69,13 @@ class MostChanged:
     unit: ClassVar[str] = "tensor"
     observes: ClassVar[tuple[str, ...]] = ("change",)
     optimizer_state: ClassVar[str] = "keep"
+    embeddings: ClassVar[bool | None] = None
+
+    def check(self, chosen, tuner):
+        pass
+
+    def expected(self, chosen):
+        return (1 / chosen,) * chosen
 
     def init(self, layers, chosen, tensors, steps, seed):
         ranked = [place for place, shape in enumerate(tensors.values()) if len(shape) > 1]

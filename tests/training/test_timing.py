@@ -66,3 +66,10 @@ def test_cost_measures_where_it_is_asked(run, planned, tmp_path):
     assert code == 0 and "measured in 8 steps of each" in " ".join(shown.split())
     found = load(Cost, tmp_path / "cost.json").measured
     assert found is not None and found.steps == 12
+
+
+def test_a_schedule_that_moves_is_not_timed_in_a_few_steps(planned):
+    plan, data = planned[0], planned[1]
+    moving = replace(plan, schedule=wt.Spec("lift"))
+    with pytest.raises(ConfigError, match="the schedule lift moves, and a few steps do not show what it costs"):
+        timing.time_steps(moving, data)

@@ -44,6 +44,7 @@ COMMANDS = {  # by panel of the help: command -> module:function
         "cost": "planning:cost",
         "export": "planning:export",
         "inspect": "planning:inspect",
+        "schedule": "scheduling:schedule",
     },
     "Tune": {
         "preview": "previewing:preview",

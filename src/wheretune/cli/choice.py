@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import typer
 
 from wheretune.cli.config import one_count, read_preset
-from wheretune.cli.groups import Group, group, option, refuse
+from wheretune.cli.groups import Group, group, option, refuse, was_given
 from wheretune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,6 +86,13 @@ class ChoiceOptions(CountOptions):
     def asked(self) -> str | None:
         """The selector as it was asked for; None for the one that the scorer's source uses."""
         return self.select or ("explicit" if self.layers else None)
+
+    def through(self, context: typer.Context, schedule: Spec) -> ChoiceOptions:
+        """The same, or all layers, where a schedule moves through layers and it was not said which."""
+        from wheretune import catalog
+
+        said = any(was_given(context, name) for name in ("select", "k", "ratio", "near", "layers", "preset"))
+        return self if said or not catalog.build("schedule", schedule).moves else replace(self, layers="all")
 
     def checked(self, context: typer.Context, scorer: Spec, seed: int) -> ChoiceOptions:
         """The same with one way of saying how many layers; what can be known to be wrong without the model is refused.
@@ -164,20 +171,22 @@ class TuningOptions(Group):
                axis="head"),
     ] = None  # fmt: skip
     schedule: Annotated[
-        str, option("--schedule", "When the layers train; see `wheretune schedules`.", axis="schedule")
-    ] = "static"
+        str,
+        option("--schedule", "When the layers train; see `wheretune schedules`. Options follow colons: lisa:every=20. "
+               "One that moves goes through all layers, unless some are chosen.", axis="schedule"),
+    ] = "static"  # fmt: skip
 
     def specs(self) -> dict[str, Any]:
         """By axis, what was chosen, with all its options.
 
         Raises:
-            ConfigError: A name or an option is unknown, or a value cannot be used.
+            ConfigError: A name or an option is unknown, a value cannot be used, or the schedule cannot serve the tuner.
         """
-        return {
-            "tuner": whole("tuner", self.tuner, self.tuner_option or ()),
-            "head": None if self.head is None else whole("head", self.head),
-            "schedule": whole("schedule", self.schedule),
-        }
+        from wheretune import catalog, scheduling
+
+        tuner, schedule = whole("tuner", self.tuner, self.tuner_option or ()), whole("schedule", self.schedule)
+        scheduling.check_schedule(catalog.build("schedule", schedule), catalog.build("tuner", tuner))
+        return {"tuner": tuner, "head": None if self.head is None else whole("head", self.head), "schedule": schedule}
 
 
 def whole(axis: str, text: str, options: Collection[str] = ()) -> Spec:

@@ -77,7 +77,7 @@ def plan(
     from wheretune.records.base import save, to_json
 
     axes = tuning.specs()
-    target = file_to_write(output)
+    target, choice = file_to_write(output), choice.through(context, axes["schedule"])
     if scores_file is not None:
         refuse(context, TO_SCORE, "a scores file")
         made = _from_scores(context, scores_file, scorer, choice, axes, seed)

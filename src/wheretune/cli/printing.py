@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 120  # columns, where there is no terminal to ask
 
 
-READ_AS = {"–": "-", "…": "...", "±": "+-", "→": "->", "×": "x", "μ": "u", "²": "^2", "●": "*"}
+READ_AS = {"–": "-", "…": "...", "±": "+-", "→": "->", "×": "x", "μ": "u", "²": "^2", "●": "*", "▒": "+", "·": "."}
 READ_AS |= dict.fromkeys("█▉▊▋▌▍▎▏", "#")
 
 

@@ -13,7 +13,8 @@ from wheretune.cli.printing import comma, note, show
 from wheretune.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from wheretune.planning import Agreement, AnySelector
+    from wheretune.agreement import Agreement
+    from wheretune.planning import AnySelector
     from wheretune.records.base import Spec
     from wheretune.records.model import ModelSpec
     from wheretune.records.plan import Plan
@@ -204,7 +205,8 @@ def report_on(
     json_: bool,
 ) -> None:
     """Says what would be chosen, writes the scores and figures, and shows them."""
-    from wheretune.planning import agreement, choose
+    from wheretune.agreement import agreement
+    from wheretune.planning import choose
     from wheretune.records.base import to_json
     from wheretune.records.scores import save_scores
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 OWNED = (
     "run.json", "tune.json", "probe", "best.safetensors", "runs",
-    "scores.json", "plan.json", "checkpoint-*", "prefix-*", "delta.safetensors",
+    "scores.json", "eof-layers.json", "plan.json", "checkpoint-*", "prefix-*", "delta.safetensors",
     "adapter", "README.md", "wheretune.json", "predictions-*.jsonl", RESULT,
 )  # fmt: skip
 DECIDED = (
@@ -108,7 +108,7 @@ def tune(
         return
     axes, asked = tuning.specs(), scorer_of(scorer)
     refuse_unread(context, {"states", "language-model"})
-    choice = choice.checked(context, asked, seed)
+    choice = choice.through(context, axes["schedule"]).checked(context, asked, seed)
     spec = RunSpec(
         model.spec("--model, or --plan,"), train, **judged, scorer=asked,
         reading=Reading(batch_size=2 * training.batch_size, seed=seed), **axes, metrics=names, settings=settings,
@@ -255,9 +255,12 @@ def _profile_and_plan(spec: RunSpec) -> Callable[[object], None]:
 
 
 def _summary(result: RunResult, folder: Path) -> object:
+    from wheretune import catalog
     from wheretune.show.tables import table
     from wheretune.support.words import count, seconds
 
+    moves = catalog.build("schedule", result.plan.schedule).moves
+    due = "layer that was ever due" if moves else "chosen layer"
     rows = [
         (
             "trained",
@@ -266,7 +269,7 @@ def _summary(result: RunResult, folder: Path) -> object:
         ),
         *result.saved.items(),
         *((split, ", ".join(map(str, metrics))) for split, metrics in result.metrics.items()),
-        ("engagement", "every chosen layer changed, and nothing else did"),
+        ("engagement", f"every {due} changed, and nothing else did"),
         ("in", str(folder)),
         ("next", f"wheretune evaluate {folder} --data F; predict and merge likewise"),
     ]

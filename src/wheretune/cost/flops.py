@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wheretune.cost.training import Training, full_training
+from wheretune.cost.training import Stages, Training, full_training
 from wheretune.records.cost import Flops
 from wheretune.records.model import LayerParts
 
@@ -64,7 +64,13 @@ LINES = {
 }
 
 
-def estimate(parts: Sequence[LayerParts], training: Training, tokens: float, savings: Savings = NOTHING) -> Flops:
+def estimate(
+    parts: Sequence[LayerParts],
+    training: Training,
+    tokens: float,
+    savings: Savings = NOTHING,
+    frozen: int | None = None,
+) -> Flops:
     """The FLOPs of one training step for one text.
 
     Args:
@@ -72,15 +78,17 @@ def estimate(parts: Sequence[LayerParts], training: Training, tokens: float, sav
         training: What trains.
         tokens: T.
         savings: What is left out.
+        frozen: The layer below which the cache reaches; the lowest that trains by default.
     """
     lowest = training.lowest(len(parts))
+    frozen = lowest if frozen is None else frozen
     read = min(training.read, tokens) if savings.one_token else tokens
     forward = spoken = 2.0 * training.speech * read
     inputs = spoken if lowest < len(parts) else 0.0
     trained = spoken if training.speech_trains else 0.0
     for index, one in enumerate(parts):
         linear, inner, attention = _layer(one, tokens, read if index == len(parts) - 1 else tokens)
-        if index >= lowest or not savings.cache:
+        if index >= frozen or not savings.cache:
             forward += linear + attention
         if index >= lowest:
             whole = index > lowest or (training.norms and one.norm_first)
@@ -124,3 +132,29 @@ def compute_share(parts: Sequence[LayerParts], training: Training, tokens: float
     return (estimate(parts, training, tokens, EVERYTHING).total + making / epochs) / full(
         parts, tokens, training.speech
     ).total
+
+
+def mean_estimate(parts: Sequence[LayerParts], stages: Stages, tokens: float, savings: Savings = NOTHING) -> Flops:
+    """The FLOPs of one training step for one text, as `estimate`, the mean over a schedule's steps."""
+    each = [
+        (share, estimate(parts, one, tokens, savings, stages.frozen(one, len(parts)))) for share, one in stages.each
+    ]
+    return Flops(
+        sum(share * one.forward for share, one in each),
+        sum(share * one.input_gradients for share, one in each),
+        sum(share * one.weight_gradients for share, one in each),
+    )
+
+
+def scheduled_share(parts: Sequence[LayerParts], stages: Stages, tokens: float, epochs: int = EPOCHS) -> float:
+    """The share of full fine-tuning's FLOPs that a training under a schedule costs, as `compute_share`.
+
+    Making the cache of all stages counts as one forward pass of the layers below the highest of their lowest; where
+    that is more than it saves there is none.
+    """
+    making = sum(linear + attention for linear, _, attention in (
+        _layer(one, tokens, tokens) for one in parts[: max(0, stages.made(len(parts)))]
+    ))  # fmt: skip
+    cached = mean_estimate(parts, stages, tokens, EVERYTHING).total + making / epochs
+    plain = mean_estimate(parts, stages, tokens, Savings(one_token=True, quiet=True)).total
+    return min(cached, plain) / full(parts, tokens, stages.each[0][1].speech).total

@@ -47,6 +47,29 @@ class Training:
         return -1 if self.embeddings else min(self.layers, default=layers)
 
 
+@dataclass(frozen=True)
+class Stages:
+    """What trains when, where a schedule moves it.
+
+    Attributes:
+        each: What trains, and in which share of the steps; the shares make 1.
+        rises: The lowest layer that trains only goes up, so that the prefix cache can follow.
+        keeps: The optimizer keeps the state of what is frozen.
+    """
+
+    each: Sequence[tuple[float, Training]]
+    rises: bool = False
+    keeps: bool = False
+
+    def frozen(self, training: Training, layers: int) -> int:
+        """The layer below which the prefix cache reaches in a stage."""
+        return training.lowest(layers) if self.rises else min(one.lowest(layers) for _, one in self.each)
+
+    def made(self, layers: int) -> int:
+        """The layer below which the cache is made, all stages together."""
+        return max(self.frozen(one, layers) for _, one in self.each)
+
+
 def full_training(layers: int, parameters: int = 0, speech: int = 0) -> Training:
     """Full fine-tuning of a model of so many layers and, with its head, so many parameters."""
     return Training(range(layers), parameters, embeddings=True, speech=speech, speech_trains=True)

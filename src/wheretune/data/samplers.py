@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from wheretune.data.batches import filled
+
+
+class Arranged(list[dict[str, Any]]):
+    """Rows with the batches in which they are to be read, once, in that order.
+
+    Attributes:
+        batches: The places of the rows of every batch.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], batches: Sequence[Sequence[int]]) -> None:
+        super().__init__(dict(row) for row in rows)
+        self.batches = [list(batch) for batch in batches]
 
 
 class TokenBatches(torch.utils.data.Sampler[list[int]]):

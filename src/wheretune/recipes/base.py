@@ -40,11 +40,17 @@ FULL = Method("full", Spec("full", {"embeddings": True}))  # full fine-tuning: a
 
 
 def method(
-    *, scorer: Spec | None = None, selector: Spec | None = None, tuner: Spec | None = None, head: Spec | None = None
+    *,
+    scorer: Spec | None = None,
+    selector: Spec | None = None,
+    tuner: Spec | None = None,
+    head: Spec | None = None,
+    schedule: Spec | None = None,
 ) -> Method:
     """A method under the name that the command line would read it by; whole layers are tuned by default."""
-    named = [spec for spec in (scorer, selector, tuner) if spec is not None]
-    return Method("+".join(map(catalog.text_of, named)), tuner or Spec("full"), selector, scorer, head)
+    named = [spec for spec in (scorer, selector, tuner, schedule) if spec is not None]
+    name = "+".join(map(catalog.text_of, named))
+    return Method(name, tuner or Spec("full"), selector, scorer, head, schedule or Spec("static"))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ PRISM = Recipe(
             method(tuner=LORA),
             method(tuner=Spec("adapter")),
             method(tuner=Spec("prefix")),
+            method(schedule=Spec("lift")),
+            method(schedule=Spec("slimfit")),
             method(selector=Spec("random")),
             method(selector=Spec("bottom")),
             method(selector=Spec("top")),
@@ -92,6 +94,6 @@ PRISM = Recipe(
     decided="P takes the best of 3, 5 and 10 epochs and of batches of 16 and 32 per data set: ours are compare's own, "
     "and the learning rate is chosen on validation data; its head is a linear map on the last layer's token, with "
     "which k = 3 trains 21.3 M parameters and not the 28.3 M it prints; sizes of adapters and prefixes are not said; "
-    "LIFT, RECAP and SlimFit are schedules that wheretune does not have yet, and are left out",
+    "RECAP is a schedule that wheretune does not have yet, and is left out",
     preset="prism",
 )  # fmt: skip

@@ -20,6 +20,8 @@ JOURNAL = Recipe(
             method(tuner=Spec("adapter")),
             method(tuner=Spec("prefix")),
             method(tuner=Spec("ia3")),
+            method(schedule=Spec("lift")),
+            method(schedule=Spec("slimfit")),
             method(selector=Spec("random")),
             method(selector=Spec("bottom")),
             method(selector=Spec("top")),
@@ -126,7 +128,7 @@ JOURNAL = Recipe(
         ),
     ),
     decided="T takes the best of 3, 5 and 10 epochs and of batches of 16 and 32 per data set: ours are compare's own, "
-    "and the learning rate is chosen on validation data; sizes of adapters and prefixes are not said; LIFT, RECAP and "
-    "SlimFit are schedules that wheretune does not have yet, and are left out; T tunes GPT-2 to generate, through its "
+    "and the learning rate is chosen on validation data; sizes of adapters and prefixes are not said; RECAP is "
+    "a schedule that wheretune does not have yet, and is left out; T tunes GPT-2 to generate, through its "
     "own frozen output matrix (table 3): ours puts a classifier on decoders too",
 )  # fmt: skip

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from wheretune.data.batches import spread
-from wheretune.model.freezing import lowest_trained
+from wheretune.model.freezing import lowest_trained, outside, trains
 from wheretune.records.runs import CacheSettings, check_cache
 from wheretune.savings.one_token import one_token
 from wheretune.savings.packing import packing
+from wheretune.savings.prefix_cache.deciding import DECIDED
+from wheretune.savings.prefix_cache.following import Rise, follow, rises
 from wheretune.savings.prefix_cache.job import CacheJob
 from wheretune.savings.prefix_cache.layout import Layout
 from wheretune.savings.prefix_cache.making import cached
 
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
+    from wheretune.model.steps import Follower
     from wheretune.records.data import Collate
     from wheretune.records.runs import TrainSettings
     from wheretune.savings.packing import WithHead
@@ -33,11 +36,14 @@ class SavingsReport:
         cache: What was decided about the prefix cache.
         one_token: Whether the last layer computes only the tokens that are read.
         several: Whether these are several per text.
+        followers: What keeps the cache up where a schedule moves the lowest trained layer; for the training, after the
+            schedule's own.
     """
 
     cache: CacheReport
     one_token: bool
     several: bool = False
+    followers: tuple[Follower, ...] = ()
 
     @property
     def description(self) -> dict[str, str]:
@@ -56,6 +62,7 @@ def saving(
     settings: TrainSettings,
     folder: Path,
     cache: CacheSettings | None = None,
+    lowest: Sequence[tuple[int, int]] = (),
 ) -> Iterator[SavingsReport]:
     """Inside, training computes only what it needs: the frozen prefix once, and of the last layer what the head reads.
 
@@ -69,6 +76,7 @@ def saving(
         settings: How they are trained on.
         folder: The run's own.
         cache: Where the states of the frozen prefix are kept; decided by what pays by default.
+        lowest: Where a schedule moves the lowest trained layer: which it is and for how many steps, in their order.
 
     Yields:
         What is left out.
@@ -94,5 +102,31 @@ def saving(
             lowest_trained(stack), len(stack), stack.hidden_size, all_layers=model.all_layers, all_tokens=model.several
         )
         job = CacheJob(stack, layout, rows, collate, settings.cache_dtype, reader)
-        report = inside.enter_context(cached(job, weights_hash, settings.epochs, cache, folder))
-        yield SavingsReport(report, cut, model.several)
+        report, followers = inside.enter_context(_prefix(job, weights_hash, settings.epochs, cache, folder, lowest))
+        yield SavingsReport(report, cut, model.several, followers)
+
+
+@contextlib.contextmanager
+def _prefix(
+    job: CacheJob,
+    weights_hash: str,
+    epochs: int,
+    cache: CacheSettings,
+    folder: Path,
+    lowest: Sequence[tuple[int, int]],
+) -> Iterator[tuple[CacheReport, tuple[Follower, ...]]]:
+    """The prefix cache, and what keeps it up where a schedule moves the lowest trained layer upwards."""
+    if rises(lowest) and not any(trains(part) for part in outside(job.stack)):
+        report, following = follow(job, Rise.of(lowest), epochs, cache, folder)
+        try:
+            yield report, () if following is None else (following,)
+        finally:
+            if following is not None:
+                following.end()
+        (folder / DECIDED).unlink(missing_ok=True)
+        return
+    with cached(job, weights_hash, epochs, cache, folder) as report:
+        if job.layout.first == 0 and report.where == "off" and cache.where != "off" and len(lowest) > 1:
+            why = "the schedule trains the lowest layers now and then, and nothing stays frozen"
+            report = replace(report, reason=why)
+        yield report, ()

@@ -7,6 +7,8 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from wheretune.records.base import Spec
+
 Unit = Literal["layer", "tensor"]
 OptimizerState = Literal["keep", "drop", "drop-all"]
 Signal = Literal["change"]
@@ -28,6 +30,7 @@ class Schedule(Protocol):
         observes: The signals that `observe` reads. `change`: the mean over a unit's elements of
             |(w_new - w_old) / w_old|, elements with w_old = 0 left out, of every unit that trained in the step; a unit
             whose elements were all 0 has none.
+        embeddings: Whether what stands outside the layers trains with whole layers; None leaves it to the tuner.
     """
 
     name: ClassVar[str]
@@ -36,11 +39,32 @@ class Schedule(Protocol):
     observes: ClassVar[tuple[Signal, ...]]
 
     @property
+    def embeddings(self) -> bool | None:
+        """Whether what stands outside the layers trains too."""
+
+    @property
     def optimizer_state(self) -> OptimizerState:
         """What becomes of the optimizer's state when the active set changes.
 
         `keep`: moments and step counts stay, as they were when a unit froze. `drop`: units that freeze lose theirs.
         `drop-all`: everything that trains loses its own, as if a new training began.
+        """
+
+    def check(self, chosen: int, tuner: Spec) -> None:
+        """Refuses, before a model is opened, what it cannot serve.
+
+        Args:
+            chosen: How many layers the plan has.
+            tuner: How they are tuned.
+
+        Raises:
+            ConfigError: There are too few layers, or the tuner trains what it cannot schedule.
+        """
+
+    def expected(self, chosen: int) -> tuple[float, ...]:
+        """The expected share of the steps in which each of so many chosen layers trains, the lowest first.
+
+        For a schedule of tensors, the share of a layer's tensors that trains in a step.
         """
 
     def init(
@@ -56,7 +80,7 @@ class Schedule(Protocol):
             seed: Seed for all random draws.
 
         Raises:
-            ConfigError: There are too few steps or layers.
+            ConfigError: There are too few steps.
         """
 
     def observe(self, state: State, signals: Mapping[Signal, Mapping[int, float]]) -> State:
@@ -72,3 +96,25 @@ class Schedule(Protocol):
 
     def lowest(self, state: State, step: int) -> int:
         """The lowest layer that a gradient reaches at a step, as far as units go; L where it reaches none."""
+
+
+@runtime_checkable
+class OrdersRows(Protocol):
+    """A schedule that also says which rows are read at which stage, by the eof layer of each (SALF)."""
+
+    @property
+    def variant(self) -> str:
+        """Of the semantic deviation by which eof layers are found."""
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The steps before which the stages end; filled in when the rows are ordered."""
+
+    def stages(self, eof_layers: Sequence[int], chosen: Sequence[int], seed: int) -> list[list[int]]:
+        """The rows of every stage, in the order in which they are read; none twice.
+
+        Args:
+            eof_layers: Of every row.
+            chosen: The layers of the plan, ascending.
+            seed: Seed for all random draws.
+        """

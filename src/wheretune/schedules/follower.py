@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from wheretune.errors import PlanError, TrainingError
+from wheretune.records.base import Spec
 from wheretune.schedules.signals import relative_change
+from wheretune.schedules.witness import Witness
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -79,11 +81,11 @@ class ScheduleFollower:
                 f"the optimizer lacks {lacking[0]}, which may train later by the schedule {self._schedule.name}",
                 "make the optimizer after apply, of all parameters that require a gradient then",
             )
-        self._optimizer = training.optimizer
+        self._optimizer, self._steps = training.optimizer, training.steps
         self._thaw()
         shapes = {name: tuple(parameter.shape) for name, parameter in self._parameters.items()}
         self._state: State = self._schedule.init(self._layers, self._chosen, shapes, training.steps, self._seed)
-        self.ever = frozenset()
+        self.ever, self._witness = frozenset(), Witness(self._units, self._schedule.unit)
 
     def before_step(self, step: int) -> None:
         """Freezes and thaws what the schedule says.
@@ -97,6 +99,7 @@ class ScheduleFollower:
                 self._optimizer.state.clear()
             self._freeze(active)
             self.ever |= active
+            self._witness.before_step(step, active)
         if "change" in self._schedule.observes:
             self._before = {unit: [p.detach().clone() for p in self._units[unit]] for unit in sorted(active)}
 
@@ -104,6 +107,7 @@ class ScheduleFollower:
         return None
 
     def after_step(self, step: int) -> None:
+        self._witness.after_step(step, self._optimizer)
         if self._schedule.observes:
             changes = {unit: relative_change(old, self._units[unit]) for unit, old in self._before.items()}
             measured = {unit: change for unit, change in changes.items() if change is not None}
@@ -117,13 +121,29 @@ class ScheduleFollower:
     def state(self) -> dict[str, Tensor]:
         active = frozenset(self._units) if self._active is None else self._active
         kept = {f"state/{name}": torch.from_numpy(values.copy()) for name, values in self._state.items()}
-        return kept | {"active": _numbers(active), "ever": _numbers(self.ever)}
+        return kept | {"active": _numbers(active), "ever": _numbers(self.ever), "of": self._label()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
+        """Goes on where a training by the same schedule stopped.
+
+        Raises:
+            TrainingError: Another schedule wrote the state, or the training was one of other steps.
+        """
+        if "of" not in state or not torch.equal(state["of"].cpu(), self._label()):
+            written = bytes(state["of"].tolist()).decode() if "of" in state else "no schedule that moves"
+            raise TrainingError(
+                f"the checkpoint was written by {written}, and this is {bytes(self._label().tolist()).decode()}",
+                "go on with that schedule and as many steps, or start the run over",
+            )
         kept = {name.removeprefix("state/"): v for name, v in state.items() if name.startswith("state/")}
         self._state = {name: values.numpy().copy() for name, values in kept.items()}
         self.ever = frozenset(state["ever"].tolist())
         self._freeze(frozenset(state["active"].tolist()))
+
+    def _label(self) -> Tensor:
+        """The schedule, the seed and the number of steps, as bytes that a checkpoint can hold."""
+        text = f"{Spec.of(self._schedule)} with {self._steps} steps and seed {self._seed}"
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
     def _freeze(self, active: frozenset[int]) -> None:
         unknown = sorted(active - self._units.keys())

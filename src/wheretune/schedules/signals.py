@@ -14,9 +14,11 @@ def relative_change(old: Sequence[Tensor], new: Sequence[Tensor]) -> float | Non
 
     Decided: elements with old = 0 are left out, since 0 / 0 would rank last for ever.
     """
+    import torch
+
     total, count = 0.0, 0
     for before, after in zip(old, new, strict=True):
-        some = before != 0
-        change = (after.detach()[some].double() - before[some].double()) / before[some].double()
-        total, count = total + float(change.abs().sum()), count + int(some.sum())
+        zeros = before == 0
+        change = (after.detach() - before).abs_().div_(before.abs()).masked_fill_(zeros, 0.0)
+        total, count = total + float(change.sum(dtype=torch.float64)), count + zeros.numel() - int(zeros.sum())
     return total / count if count else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 if TYPE_CHECKING:
+    from wheretune.records.base import Spec
     from wheretune.schedules.base import OptimizerState, Signal, State, Unit
 
 
@@ -21,6 +22,13 @@ class Static:
     unit: ClassVar[Unit] = "layer"
     observes: ClassVar[tuple[Signal, ...]] = ()
     optimizer_state: ClassVar[OptimizerState] = "keep"
+    embeddings: ClassVar[bool | None] = None
+
+    def check(self, chosen: int, tuner: Spec) -> None:
+        """Serves every tuner and any number of layers."""
+
+    def expected(self, chosen: int) -> tuple[float, ...]:
+        return (1.0,) * chosen
 
     def init(
         self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int

@@ -97,7 +97,7 @@ class SemanticDeviation:
         """Adds a batch."""
         import torch
 
-        deviations, highest = self._deviations(states)
+        deviations, highest = self.deviations(states)
         gains = deviations[:, :-1] - deviations[:, 1:]
         eof = torch.bincount(gains.argmax(1), minlength=gains.shape[1])  # argmax takes the first of equals
         return self.merge(
@@ -112,7 +112,7 @@ class SemanticDeviation:
             ),
         )
 
-    def _deviations(self, states: States) -> tuple[Float[Tensor, "batch state"], float]:
+    def deviations(self, states: States) -> tuple[Float[Tensor, "batch state"], float]:
         """The deviation of every latent space, in fp64 on the CPU, and the highest there can be."""
         import torch
         from torch.nn.functional import cross_entropy, normalize

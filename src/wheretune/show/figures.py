@@ -186,6 +186,33 @@ def violin_figure(
     return figure
 
 
+def timetable_figure(spans: Sequence[tuple[int, int, Sequence[int]]], units: int, *, title: str) -> Figure:
+    """A map of layers and steps: a bar wherever a layer trains.
+
+    Args:
+        spans: (first step, last step, the layers that train), both ends counted.
+        units: How many layers there are.
+        title: Of the figure.
+    """
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 1.6 + 0.2 * units), dpi=150, layout="constrained")
+    for layer in range(units):
+        bars = [(first - 0.5, last - first + 1) for first, last, trained in spans if layer in trained]
+        axes.broken_barh(bars, (layer - 0.4, 0.8), facecolors=ORANGE, linewidth=0)
+    axes.set_xlim(-0.5, spans[-1][1] + 0.5)
+    axes.set_ylim(-0.5, units - 0.5)
+    _number_layers(axes.yaxis, units)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("step (counted from 0)")
+    axes.set_ylabel(COUNTED)
+    axes.set_title(_literal(title), fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    pyplot.close(figure)
+    return figure
+
+
 def agreement_figure(
     names: Sequence[str],
     correlations: Sequence[Sequence[float | None]],

@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wheretune import catalog, scheduling
 from wheretune.errors import ConfigError
 from wheretune.records.cost import Cost
 from wheretune.records.plan import Plan
@@ -51,10 +52,32 @@ def _(plan: Plan) -> Group:
         ("tuner", str(plan.tuner)),
         ("head", str(plan.head)),
         ("schedule", str(plan.schedule)),
+        *([] if (steps := steps_per_layer(plan)) is None else [("steps", steps)]),
+        *([] if (saved := scheduling.backward_saved(plan)) is None else [("cost saving", saved_in_words(saved, plan))]),
         ("trainable", f"{count(plan.cost.trainable_parameters)} parameters ({plan.cost.share:.1%})"),
         ("expected", str(plan.cost)),
     ]
     return Group(table("plan", ("", "choice"), rows, left=("", "choice")))
+
+
+def saved_in_words(saved: float, plan: Plan) -> str:
+    """The share of the backward pass that a schedule saves, and over how many texts."""
+    over = f"{plan.cost.texts} texts" if plan.cost.texts else f"{scheduling.LOOKED_AT} steps"
+    return f"{saved:.3f} of the backward pass, as SALF counts it: layers below the lowest that trains, over {over}"
+
+
+def steps_per_layer(plan: Plan) -> str | None:
+    """In which share of the steps each chosen layer is expected to train; None where the schedule does not move."""
+    if plan.schedule.name not in catalog.names("schedule"):  # of a package that is not installed here
+        return None
+    schedule = catalog.build("schedule", plan.schedule)
+    if not schedule.moves:
+        return None
+    shares = schedule.expected(len(plan.layers))
+    what = "of the steps" if schedule.unit == "layer" else "of the tensors, in each step"
+    if len(set(shares)) == 1:
+        return f"each layer trains in {shares[0]:.1%} {what}" if schedule.unit == "layer" else f"{shares[0]:.1%} {what}"
+    return ", ".join(f"{layer}: {share:.0%}" for layer, share in zip(plan.layers, shares, strict=True)) + f" {what}"
 
 
 @terminal.register

@@ -50,3 +50,18 @@ def profile_table(title: str, values: Sequence[float], stds: Sequence[float], ch
         for index, (value, std) in enumerate(zip(values, stds, strict=True))
     ]
     return table(title, ("layer", "score", "std", "profile"), rows, left=("profile",))
+
+
+def share_table(title: str, shares: Sequence[Sequence[float]]) -> Table:
+    """A row per layer, a character per stretch of time: in how many of its steps the layer trains.
+
+    Args:
+        title: Of the table.
+        shares: By layer and stretch, the share of the steps in which the layer trains.
+    """
+
+    def cell(share: float) -> str:
+        return "█" if share == 1 else "▒" if share else "·"
+
+    rows = [(str(layer), "".join(map(cell, row))) for layer, row in enumerate(shares)]
+    return table(title, ("layer", "from the first step to the last"), rows, left=("from the first step to the last",))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wheretune import catalog
+from wheretune import catalog, scheduling
 from wheretune.errors import ConfigError
 from wheretune.recipes.base import FULL, Method
 from wheretune.recipes.presets import presets
@@ -18,6 +18,8 @@ def read_all(text: str) -> tuple[Method, ...]:
     Raises:
         ConfigError: There is none, or one cannot be read.
     """
+    for printed, known in catalog.SPELLINGS.items():
+        text = text.replace(printed, known)  # a method's name is a folder's too
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
         raise ConfigError("no method is named", "name at least one, such as full or prism", "methods")
@@ -62,8 +64,9 @@ def check(method: Method) -> None:
     Raises:
         WheretuneError: A name, an option or a value cannot be used.
     """
-    catalog.build("tuner", method.tuner)
-    catalog.build("schedule", method.schedule)
+    tuner = catalog.build("tuner", method.tuner)
+    schedule = catalog.build("schedule", method.schedule)
+    scheduling.check_schedule(schedule, tuner)
     if method.selector is not None:
         catalog.build("selector", method.selector)
     if method.scorer is not None:

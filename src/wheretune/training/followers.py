@@ -54,6 +54,12 @@ class FollowerCallback(TrainerCallback):
                 f"the checkpoint does not hold what {next(iter(self._followers))} must remember",
                 "start the training over, without resume_from_checkpoint",
             )
+        unknown = sorted((self._saved or {}).keys() - self._followers.keys())
+        if unknown:
+            raise TrainingError(
+                f"the checkpoint is of a training with a {unknown[0]}, and this one has none",
+                "go on with the same schedule and tuner, or start the run over",
+            )
         self._following = True
         for name, follower in self._followers.items():
             follower.begin(Training(state.max_steps, given["optimizer"]))

@@ -70,6 +70,12 @@ def time_steps(
     settings = replace(settings or TrainSettings(), learning_rate=RATE)
     if steps < 2:
         raise ConfigError(f"{steps} step cannot be timed: the first one warms up", "time 2 or more")
+    if catalog.build("schedule", plan.schedule).moves:
+        raise ConfigError(
+            f"the schedule {plan.schedule.name} moves, and a few steps do not show what it costs",
+            "leave the measuring out: the cost by FLOPs is the mean over its steps",
+            "measure",
+        )
     speaks = catalog.find("head", plan.head.name).speaks
     texts = load_data(data, labels="required" if speaks else "ignored")
     head = head_of(plan.head, texts.info)

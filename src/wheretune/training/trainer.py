@@ -10,7 +10,7 @@ import torch
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from wheretune.data.samplers import EpochBuckets, TokenBatches
+from wheretune.data.samplers import Arranged, EpochBuckets, TokenBatches
 from wheretune.training.best import BestWeights
 from wheretune.training.checkpoints import (
     Checkpoint,
@@ -126,10 +126,14 @@ class OurTrainer(Trainer):
         return loss if penalty is None else loss + penalty
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
-        if self._tokens is None:
-            return super().get_train_dataloader()
         data = cast(Rows, self.train_dataset)
-        batches = TokenBatches([len(row["input_ids"]) for row in data.rows], self._tokens, self.args.seed)
+        batches: Any
+        if isinstance(data.rows, Arranged):
+            batches = data.rows.batches
+        elif self._tokens is None:
+            return super().get_train_dataloader()
+        else:
+            batches = TokenBatches([len(row["input_ids"]) for row in data.rows], self._tokens, self.args.seed)
         loader = torch.utils.data.DataLoader(
             data, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory
         )

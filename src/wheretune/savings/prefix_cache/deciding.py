@@ -51,8 +51,8 @@ class CacheReport:
     def __str__(self) -> str:
         if self.where == "off":
             return f"none: {self.reason}"
-        what = f"{size_in_words(self.bytes)} of {self.dtype} {PLACED[self.where]}"
-        return f"{what}, made in {seconds(self.seconds)}: {self.reason}"
+        took = f", made in {seconds(self.seconds)}" if self.seconds else ""
+        return f"{size_in_words(self.bytes)} of {self.dtype} {PLACED[self.where]}{took}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Places:
 
 def decide(job: CacheJob, epochs: int, settings: CacheSettings, places: Places, machine: Machine) -> CacheReport:
     """Where the cache is to be, or that there is to be none; what a stopped run decided stands."""
-    refused = _pointless(job, epochs, settings)
+    refused = pointless(job, epochs, settings)
     if refused is not None:
         return CacheReport("off", refused)
     decided = places.decided
@@ -97,7 +97,7 @@ def decide(job: CacheJob, epochs: int, settings: CacheSettings, places: Places, 
     return report
 
 
-def _pointless(job: CacheJob, epochs: int, settings: CacheSettings) -> str | None:
+def pointless(job: CacheJob, epochs: int, settings: CacheSettings) -> str | None:
     """Why there is to be no cache wherever it would fit; None where one may be of use."""
     if settings.where == "off":
         return "as asked"

@@ -96,7 +96,7 @@ def _fill(cache: PrefixCache, job: CacheJob, report: CacheReport, path: Path | N
             return replace(report, reason=f"found whole in {path}", seconds=took)
         shutil.rmtree(path)
     try:
-        cache.fill(_made(job, path, machine), spans)
+        cache.fill(made(job, path, machine), spans)
         if agrees(cache, job):
             return report
         wrong = OTHER
@@ -122,7 +122,7 @@ def _found(cache: PrefixCache, job: CacheJob, path: Path, spans: dict[Key, tuple
     return None
 
 
-def _made(job: CacheJob, path: Path | None, machine: Machine) -> Store:
+def made(job: CacheJob, path: Path | None, machine: Machine) -> Store:
     """Computes all states into memory or, given a path, into files there."""
     batches = job.batches()
     with progress() as shown:

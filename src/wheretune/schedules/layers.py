@@ -1,0 +1,44 @@
+"""What schedules of whole layers share: what they need of a plan, and their first state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wheretune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wheretune.records.base import Spec
+    from wheretune.schedules.base import State
+
+
+def first_state(layers: int, chosen: Sequence[int], steps: int, seed: int) -> State:
+    """All that a schedule of layers hangs on: it never changes."""
+    return {
+        "layers": np.array(layers),
+        "chosen": np.array(chosen, dtype=np.int64),
+        "steps": np.array(steps),
+        "seed": np.array(seed),
+    }
+
+
+def check_layers(schedule: str, chosen: int, tuner: Spec, least: int = 1) -> None:
+    """Refuses a plan with fewer layers than a schedule needs.
+
+    Raises:
+        ConfigError: It has fewer.
+    """
+    if chosen == 0:
+        raise ConfigError(
+            f"the schedule {schedule} moves through layers, and {tuner.name} tunes none",
+            "take another tuner, or the schedule static",
+            "schedule",
+        )
+    if chosen < least:
+        raise ConfigError(
+            f"the schedule {schedule} trains {least} layers at a time, and the plan has {chosen}",
+            f"let the plan choose {least} layers or more, or train fewer at a time",
+            "schedule",
+        )

@@ -1,0 +1,198 @@
+"""SALF with budgets: S table 5, who goes into which stage, and a run in which no batch mixes stages."""
+
+import json
+
+import numpy as np
+import pytest
+
+import wheretune as wt
+from helpers import made_up
+from helpers.commands import one_line
+from helpers.texts import jsonl, rows_of
+from helpers.training import Watch, fresh
+from wheretune import catalog, planning, scheduling
+from wheretune.data.samplers import Arranged
+from wheretune.model.identity import tensor_hashes
+from wheretune.records.plan import load_plan
+from wheretune.records.runs import TrainSettings, WatchSettings, load_result
+from wheretune.schedules.salf import Salf
+from wheretune.schedules.timetable import timetable
+from wheretune.training.loop import train
+
+TEXTS = (16000, 4076, 8544, 5452, 10060)
+TABLE_5 = {  # S, Llama3-8B with its 32 layers
+    ("half", "breadth-first"): (0.484, 0.483, 0.484, 0.484, 0.484),
+    ("half", "depth-first"): (0.484, 0.483, 0.484, 0.484, 0.484),
+    ("geometric", "breadth-first"): (0.374, 0.312, 0.346, 0.328, 0.355),
+    ("geometric", "depth-first"): (0.616, 0.583, 0.601, 0.589, 0.604),
+}
+ARITHMETIC = {"breadth-first": (0.614, 0.613, 0.613, 0.609, 0.615), "depth-first": (0.644, 0.640, 0.644, 0.642, 0.645)}
+
+
+def saved(amounts):
+    return sum(stage * amount for stage, amount in enumerate(amounts)) / len(amounts) / sum(amounts)
+
+
+@pytest.mark.parametrize(("plan", "printed"), TABLE_5.items(), ids=lambda value: str(value)[:40])
+def test_the_cost_saving_is_what_the_paper_prints(plan, printed):
+    found = [saved(Salf(*plan).amounts(count, 32)) for count in TEXTS]
+    assert found == pytest.approx(printed, abs=6e-4)
+
+
+@pytest.mark.parametrize(("fill", "printed"), ARITHMETIC.items())
+def test_the_arithmetic_rows_come_near(fill, printed):
+    """The paper's way of rounding is not said."""
+    assert [saved(Salf("arithmetic", fill).amounts(count, 32)) for count in TEXTS] == pytest.approx(printed, abs=0.03)
+
+
+@pytest.mark.parametrize("fill", ["breadth-first", "depth-first"])
+@pytest.mark.parametrize("budget", ["half", "geometric", "arithmetic"])
+@pytest.mark.parametrize(("count", "stages"), [(1, 4), (7, 4), (15, 4), (16, 4), (100, 3), (5, 1)])
+def test_every_sample_is_in_one_stage(budget, fill, count, stages):
+    amounts = Salf(budget, fill).amounts(count, stages)
+    assert sum(amounts) == count and len(amounts) == stages and min(amounts) >= 0
+    eof = np.random.default_rng(count).integers(0, 12, count).tolist()
+    rows = Salf(budget, fill).stages(eof, list(range(stages)), 3)
+    assert [len(stage) for stage in rows] == amounts
+    assert sorted(row for stage in rows for row in stage) == list(range(count))
+
+
+def test_figure_4_of_the_paper():
+    """Four layers, budgets 1, 2, 4, 8; eight samples."""
+    assert Salf("geometric", "breadth-first").amounts(8, 4) == [1, 2, 4, 1]
+    assert Salf("geometric", "depth-first").amounts(8, 4) == [1, 2, 3, 2]
+    assert Salf("arithmetic", "breadth-first").amounts(10, 4) == [1, 2, 3, 4]
+    assert Salf("half").amounts(10, 4) == [3, 3, 2, 2]
+
+
+def test_algorithm_4_by_hand():
+    """A twin that walks through the data as the algorithm does."""
+    rng = np.random.default_rng(5)
+    eof = rng.integers(1, 4, 40).tolist()
+    made = Salf("half")
+    budgets, tabu, expected = made.amounts(40, 4), set(), []
+    for layer in range(4):
+        matching = []
+        for datum in range(40):
+            if len(matching) == budgets[layer]:
+                break
+            if datum not in tabu and eof[datum] <= layer:
+                matching.append(datum)
+        tabu |= set(matching)
+        expected.append(matching)
+        rest = made.stages(eof, (0, 1, 2, 3), 9)[layer]
+        assert set(matching) <= set(rest) and not set(rest) & (tabu - set(matching))
+        tabu |= set(rest)
+    assert any(len(matching) < 10 for matching in expected), "some are drawn at random"
+    assert made.stages(eof, (0, 1, 2, 3), 9) == made.stages(eof, (0, 1, 2, 3), 9) != made.stages(eof, (0, 1, 2, 3), 8)
+
+
+def test_stages_end_where_the_rows_do_or_take_shares_of_the_steps():
+    spans = timetable(Salf(ends=(2, 2, 5)), 8, (1, 4, 6), 5)
+    assert [(span.first, span.last, span.units) for span in spans] == [(0, 1, (1, 4, 6)), (2, 4, (6,))]
+    assert [span.steps for span in timetable(Salf(), 8, (1, 4, 6), 8)] == [3, 3, 2]
+    assert Salf("geometric").expected(2) == pytest.approx((0.3334, 1.0))
+
+
+@pytest.fixture
+def words(tmp_path):
+    return jsonl(tmp_path / "train.jsonl", rows_of(26))
+
+
+def test_a_run_reads_every_row_once_and_no_batch_mixes_stages(run, tiny_folder, words, tmp_path):
+    model = tiny_folder("gpt2")
+    given = ("tune", "--model", model, "--train", words, "--epochs", 1, "--batch-size", 4, "--learning-rate", "1e-2")
+    salf = ("--schedule", "salf:budget=half", "--tuner", "lora:r=2", "--output", tmp_path / "run", "--json")
+    code, _, err = run(*given, *salf)
+    assert code == 0, err
+    result = load_result(tmp_path / "run" / "result.json")
+    assert result.steps == 2 + 2 + 2 + 2, "26 rows in stages of 7, 7, 6 and 6, each in batches of its own"
+    plan = load_plan(tmp_path / "run" / "plan.json")
+    assert plan.layers == (0, 1, 2, 3) and plan.schedule.params["ends"] == ()
+    kept = json.loads((tmp_path / "run" / "eof-layers.json").read_text())["eof_layers"]
+    assert len(kept) == 26 and set(kept) <= set(range(4))
+    # the layer of the largest gain, text by text, is that of scores of the text alone
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    language, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    scores = wt.score(language, tokenizer, wt.load_data(words), wt.SemanticDeviation())
+    assert list(scores.deviations.eof_layers) == np.bincount(kept, minlength=4).tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--epochs", 3), "--epochs is 3, and the schedule salf reads every row once"),
+        (("--epochs", 1, "--gradient-accumulation-steps", 2), "--gradient-accumulation-steps is 2"),
+        (("--epochs", 1, "--tokens-per-batch", 200), "--tokens-per-batch is 200"),
+    ],
+)
+def test_what_would_mix_stages_is_refused(run, tiny_folder, words, tmp_path, given, said):
+    common = (
+        "tune",
+        "--model",
+        tiny_folder("gpt2"),
+        "--train",
+        words,
+        "--schedule",
+        "salf",
+        "--output",
+        tmp_path / "r",
+    )
+    one_line(*run(*common, *given)[::2], said)
+
+
+def test_an_encoder_is_refused(run, tiny_folder, words, tmp_path):
+    common = ("tune", "--model", tiny_folder("bert"), "--train", words, "--schedule", "salf", "--epochs", 1)
+    one_line(*run(*common, "--output", tmp_path / "r")[::2], "language model")
+
+
+def test_it_is_read_by_its_name():
+    assert catalog.read("schedule", "salf:budget=geometric:fill=breadth-first") == Salf("geometric", "breadth-first")
+
+
+def test_batches_come_as_arranged_and_a_stopped_run_goes_on_byte_for_byte(tmp_path):
+    batches = [[3, 1], [7], [0, 2, 5], [4, 6], [8]]
+    made, watch = Salf(ends=(1, 2, 4, 5)), WatchSettings(save_strategy="steps", save_steps=1)
+    settings = TrainSettings(epochs=1, learning_rate=1e-2, batch_size=3, warmup_ratio=0.0, seed=3)
+
+    def go_on(folder, stop=None):
+        model, tuned, rows, collate = fresh(wt.WholeLayers(), (0, 1, 2, 3), made, texts=9)
+        seen, layers = [], []
+
+        def look(some):
+            seen.append([rows.index(row) for row in some])
+            return collate(some)
+
+        class Flags(Watch):
+            def before_step(self, step):
+                layers.append(
+                    {i for i in range(4) for p in tuned.stack.layers[i].module.parameters() if p.requires_grad}
+                )
+
+        followers = (*tuned.followers, Flags(stop))
+        train(model, Arranged(rows, batches), look, settings, folder, followers=followers, watch=watch)
+        return tensor_hashes(model.state_dict().items()), seen, layers
+
+    once, seen, layers = go_on(tmp_path / "once")
+    assert seen == batches and layers == [{0, 1, 2, 3}, {1, 2, 3}, {2, 3}, {2, 3}, {3}]
+    with pytest.raises(KeyboardInterrupt):
+        go_on(tmp_path / "twice", stop=2)
+    again, _, layers = go_on(tmp_path / "twice")
+    assert again == once and layers == [{2, 3}, {2, 3}, {3}]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (wt.Lift(), "0.358 of the backward pass"),
+        (Salf("half"), "0.358 of the backward pass"),
+        (Salf("geometric", ends=(1, 2, 3, 4)), "0.567 of the backward pass"),
+    ],
+)
+def test_the_saving_is_printed_with_the_plan(schedule, words):
+    plan = planning.plan(made_up.scores(), wt.Explicit(every=True), schedule=schedule)
+    rows = Salf("geometric").amounts(30, 4)
+    assert scheduling.backward_saved(planning.plan(made_up.scores(), wt.Top(1))) is None
+    assert saved(rows) == pytest.approx(0.567, abs=0.001)
+    assert words in plan._repr_html_() and "over 30 texts" in plan._repr_html_()
