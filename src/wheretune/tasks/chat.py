@@ -78,26 +78,23 @@ class Chat(LanguageTask):
             return "instruction"
         return recognised(table) or "messages"
 
-    def _columns(self, table: Table) -> tuple[str, list[list[Any]], list[str]]:
-        """The form of a table, its cells by column, and the settings that name the columns."""
-        form = self.form(table)
+    def columns(self, table: Table) -> dict[str, str]:
+        """By setting, the columns that are read of a table: those of its form, and the tools'."""
         found = next((name for name in LISTS if table.has(name)), LISTS[0])
         usual = {
             "messages": {"messages_column": found},
             "prompt": {"prompt_column": "prompt", "completion_column": "completion"},
             "instruction": {"instruction_column": "instruction", "input_column": "input", "output_column": "output"},
-        }[form]
-        cells = []
-        for setting, name in (usual | {"tools_column": "tools"}).items():
-            column = getattr(self, setting) or name
-            optional = setting in ("input_column", "tools_column") and getattr(self, setting) is None
-            missing = optional and not table.has(column)
-            cells.append([None] * len(table) if missing else table.column(column, setting))
-        return form, cells, list(usual)
+        }[self.form(table)] | {"tools_column": "tools"}
+        return {setting: getattr(self, setting) or name for setting, name in usual.items()}
 
     def _read(self, table: Table) -> tuple[list[str | dialects.BadRow], str]:
         """Each row as the JSON of its conversation, or why it is none; and the setting that names its column."""
-        form, cells, settings = self._columns(table)
+        form, columns, cells = self.form(table), self.columns(table), []
+        for setting, column in columns.items():
+            optional = setting in ("input_column", "tools_column") and getattr(self, setting) is None
+            missing = optional and not table.has(column)
+            cells.append([None] * len(table) if missing else table.column(column, setting))
         readers: dict[str, Callable[..., str]] = {
             "messages": dialects.of_messages,
             "prompt": dialects.of_prompt,
@@ -109,7 +106,7 @@ class Chat(LanguageTask):
                 made.append(readers[form](*row))
             except dialects.BadRow as bad:
                 made.append(bad)
-        return made, settings[0]
+        return made, next(iter(columns))
 
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
         rows, setting = self._read(table)
