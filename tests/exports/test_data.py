@@ -136,6 +136,8 @@ def test_what_trl_is_not_told(say, tmp_path):
     (tmp_path / "plain.jinja").write_text(ENDED)
     assert say("trl", MESSAGES, "chat", chat_template=file)[0]["chat_template_path"] == file
     assert "has to mark generation" in say("trl", MESSAGES)[1]
+    config, notes, _ = say("trl", [{**MESSAGES[1], "tools": [{"name": "f"}]}])
+    assert config["datasets"][0]["columns"] == ["messages", "tools"] and "Keys of tools" in notes
 
 
 @pytest.mark.parametrize("tool", ["trl", "axolotl", "llama-factory"])
@@ -160,11 +162,9 @@ def test_axolotl_is_told_of_a_chat(say):
     assert "eot_tokens" in notes and "Nobody said a length" not in notes
     assert "Nobody said a length" in say("axolotl", SHARED, max_length=None)[1]
 
-    config, notes, _ = say("axolotl", MESSAGES, "chat", turns="last")
-    assert config["datasets"][0]["roles_to_train"] is config["datasets"][0]["train_on_eos"] is None
-    assert "a line break behind" in notes
-    config, _, _ = say("axolotl", MESSAGES, "chat", train_on="all")
-    assert config["train_on_inputs"] is True and config["datasets"][0]["roles_to_train"] is None
+    refused(say, "axolotl", MESSAGES, "no word for the last turn alone", "chat", turns="last")
+    refused(say, "axolotl", MESSAGES, "learns no token that the template writes around", "chat", train_on="all")
+    assert say("axolotl", MESSAGES[:1], "chat", turns="last")[0]["datasets"][0]["roles_to_train"] == ["assistant"]
     assert "im_start" in say("axolotl", MESSAGES, "chat", chat_template="chatml")[0]["chat_template_jinja"]
 
 
@@ -172,6 +172,7 @@ def test_axolotl_is_told_of_texts(say):
     kind = say("axolotl", PAIRS, "generation", template="{{ {source} }}: \n{target}")[0]["datasets"][0]["type"]
     assert kind["format"].format(instruction="name[x]") == "{{ name[x] }}: \n"  # prompters.py: str.format
     assert (kind["field_instruction"], kind["field_output"]) == ("source", "target")
+    assert say("axolotl", PROMPTS, "chat", train_on="all")[0]["train_on_inputs"] is True
     assert say("axolotl", PROMPTS)[0]["datasets"][0]["type"]["no_input_format"] == "{instruction}"
     assert say("axolotl", TEXTS, "text")[0]["datasets"][0]["field"] == "text"
 
@@ -183,9 +184,6 @@ def test_axolotl_is_told_of_texts(say):
     refused(say, "axolotl", [{**MESSAGES[0], "system": "x"}], "would put the column system before every text")
     tools = [{**MESSAGES[1], "tools": [{"name": "f"}]}]
     assert say("axolotl", tools)[0]["datasets"][0]["field_tools"] == "tools"
-    refused(say, "axolotl", tools, "the last turn alone only where there are no tools", "chat", turns="last")
-    asked = [{"messages": [user("a"), answer("b"), user("c"), answer("d"), user("e")]}]
-    refused(say, "axolotl", asked, "one is not the assistant's", "chat", turns="last")
 
 
 def test_llama_factory_is_told_of_its_data(say, tmp_path):

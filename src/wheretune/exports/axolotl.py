@@ -22,7 +22,6 @@ ENDS = (
     "token, name that under `eot_tokens`. Reasoning that the template itself inserts is not learned; "
     "`wheretune preview` shows it as learned."
 )
-LAST = "Axolotl learns all that stands behind the last question: a line break behind the token that ends the turn too."
 APART = "Axolotl reads what is given and what is learned apart; wheretune reads them as one text."
 CUT = "Axolotl cuts an example that is too long at its end; wheretune cuts within the source."
 DOCUMENTS = (
@@ -86,6 +85,12 @@ def axolotl_data(data: Told) -> Piece:
 
 
 def _messages(data: Told) -> tuple[dict[str, Any], list[str]]:
+    if data.everything:
+        data.refuse("learns no token that the template writes around what is said", "leave it out", "train_on")
+    if (
+        data.last_alone
+    ):  # its documented null for `roles_to_train` is dropped by its own `model_dump(exclude_none=True)`
+        data.refuse("has no word for the last turn alone", "leave it out, or export to llama-factory", "turns")
     (role, content), names = data.voices()
     form: dict[str, Any] = {
         "type": "chat_template",
@@ -97,20 +102,8 @@ def _messages(data: Told) -> tuple[dict[str, Any], list[str]]:
     }
     if template := named_template(data.task.chat_template):  # type: ignore[union-attr]
         form["chat_template_jinja"] = template
-    if not data.everything and not data.last_alone:
-        tools = {"field_tools": data.columns["tools_column"]} if "tools_column" in data.columns else {}
-        return form | tools | {"roles_to_train": ["assistant"], "train_on_eos": "turn"}, [ENDS]
-    if "tools_column" in data.columns:
-        what, setting = ("every token", "train_on") if data.everything else ("the last turn alone", "turns")
-        data.refuse(f"learns {what} only where there are no tools", "leave it out", setting)
-    form |= {"roles_to_train": None, "train_on_eos": None}  # its word for: all that follows the last question
-    if data.everything:
-        return form, []
-    if any(one["messages"][-1]["role"] != "assistant" for one in data.conversations):
-        data.refuse(
-            "learns the last message, and one is not the assistant's", "end every conversation with one", "turns"
-        )
-    return form, [LAST]
+    tools = {"field_tools": data.columns["tools_column"]} if "tools_column" in data.columns else {}
+    return form | tools | {"roles_to_train": ["assistant"], "train_on_eos": "turn"}, [ENDS]
 
 
 def _prompt(data: Told) -> tuple[dict[str, Any], list[str]]:

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 AS_MESSAGES = "write its rows as messages of role and content"
 TEMPLATE = (
-    "Without `template` LLaMA-Factory takes its slots from the tokenizer's own chat template. It also learns what the "
-    "template writes behind the token that ends a turn, such as a line break, reads every turn by itself, and shortens "
-    "the turns of a conversation that is too long, where wheretune cuts its end."
+    "Without `template` LLaMA-Factory takes its slots from the tokenizer's own chat template; where that writes the "
+    "beginning token itself, and the tokenizer writes none, say `template` (such as llama3), or the token is "
+    "repeated. It also learns what the template writes behind the token that ends a turn, such as a line break, "
+    "reads every turn by itself, and shortens the turns of a conversation that is too long, where wheretune cuts "
+    "its end."
 )
 PACKED = (
     "LLaMA-Factory packs a thousand documents at a time, drops what fills no whole piece, and puts the tokenizer's "

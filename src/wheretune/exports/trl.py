@@ -21,6 +21,10 @@ MARKS = (
     "another. What is marked is learned: TRL warns where that leaves out the token that ends a turn, which "
     "`wheretune preview` always shows as learned."
 )
+TOOLS = (
+    "Keys of tools and their calls that some rows have and others lack are null in those for TRL, whose table has one "
+    "shape, and absent in wheretune; tools that are written as JSON texts are the same in both."
+)
 PACKED = (
     "Documents are packed one after the other in both. TRL packs a thousand at a time, may begin a piece with an end "
     "token, which is not learned then, and writes the tokenizer's beginning token, if it has one, before each document."
@@ -75,6 +79,8 @@ def trl_data(data: Told) -> Piece:
     if data.form != "text" and getattr(data.task, "cut", "end") == "start":
         form["truncation_mode"] = "keep_end"
     notes = [*data.notes, *([PACKED] if data.form == "text" else [])]
+    if "tools_column" in columns:
+        notes.append(TOOLS)
     if form.get("assistant_only_loss") and "chat_template_path" not in form:
         notes.append(MARKS)
     return Piece({"datasets": sets, "max_length": data.max_length, **form}, notes)
