@@ -24,7 +24,15 @@ from wheretune.cli.options import (
 )
 from wheretune.cli.printing import note, show, write_out
 from wheretune.cli.reading import ReadingOptions
-from wheretune.cli.reporting import check_preset, file_to_write, one_of, plan_of, selector_for, selector_that_fits
+from wheretune.cli.reporting import (
+    add_to_json,
+    check_preset,
+    file_to_write,
+    one_of,
+    plan_of,
+    selector_for,
+    selector_that_fits,
+)
 
 if TYPE_CHECKING:
     from wheretune.records.base import Spec
@@ -213,7 +221,12 @@ def cost(
 
 
 def export(
-    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="What `wheretune plan` wrote.", show_default=False)],
+    context: typer.Context,
+    texts: DataOptions,
+    plan_file: Annotated[
+        Path,
+        typer.Argument(metavar="PLAN", help="What `wheretune plan` wrote, or the folder of a run.", show_default=False),
+    ],
     to: Annotated[
         str,
         option(
@@ -223,28 +236,45 @@ def export(
             rich_help_panel="Output",
         ),
     ] = "peft",
+    data: DataFile = None,
     output: Annotated[
         Path | None, option("--output", "Where it goes.", default="standard output", rich_help_panel="Output")
     ] = None,
     config: Config = None,
 ) -> None:
-    """Write a plan as a piece of another tool's config.
+    """Write a plan, and the data to train on, as a piece of another tool's config.
 
-    So layers are chosen with wheretune and trained with that tool.
+    So layers are chosen with wheretune and trained with that tool. With --data the piece also says which data that is
+    and which of its tokens are learned; what the tool cannot say is a comment in it, or refused.
 
     For example:
 
     wheretune export plan.json --to axolotl --output unfrozen.yaml
+
+    wheretune export plan.json --to trl --data chat.jsonl --max-length 1024 --output sft.yaml
     """
-    from wheretune.exports.base import export as export_to
     from wheretune.support.files import write_text
 
-    text = export_to(plan_of(plan_file), to)
-    if output is None:
-        write_out(text)
+    made = plan_of(plan_file / "plan.json" if plan_file.is_dir() else plan_file)
+    target = None if output is None else file_to_write(output)
+    beside: dict[str, dict[str, Any]] = {}
+    if data is None:
+        refuse(context, OF_TEXTS, "a plan alone (add --data)")
+        from wheretune.exports.base import export as export_to
+
+        text = export_to(made, to)
     else:
-        write_text(file_to_write(output), text)
-        note(f"the plan for {to} is in {output}")
+        from wheretune.exports.with_data import export_with_data
+
+        text, beside = export_with_data(made, to, texts.spec(data), None if target is None else target.parent)
+    if target is None:
+        write_out(text)
+        return
+    for name, content in beside.items():
+        add_to_json(target.parent / name, content)
+        note(f"the data for {to} is in {target.parent / name}")
+    write_text(target, text)
+    note(f"the plan for {to} is in {output}")
 
 
 def inspect(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,25 @@ def file_to_write(path: Path) -> Path:
             f"cannot write {path} ({error.strerror or error})", "choose another place", "output"
         ) from error
     return path
+
+
+def add_to_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object; what else a file that is there already says is kept.
+
+    Raises:
+        OutputError: What is there is no JSON object.
+    """
+    from wheretune.support.files import write_json
+
+    kept: Any = {}
+    if path.exists():
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            kept = None
+    if not isinstance(kept, dict):
+        raise OutputError(f"{path} holds no JSON object", "mend it, or give another folder as --output")
+    write_json(path, kept | content)
 
 
 def plan_of(path: Path) -> Plan:

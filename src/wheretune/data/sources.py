@@ -6,6 +6,7 @@ import glob
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,36 @@ def located(source: str, *splits: str) -> str:
         splits: Which split is meant where it names none; of a folder, the first that is there.
     """
     return ",".join(_located(part, splits or ("train",)) for part in _parts(source))
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set of the hub."""
+
+    name: str
+    config: str
+    split: str
+
+
+def places(source: str) -> list[str | HubData]:
+    """The files and hub data sets that a source names, one by one; `-` for standard input.
+
+    Args:
+        source: As `located` gives it.
+    """
+    found: list[str | HubData] = []
+    for part in _parts(source):
+        place, config, split = _place(part)
+        if part == STANDARD_INPUT or (Path(part).exists() and not Path(part).is_dir()):
+            found.append(part)
+        elif matched := _matched(part):
+            found += matched
+        elif Path(place).is_dir():
+            splits, named = _splits(Path(place) / (config or "")), _named(split or "train")
+            found += splits.get(named, [place])
+        else:
+            found.append(HubData(place, config or "", split or "train"))
+    return found
 
 
 def _located(part: str, splits: tuple[str, ...]) -> str:
@@ -127,11 +158,16 @@ def _read_folder(folder: Path, split: str) -> Iterator[tuple[str, list[Row]]]:
         yield str(folder), _read_saved(folder, split)
         return
     splits = _splits(folder)
-    named = next((one for one, names in SPLITS.items() if split in names), split)
+    named = _named(split)
     if named not in splits:
         there = f"its splits: {', '.join(splits)}" if splits else "it holds no file that can be read"
         raise DataError(f"the folder {folder} has no split {split} ({there})", "name a split, or the file itself")
     yield from ((name, read_file(name)) for name in splits[named])
+
+
+def _named(split: str) -> str:
+    """A split by the first of its names."""
+    return next((one for one, names in SPLITS.items() if split in names), split)
 
 
 def _read_saved(folder: Path, split: str) -> list[Row]:

@@ -80,30 +80,29 @@ class Chat(LanguageTask):
         unanswered = (name for name in ("prompt", "instruction") if table.has(name))
         return recognised(table) or next(unanswered, "messages")
 
-    def _columns(self, table: Table, use: LabelUse) -> tuple[str, list[list[Any]], list[str]]:
-        """The form of a table, its cells by column, and the settings that name the columns.
-
-        Where rows are to be answered, something stands in for an answer that is not there.
-        """
-        form = self.form(table)
+    def columns(self, table: Table) -> dict[str, str]:
+        """By setting, the columns that are read of a table: those of its form, and the tools'."""
         usual = {
             "messages": {"messages_column": next((name for name in LISTS if table.has(name)), LISTS[0])},
             "prompt": {"prompt_column": "prompt", "completion_column": "completion"},
             "instruction": {"instruction_column": "instruction", "input_column": "input", "output_column": "output"},
-        }[form]
+        }[self.form(table)] | {"tools_column": "tools"}
+        return {setting: getattr(self, setting) or name for setting, name in usual.items()}
+
+    def _cells(self, table: Table, use: LabelUse) -> list[list[Any]]:
+        """The cells of these columns; where rows are to be answered, something stands in for an answer not there."""
         cells = []
-        for setting, name in (usual | {"tools_column": "tools"}).items():
-            column = getattr(self, setting) or name
+        for setting, column in self.columns(table).items():
             optional = setting in ("input_column", "tools_column") and getattr(self, setting) is None
             answer = setting in ("completion_column", "output_column") and use == "asked"
             missing = (optional or answer) and not table.has(column)
             found = [None] * len(table) if missing else table.column(column, setting)
             cells.append([STAND_IN if answer and cell is None else cell for cell in found])
-        return form, cells, list(usual)
+        return cells
 
     def _read(self, table: Table, use: LabelUse) -> tuple[list[str | dialects.BadRow], str]:
         """Each row as the JSON of its conversation, or why it is none; and the setting that names its column."""
-        form, cells, settings = self._columns(table, use)
+        form, columns, cells = self.form(table), self.columns(table), self._cells(table, use)
         readers: dict[str, Callable[..., str]] = {
             "messages": dialects.of_messages,
             "prompt": dialects.of_prompt,
@@ -115,7 +114,7 @@ class Chat(LanguageTask):
                 made.append(readers[form](*row))
             except dialects.BadRow as bad:
                 made.append(bad)
-        return made, settings[0]
+        return made, next(iter(columns))
 
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
         rows, setting = self._read(table, use)

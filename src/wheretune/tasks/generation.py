@@ -45,11 +45,13 @@ class Generation(LanguageTask):
     name: ClassVar[str] = "generation"
 
     def __post_init__(self) -> None:
-        parts = self._parts()
+        parts = self.parts
         if parts[-1] != ("target", True):
             raise ConfigError("the template goes on after {target}", "end it with {target}", "template")
 
-    def _parts(self) -> list[tuple[str, bool]]:
+    @property
+    def parts(self) -> list[tuple[str, bool]]:
+        """What joins source and target: its parts, and whether each is the name of a field."""
         template = self.template or PLAIN
         return parsed(
             template if "{target}" in template else template + "{target}", ("source", "target"), ("source", "target")
@@ -81,7 +83,7 @@ class Generation(LanguageTask):
         return "generation of a target from a source"
 
     def examples(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Example]:
-        encoder, parts = Encoder(tokenizer), self._parts()
+        encoder, parts = Encoder(tokenizer), self.parts
         for row, (source, *every) in zip(data.rows, data.texts, strict=True):
             for target in every:
                 joined = _Joined.of(encoder, parts, source, target)
@@ -92,7 +94,7 @@ class Generation(LanguageTask):
                 yield Example((row,), one.ids, one.learned, len(joined.ids) - len(one.ids), one.left_out)
 
     def prompts(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Prompt]:
-        encoder, parts = Encoder(tokenizer), self._parts()
+        encoder, parts = Encoder(tokenizer), self.parts
         for row, (source, *_) in zip(data.rows, data.texts, strict=True):
             before = filled(parts, {"source": source, "target": ""}).text
             joined = _Joined.of(encoder, parts, source, encoder.stand_in if before[-1:].isspace() else "")
