@@ -269,6 +269,15 @@ def test_columns_of_other_names_and_what_they_become():
     assert tokenizer.decode(joined.ids) == "whatyes</s>" and learned(joined, tokenizer) == ["yes</s>"]
 
 
+def test_a_text_that_is_json_of_something_else_is_a_text():
+    tokenizer = chat_tokenizer(CHATML)
+    asked, said = '[{"a": 1}]', '[{"name": "yes"}]'
+    (made,) = examples([{"prompt": asked, "completion": said}], tokenizer)
+    assert tokenizer.decode(made.ids) == f"{asked}{said}</s>" and learned(made, tokenizer) == [f"{said}</s>"]
+    (made,) = examples([{"instruction": "what", "input": asked, "output": said}], tokenizer)
+    assert made == one([{"role": "user", "content": f"what\n\n{asked}"}, {"role": "assistant", "content": said}], tokenizer)
+
+
 def test_only_the_completion_of_a_prompt_in_messages_is_learned():
     tokenizer = chat_tokenizer(CHATML)
     made = one({"prompt": [*HELLO, HELLO[0]], "completion": HELLO[1:]}, tokenizer)

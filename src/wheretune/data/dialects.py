@@ -42,7 +42,7 @@ def of_prompt(prompt: object, completion: object, tools: object = None) -> str:
     Raises:
         BadRow: One is missing, or is neither a text nor messages.
     """
-    before, after = _turned(prompt), _turned(completion)
+    before, after = _text_or_messages(prompt), _text_or_messages(completion)
     if before is None or after is None:
         raise BadRow(f"no {'prompt' if before is None else 'completion'}")
     if isinstance(before, str) and isinstance(after, str):
@@ -58,7 +58,7 @@ def of_instruction(instruction: object, more: object, output: object, tools: obj
     Raises:
         BadRow: The instruction or the output is missing, or one is no text.
     """
-    cells = [_turned(cell) for cell in (instruction, more, output)]
+    cells = [_worded(cell) for cell in (instruction, more, output)]
     for name, cell in zip(("instruction", "input", "output"), cells, strict=True):
         if cell is None and name != "input":
             raise BadRow(f"no {name}")
@@ -84,16 +84,29 @@ def _written(conversation: dict[str, Any]) -> str:
     return text
 
 
+def _worded(cell: object) -> object:
+    """A cell without gaps, with numbers as words."""
+    cell = plain(without_gaps(cell))
+    return str(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else cell
+
+
+def _text_or_messages(cell: object) -> object:
+    """A cell that is a text or messages; a text that is JSON of something else stays as it stands."""
+    found = _turned(cell)
+    is_text = isinstance(cell, str) and isinstance(found, list)
+    return cell if is_text and not all("role" in one or "from" in one for one in found) else found
+
+
 def _turned(cell: object) -> object:
     """A cell with Python's own lists, without gaps; a list that is written as JSON is read."""
-    cell = plain(without_gaps(cell))
+    cell = _worded(cell)
     if isinstance(cell, str) and cell.lstrip()[:2] in ("[{", "[ ", "[\n"):
         try:
             found = without_gaps(json.loads(cell))
         except (ValueError, RecursionError):
             return cell
         return found if isinstance(found, list) and found and all(isinstance(one, dict) for one in found) else cell
-    return str(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else cell
+    return cell
 
 
 def without_gaps(value: Any) -> Any:
