@@ -254,3 +254,11 @@ def test_each_step_is_witnessed(schedule, caplog):
     assert "layer 2 was due at step" in caplog.text and "layer 1" not in caplog.text
     with pytest.raises(EngagementError, match="training did not change layer 2"):
         tuned.check()
+
+
+def test_a_turn_at_a_rate_of_0_is_told(caplog):
+    """Warm-up begins at 0, and with as many steps as layers the first layer has no other."""
+    model, tuned, rows, collate = fresh(wt.WholeLayers(), EVERY, wt.Lift(), texts=16)
+    train(model, rows, collate, replace(SETTINGS, epochs=1, warmup_ratio=0.5), None, followers=tuned.followers)
+    assert "layer 0 had its turn only while the learning rate was 0" in caplog.text
+    tuned.check()

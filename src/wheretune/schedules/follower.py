@@ -11,6 +11,7 @@ from wheretune.errors import PlanError, TrainingError
 from wheretune.records.base import Spec
 from wheretune.schedules.signals import relative_change
 from wheretune.schedules.witness import Witness
+from wheretune.support.log import log
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,7 +37,7 @@ class ScheduleFollower:
 
     Attributes:
         name: `schedule`.
-        ever: The units that have been active so far.
+        ever: The units that have been active so far in steps that move weights; warm-up begins at a rate of 0.
     """
 
     name = "schedule"
@@ -51,6 +52,7 @@ class ScheduleFollower:
         moved: Callable[[], None],
     ) -> None:
         self.ever: frozenset[int] = frozenset()
+        self._due: frozenset[int] = frozenset()
         self._schedule, self._parameters, self._moved = schedule, parameters, moved
         self._chosen, self._layers, self._seed = tuple(chosen), len(stack), seed
         self._units: dict[int, list[nn.Parameter]]
@@ -85,7 +87,8 @@ class ScheduleFollower:
         self._thaw()
         shapes = {name: tuple(parameter.shape) for name, parameter in self._parameters.items()}
         self._state: State = self._schedule.init(self._layers, self._chosen, shapes, training.steps, self._seed)
-        self.ever, self._witness = frozenset(), Witness(self._units, self._schedule.unit)
+        self.ever = self._due = frozenset()
+        self._witness = Witness(self._units, self._schedule.unit)
 
     def before_step(self, step: int) -> None:
         """Freezes and thaws what the schedule says.
@@ -98,7 +101,7 @@ class ScheduleFollower:
             if self._active is not None and self._schedule.optimizer_state == "drop-all":
                 self._optimizer.state.clear()
             self._freeze(active)
-            self.ever |= active
+            self._due |= active
             self._witness.before_step(step, active)
         if "change" in self._schedule.observes:
             self._before = {unit: [p.detach().clone() for p in self._units[unit]] for unit in sorted(active)}
@@ -107,6 +110,8 @@ class ScheduleFollower:
         return None
 
     def after_step(self, step: int) -> None:
+        if self._active is not None and any(group["lr"] > 0 for group in self._optimizer.param_groups):
+            self.ever |= self._active
         self._witness.after_step(step, self._optimizer)
         if self._schedule.observes:
             changes = {unit: relative_change(old, self._units[unit]) for unit, old in self._before.items()}
@@ -116,6 +121,13 @@ class ScheduleFollower:
 
     def end(self) -> None:
         """Lets everything that may train require a gradient again, as `apply` left it."""
+        idle = sorted(self._due - self.ever)
+        if idle and self.ever:
+            log.warning(
+                "%s %s had its turn only while the learning rate was 0; leave out the warm-up, or train for more steps",
+                self._schedule.unit,
+                ", ".join(map(str, idle)),
+            )
         self._thaw()
 
     def state(self) -> dict[str, Tensor]:
