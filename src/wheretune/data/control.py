@@ -3,8 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
+
+ASKED, SAID = "Zq", "Kx"
+
+
+def around_a_turn(tokenizer: Any, template: str | None, added: Collection[str]) -> list[str]:
+    """The added tokens that a template writes before and directly behind what a user says.
+
+    Some tokenizers do not call these special, and whoever wrote one would forge a turn all the same.
+
+    Args:
+        tokenizer: Whose template it is.
+        template: In place of its own.
+        added: The tokens that stand in its vocabulary as they are.
+    """
+    messages = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}]
+    try:
+        text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+    except Exception:  # a template may fail in any way that Python knows; then it says nothing of its turns
+        return []
+    before, asked, after = text.partition(ASKED)
+    last = max(added, key=before.rfind, default="")
+    behind = [token for token in added if after.lstrip().startswith(token)]
+    return [*([last] if asked and last in before else []), *(behind if asked else [])]
 
 
 @dataclass(frozen=True)

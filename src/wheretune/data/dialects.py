@@ -93,8 +93,9 @@ def _worded(cell: object) -> object:
 def _text_or_messages(cell: object) -> object:
     """A cell that is a text or messages; a text that is JSON of something else stays as it stands."""
     found = _turned(cell)
-    is_text = isinstance(cell, str) and isinstance(found, list)
-    return cell if is_text and not all("role" in one or "from" in one for one in found) else found
+    if not (isinstance(cell, str) and isinstance(found, list)):
+        return found
+    return found if all("role" in one or "from" in one for one in found) else cell
 
 
 def _turned(cell: object) -> object:

@@ -7,7 +7,7 @@ control token of this tokenizer (`<|im_end|>`) is the text cut, and the token is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -54,12 +54,13 @@ class Encoder:
 
     Args:
         tokenizer: Any of Transformers'. One that tells no places reads what lies between two `cuts` by itself.
+        further: Control tokens that it does not call special.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, further: Collection[str] = ()) -> None:
         self._tokenizer = tokenizer
-        self.added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
-        self.special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content.strip()]
+        self.added = added_tokens(tokenizer)
+        self.special = [*added_tokens(tokenizer, special=True), *further]
         self.control = any_of(self.special)
         self._newline = tokenizer(NEWLINE, add_special_tokens=False)["input_ids"]
         whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
@@ -164,6 +165,12 @@ class Encoder:
         """Whether a token begins with a blank that its place leaves out, as post-processors trim it."""
         word: str = self._tokenizer.convert_ids_to_tokens(token)
         return word[:1] in BLANKS and bool(word) and first != " "
+
+
+def added_tokens(tokenizer: Any, *, special: bool = False) -> list[str]:
+    """The tokens that stand in a vocabulary as they are, or those of them that it calls special."""
+    every = tokenizer.added_tokens_decoder.values()
+    return [token.content for token in every if token.content.strip() and (token.special or not special)]
 
 
 def any_of(words: Iterable[str]) -> re.Pattern[str]:

@@ -40,7 +40,8 @@ class Auto(TextTask):
     All else with labels is a classification.
 
     Without labels: chat where there are conversations, prompts and completions, or instructions and outputs; generation
-    where `source_column` is named. With a `template`, labels are said by the next token. The settings are those of the
+    where there are sources and targets, or `source_column` is named.
+    With a `template`, labels are said by the next token. The settings are those of the
     tasks; None leaves one open.
     """
 
@@ -77,7 +78,7 @@ class Auto(TextTask):
         return made
 
     def _language(self, table: Table) -> tuple[Any, str]:
-        """The task of a language model that the settings and the columns make, and by what; None where none."""
+        """The task of a language model that the settings or the columns make, and by what; None where none."""
         if self.source_column is not None:
             return Generation, "a source column"
         if any(getattr(self, name) is not None for name in OF_CHAT):
@@ -85,15 +86,29 @@ class Auto(TextTask):
         if self.template is not None:
             return NextToken, "labels and a template"
         labelled = self.label_column is not None or table.has("label")
-        found = None if labelled or self.text_column != "text" or self.pair_column is not None else recognised(table)
+        texts = self.text_column != "text" or self.pair_column is not None
+        return (None, "") if labelled or texts else self._by_columns(table)
+
+    def _by_columns(self, table: Table) -> tuple[Any, str]:
+        """`_language` of a table without labels."""
         words = {
             "messages": "conversations",
             "prompt": "prompts and completions",
             "instruction": "instructions and outputs",
         }
-        return (None, "") if found is None else (Chat, words[found])
+        if (found := recognised(table)) is not None:
+            return Chat, words[found]
+        target = self.target_column or "target"
+        both = table.has("source") and table.has(target)
+        return (Generation, f"the columns source and {target}") if both else (None, "")
 
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
+        if use == "required" and self.label_column is None and not table.has(self.label_name):
+            raise DataError(
+                f"{table.source} has no column {self.label_name!r} (its columns: {', '.join(table.rows[0])})",
+                "name one of them, or the task where there are no labels (text for raw text, chat, generation)",
+                "label_column",
+            )
         if self._lists(table, use):
             return self.become(MultiLabel).faults(table, classes, use)
         return self.become(Classification).faults(table, classes, use)

@@ -11,10 +11,11 @@ from wheretune.data import dialects
 from wheretune.data.cells import Fault
 from wheretune.data.chat import Renderer
 from wheretune.data.chat_templates import has_template, named_template, require_template
+from wheretune.data.control import around_a_turn
 from wheretune.data.examples import Example, Prompt
 from wheretune.data.reading import rows_in_words
 from wheretune.data.shortening import shortened
-from wheretune.data.spans import Encoder
+from wheretune.data.spans import Encoder, added_tokens
 from wheretune.data.turns import ASSISTANTS, MARKED, CannotRender
 from wheretune.errors import DataError
 from wheretune.support.log import log
@@ -36,7 +37,8 @@ class Chat(LanguageTask):
 
     Decided: a prompt and a completion that are texts are joined as they stand, without a template. Of a prompt and a
         completion that are messages, only the completion's turns are learned. Of the control tokens that people wrote
-        into a content, those that the tokenizer calls special are words; `<think>` and its kin are read as tokens.
+        into a content, those that the tokenizer calls special are words, and so are those that the template writes
+        around a turn; `<think>` and its kin are read as tokens.
 
     Attributes:
         messages_column: The column of messages (`role` and `content`) or of ShareGPT's turns (`from` and `value`);
@@ -102,6 +104,8 @@ class Chat(LanguageTask):
 
     def _read(self, table: Table, use: LabelUse) -> tuple[list[str | dialects.BadRow], str]:
         """Each row as the JSON of its conversation, or why it is none; and the setting that names its column."""
+        if self.form(table) == "messages" and self.messages_column is None and not any(map(table.has, LISTS)):
+            raise _no_conversations(table)
         form, columns, cells = self.form(table), self.columns(table), self._cells(table, use)
         readers: dict[str, Callable[..., str]] = {
             "messages": dialects.of_messages,
@@ -131,9 +135,14 @@ class Chat(LanguageTask):
         if (template := named_template(self.chat_template)) is not None:
             tokenizer.chat_template = template
 
+    def _reader(self, tokenizer: Any) -> tuple[Encoder, Renderer, str | None]:
+        """What reads text and what writes conversations, and the template in place of the tokenizer's own."""
+        template = named_template(self.chat_template)
+        encoder = Encoder(tokenizer, around_a_turn(tokenizer, template, added_tokens(tokenizer)))
+        return encoder, Renderer(tokenizer, template, encoder.special, encoder.added), template
+
     def examples(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Example]:
-        encoder, template = Encoder(tokenizer), named_template(self.chat_template)
-        renderer = Renderer(tokenizer, template, encoder.special, encoder.added)
+        encoder, renderer, template = self._reader(tokenizer)
         said: set[str] = set()
         unmarked = self.train_on == "assistant" and not any(map(MARKED.search, _written(tokenizer, template)))
         for place, (text,) in enumerate(data.texts):
@@ -189,7 +198,8 @@ class Chat(LanguageTask):
         for span in made.learned:
             learned = [one or two for one, two in zip(learned, tokens.touching(*span), strict=True)]
         if made.unended and made.learned:
-            _say(said, "the chat template ends no turn; the end token is appended to the last")
+            end = "nor is there an end token" if encoder.end is None else "the end token is appended to the last"
+            _say(said, f"the chat template ends no turn; {end}")
             if encoder.end is not None and ids[-1:] != [encoder.end]:
                 ids, learned = [*ids, encoder.end], [*learned, True]
         if self.train_on == "all":
@@ -198,8 +208,7 @@ class Chat(LanguageTask):
         return shortened((row,), ids, learned, max_length, self.cut, None if made.learned else why)
 
     def prompts(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Prompt]:
-        encoder, template = Encoder(tokenizer), named_template(self.chat_template)
-        renderer = Renderer(tokenizer, template, encoder.special, encoder.added)
+        encoder, renderer, template = self._reader(tokenizer)
         for row, (text,) in zip(data.rows, data.texts, strict=True):
             conversation = json.loads(text)
             if "prompt" in conversation:
@@ -219,10 +228,9 @@ class Chat(LanguageTask):
             yield _prompt(row, ids, None, max_length, tokenizer)
 
     def endings(self, tokenizer: Any) -> frozenset[int]:
-        encoder, template = Encoder(tokenizer), named_template(self.chat_template)
+        encoder, renderer, template = self._reader(tokenizer)
         found = set() if encoder.end is None else {encoder.end}
         if template is not None or has_template(tokenizer):
-            renderer = Renderer(tokenizer, template, encoder.special, encoder.added)
             said = [{"role": "user", "content": "A"}, {"role": "assistant", "content": encoder.stand_in}]
             try:
                 made = renderer(said, None)
@@ -262,6 +270,15 @@ def _prompt(row: int, ids: list[int], lead: str | None, max_length: int, tokeniz
     first = int(ids[:1] == [tokenizer.bos_token_id])
     kept = ids if len(ids) <= max_length else [*ids[:first], *ids[len(ids) - max_length + first :]]
     return Prompt(row, tuple(kept), lead, len(ids) - len(kept), None if ids else "nothing stands before the answer")
+
+
+def _no_conversations(table: Table) -> DataError:
+    return DataError(
+        f"{table.source} has no column {LISTS[0]!r} (its columns: {', '.join(table.rows[0])})",
+        "name the column of conversations, or those of questions and answers (instruction_column) and "
+        "(output_column); as (prompt_column) and (completion_column) they are joined without the template",
+        "messages_column",
+    )
 
 
 def recognised(table: Table) -> str | None:
