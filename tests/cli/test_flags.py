@@ -207,8 +207,9 @@ def test_files_that_a_shell_made_of_a_pattern_are_one_under_every_name(tmp_path,
 
 @pytest.mark.parametrize(
     ("family", "more"),
-    [("bert", []), ("bert", ["--head", "concat", "--select", "explicit", "--layers", "1,3"]),
-     ("llama", ["--tuner", "lora"])],
+    [("bert", []),
+     pytest.param("bert", ["--head", "concat", "--select", "explicit", "--layers", "1,3"], marks=pytest.mark.slow),
+     pytest.param("llama", ["--tuner", "lora"], marks=pytest.mark.slow)],
     ids=["bert", "concat", "llama"],
 )  # fmt: skip
 def test_gradient_checkpointing_changes_nothing_but_rounding(run, files, tiny_folder, tmp_path, family, more):

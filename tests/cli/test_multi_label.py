@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from helpers.commands import FAST, one_line
+from helpers.often import often
 from helpers.texts import jsonl, sentences
 from wheretune import catalog
 from wheretune.judging import read_predictions
@@ -37,7 +38,7 @@ def tuned(run, several, model, folder, *more):
     return json.loads((folder / "result.json").read_text()), err
 
 
-@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("family", often(["bert", "llama"], ["bert"]))
 def test_all_the_way_round(run, several, tiny_folder, tmp_path, family):
     folder = tmp_path / "run"
     result, err = tuned(run, several, tiny_folder(family), folder, "--epochs", 6, "--metric", "label-log-loss")
@@ -136,6 +137,7 @@ def test_a_table_with_a_separator_and_labels_that_are_new(run, tiny_folder, tmp_
     assert json.loads(out.splitlines()[-1]) == {"labels": None, "probabilities": None, "reason": "empty text"}
 
 
+@pytest.mark.slow
 def test_methods_are_compared(run, several, tiny_folder, tmp_path):
     code, _, err = run(
         "compare", "--model", tiny_folder("bert"), "--train", several["train"], "--validation", several["validation"],

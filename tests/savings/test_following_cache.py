@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import wheretune as wt
+from helpers.often import often
 from helpers.training import Watch, fresh
 from wheretune.data.batches import spread
 from wheretune.model.identity import tensor_hashes
@@ -46,7 +47,7 @@ def trained(schedule, folder, where, head=None, stop=None, settings=SETTINGS):
 
 
 @pytest.mark.parametrize("head", [wt.LastToken(), wt.Concat()], ids=lambda one: one.name)
-@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize("where", often(["memory", "disk"], ["memory"]))
 def test_the_weights_are_the_same_and_the_prefix_runs_once(tmp_path, where, head):
     plain, report, ran = trained(wt.Lift(), tmp_path / "a", "off", head)
     assert report.cache.where == "off" and ran == [88] * 4

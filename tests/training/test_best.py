@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from helpers.often import often
 from helpers.training import Watch, fresh
 from wheretune.records.runs import Metric, TrainSettings, WatchSettings
 from wheretune.training.best import Judge
@@ -46,7 +47,7 @@ def test_the_best_weights_are_kept(tmp_path, folder, values, higher, patience, s
         torch.testing.assert_close(value, measure.seen[best - 1][name], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("stop", [8, 17, None])
+@pytest.mark.parametrize("stop", often([8, 17, None], [17]))
 def test_a_stopped_run_keeps_the_same_weights(tmp_path, stop):
     values = (0.1, 0.4, 0.3, 0.2)
     model, _, rows, collate = fresh(layers=(1, 2))
@@ -69,7 +70,7 @@ def test_a_stopped_run_keeps_the_same_weights(tmp_path, stop):
         torch.testing.assert_close(value, expected[name], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adafactor", "sgd"])
+@pytest.mark.parametrize("optim", often(["adamw_torch_fused", "adafactor", "sgd"], ["adafactor"]))
 def test_a_checkpoint_within_an_epoch_goes_on_the_same(tmp_path, optim):
     settings = TrainSettings(epochs=2, learning_rate=1e-3, batch_size=4, optim=optim, gradient_accumulation_steps=2)
     watch = WatchSettings(save_strategy="steps", save_steps=2, save_total_limit=2)

@@ -7,6 +7,7 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 import wheretune as wt
 from helpers.families import TUNERS
+from helpers.often import often
 from helpers.own_models import own_model, planned
 from helpers.texts import sentences
 from helpers.training import fresh
@@ -37,7 +38,11 @@ def trainer(model, tokenizer, folder, callbacks, optimizer=None, **options):
 
 
 @pytest.mark.parametrize(
-    ("family", "tuner"), [*(("bert", tuner) for tuner in TUNERS), ("gpt2", "lora"), ("gpt2", "full")]
+    ("family", "tuner"),
+    often(
+        [*(("bert", tuner) for tuner in TUNERS), ("gpt2", "lora"), ("gpt2", "full")],
+        [("bert", "lora"), ("bert", "bias"), ("gpt2", "full")],
+    ),
 )
 def test_no_false_alarm_in_a_trainer_of_one_s_own(family, tuner, tmp_path, said):
     model, tokenizer = own_model(family)
