@@ -12,13 +12,14 @@ import transformers as hf
 
 from helpers.commands import FAST, one_line
 from helpers.language import chats, kept
+from helpers.models import WORDS
 from wheretune.delta.opening import open_finetuned
 from wheretune.lm_evaluation import _manager
 
 ROWS = [
     {"question": f"{'who was it ' * (i % 3)}where is the {word}", "choices": ["hot", "good movie", f"at {i} one"],
      "gold": i % 3}
-    for i, word in enumerate("plot movie word bad use how an each but some what there".split())
+    for i, word in enumerate(WORDS[::3][:12])
 ]  # fmt: skip
 CHOICES = """
 task: {name}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class TaskOptions(Group):
     """Which tasks of lm-eval."""
 
-    panel: ClassVar[str] = "lm-eval"
+    panel: ClassVar[str] = "Data"
     lm_eval: Annotated[
         str | None,
         option(
