@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from wheretune.cli.groups import Group, group, option
+from wheretune.cli.groups import Group, group, needed, option
 from wheretune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,6 +61,23 @@ class TaskOptions(Group):
         if self.limit is not None and not (0 < self.limit < 1 or (self.limit >= 1 and self.limit.is_integer())):
             raise ConfigError(f"--limit is {self.limit:g}", "give a whole number of documents, or a share below 1")
         return list(dict.fromkeys(names))
+
+    def check(self, data: str | None, of_data: bool) -> None:
+        """Sees that there is something to measure on.
+
+        Args:
+            data: What --data names.
+            of_data: Whether options were given that say nothing without it.
+
+        Raises:
+            ConfigError: There is nothing, or an option has no effect.
+        """
+        if not self.names:
+            needed(data, "--data")
+        elif data is None and of_data:
+            raise ConfigError(
+                "--metric, --also and columns have no effect without --data", "leave them out, or give it"
+            )
 
     def loaded(self, folder: Path) -> list[Any]:
         """The tasks that are asked for, with their data; refused before a model is opened.

@@ -82,11 +82,8 @@ def evaluate(
 
     wheretune evaluate runs/chat --lm-eval hellaswag,arc_easy --limit 200 --base
     """
-    tasks, names = on_tasks.names, metric_names(metric)
-    if not tasks:
-        needed(data, "--data")
-    elif data is None and (names or also or columns.given):
-        raise ConfigError("--metric, --also and columns have no effect without --data", "leave them out, or give it")
+    names = metric_names(metric)
+    on_tasks.check(data, bool(names or also or columns.given))
     target = None if output is None else file_to_write(output)
     trained = _trained_on(folder)
     read = {} if data is None else {data: _both_ways(trained, data, columns.given)}
