@@ -104,3 +104,29 @@ class LanguageOptions(Group):
         if self.chat_template is not None and Path(self.chat_template).is_file():
             given["chat_template"] = str(Path(self.chat_template).absolute())
         return {name: value for name, value in given.items() if value is not None}
+
+
+@group
+class ColumnOptions(LanguageOptions):
+    """Columns that are called otherwise than in the training data."""
+
+    panel: ClassVar[str] = "Data"
+    text_column: Annotated[str | None, option("--text-column", "Column with the text.", default="as in training")] = (
+        None
+    )
+    pair_column: Annotated[
+        str | None, option("--pair-column", "Column with the second text of a pair.", default="as in training")
+    ] = None
+    label_column: Annotated[
+        str | None, option("--label-column", "Column with the label.", default="as in training")
+    ] = None
+
+    target_column: Annotated[
+        str | None, option("--target-column", "Column with what follows a source.", default="as in training")
+    ] = None
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Those that were given."""
+        every = {name: getattr(self, name) for name in ("text_column", "pair_column", "label_column", "target_column")}
+        return {name: column for name, column in every.items() if column is not None} | self.language

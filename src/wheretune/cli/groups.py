@@ -153,6 +153,8 @@ FIELDS = {  # settings that the command line calls by another name
     "source": "train",
     "task": "task_name",
     "metrics": "metric",
+    "tasks": "lm_eval",
+    "include": "lm_eval_include",
     "plan": "plan_file",
     "rules": "decoding",
     "trainer_args": "trainer_arg",

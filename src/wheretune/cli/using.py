@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wheretune.cli.columns import LanguageOptions
-from wheretune.cli.groups import group, needed, option
+from wheretune.cli.columns import ColumnOptions
+from wheretune.cli.groups import needed, option
+from wheretune.cli.lm_evaluating import TaskOptions, measured
 from wheretune.cli.options import AsJson, BaseOptions, Config, DataFile, Metrics, metric_names, there
 from wheretune.cli.printing import json_line, note, show, write_out
 from wheretune.cli.reporting import file_to_write
@@ -31,36 +32,11 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What `wheretune tun
 BatchSize = Annotated[int, option("--batch-size", "Texts in a batch.", rich_help_panel="Data")]
 
 
-@group
-class ColumnOptions(LanguageOptions):
-    """Columns that are called otherwise than in the training data."""
-
-    panel: ClassVar[str] = "Data"
-    text_column: Annotated[str | None, option("--text-column", "Column with the text.", default="as in training")] = (
-        None
-    )
-    pair_column: Annotated[
-        str | None, option("--pair-column", "Column with the second text of a pair.", default="as in training")
-    ] = None
-    label_column: Annotated[
-        str | None, option("--label-column", "Column with the label.", default="as in training")
-    ] = None
-
-    target_column: Annotated[
-        str | None, option("--target-column", "Column with what follows a source.", default="as in training")
-    ] = None
-
-    @property
-    def given(self) -> dict[str, str]:
-        """Those that were given."""
-        every = {name: getattr(self, name) for name in ("text_column", "pair_column", "label_column", "target_column")}
-        return {name: column for name, column in every.items() if column is not None} | self.language
-
-
 def evaluate(
     folder: Folder,
     base: BaseOptions,
     columns: ColumnOptions,
+    on_tasks: TaskOptions,
     data: DataFile = None,
     batch_size: BatchSize = 32,
     metric: Metrics = None,
@@ -90,7 +66,7 @@ def evaluate(
     json_: AsJson = False,
     config: Config = None,
 ) -> None:
-    """Measure a tuned model on labelled data.
+    """Measure a tuned model on labelled data, or a language model on tasks of lm-eval.
 
     With --output test.json the prediction of every row goes to predictions-test.jsonl beside it. Rows without a text,
     or without a label, are in no metric; they are counted apart, each with its reason. A class that the model was not
@@ -103,38 +79,65 @@ def evaluate(
     wheretune evaluate runs/mine --data test.jsonl --output runs/mine/test.json --metric mse
 
     wheretune evaluate runs/chat --data test.jsonl --base --also wiki.txt
+
+    wheretune evaluate runs/chat --lm-eval hellaswag,arc_easy --limit 200 --base
     """
-    source, names = needed(data, "--data"), metric_names(metric)
+    names = metric_names(metric)
+    on_tasks.check(data, bool(names or also or columns.given))
     target = None if output is None else file_to_write(output)
     trained = _trained_on(folder)
-    labelled = _read(trained, source, "required", columns.given)
-    texts = _read(trained, source, "ignored", columns.given) if labelled.unread else labelled
+    read = {} if data is None else {data: _both_ways(trained, data, columns.given)}
+    loaded = on_tasks.loaded(folder)
     tuned = _opened(folder, base)
-    from wheretune.data.tokens import with_tokens
-    from wheretune.delta.reading import unknown_classes
     from wheretune.judging import save_predictions
     from wheretune.support.files import write_json
 
-    if not tuned.model.several:
-        texts, labelled = with_tokens(texts, tuned.tokenizer), with_tokens(labelled, tuned.tokenizer)
-    others = {name: tuned.read_other(name, columns.given) for name in also or ()}
-    every = {source: (texts, labelled), **{name: (other, other) for name, other in others.items()}}
-    judged = _judged_all(tuned, every, names, batch_size)
-    before = _judged_all(tuned, every, names, batch_size, tuned.untouched()) if beside_base else {}
-    content, *more = (_written(judged[name], before.get(name)) for name in every)
-    content["unknown_classes"] = unknown_classes(labelled, trained)
-    if also:
-        content["also"] = [{"data": name, **one} for name, one in zip(others, more, strict=True)]
-    predicted = judged[source][1]
+    untouched = tuned.untouched() if beside_base else None
+    every = read | {name: (tuned.read_other(name, columns.given),) * 2 for name in also or ()}
+    content, judged, before = _on_data(tuned, untouched, every, names, batch_size)
+    if loaded:
+        content["lm_eval"] = on_tasks.judged(tuned, untouched, loaded, batch_size)
     if target is not None:
-        content["predictions"] = save_predictions(predicted, target.parent, target.stem)
+        if data is not None:
+            content["predictions"] = save_predictions(judged[data][1], target.parent, target.stem)
         write_json(target, content)
     if json_:
         show(None, json_, content)
     else:
         _show(folder, judged, before, content)
     if target is not None:
-        note(f"metrics in {target}, predictions in {target.parent / content['predictions']}")
+        kept = f", predictions in {target.parent / content['predictions']}" if data is not None else ""
+        note(f"metrics in {target}{kept}")
+
+
+def _both_ways(trained: DataInfo, source: str, columns: dict[str, str]) -> tuple[TextData, TextData]:
+    """All rows that can be read, and those of them that have labels."""
+    labelled = _read(trained, source, "required", columns)
+    return _read(trained, source, "ignored", columns) if labelled.unread else labelled, labelled
+
+
+def _on_data(
+    tuned: Finetuned,
+    untouched: TopModel | None,
+    every: dict[str, tuple[TextData, TextData]],
+    names: tuple[str, ...],
+    batch_size: int,
+) -> tuple[dict[str, Any], dict[str, Judged], dict[str, Judged]]:
+    """What is written of all data, the tuned model's metrics and predictions by file, and those of the base beside."""
+    from wheretune.data.tokens import with_tokens
+    from wheretune.delta.reading import unknown_classes
+
+    if not every:
+        return {}, {}, {}
+    if not tuned.model.several:
+        every = {k: (with_tokens(a, tuned.tokenizer), with_tokens(b, tuned.tokenizer)) for k, (a, b) in every.items()}
+    judged = _judged_all(tuned, every, names, batch_size)
+    before = {} if untouched is None else _judged_all(tuned, every, names, batch_size, untouched)
+    content, *more = (_written(judged[name], before.get(name)) for name in every)
+    content["unknown_classes"] = unknown_classes(next(iter(every.values()))[1], tuned.data)
+    if more:
+        content["also"] = [{"data": name, **one} for name, one in zip(list(every)[1:], more, strict=True)]
+    return content, judged, before
 
 
 Judged = tuple[tuple["Metric", ...], tuple["Prediction", ...]]
@@ -178,10 +181,12 @@ def _written(judged: Judged, before: Judged | None) -> dict[str, Any]:
 
 
 def _show(folder: Path, judged: dict[str, Judged], before: dict[str, Judged], content: dict[str, Any]) -> None:
-    """A table for each file that was judged, and how many rows of the first count in no metric."""
+    """A table for each file that was judged, one of tasks, and how many rows of the first count in no metric."""
     for name, (found, _) in judged.items():
         show(_measured(f"{folder} on {name}", found, before.get(name)))
-    if content["not_counted"]:
+    if "lm_eval" in content:
+        show(measured(folder, content["lm_eval"]))
+    if content.get("not_counted"):
         show(f"{content['not_counted']} of {content['rows']} rows count in no metric")
 
 
