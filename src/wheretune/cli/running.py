@@ -257,14 +257,14 @@ def _profile_and_plan(spec: RunSpec) -> Callable[[object], None]:
 def _summary(result: RunResult, folder: Path) -> object:
     from wheretune import catalog
     from wheretune.show.tables import table
-    from wheretune.support.words import count, seconds
+    from wheretune.support.words import count, counted, seconds
 
     moves = catalog.build("schedule", result.plan.schedule).moves
     due = "layer that was ever due" if moves else "chosen layer"
     rows = [
         (
             "trained",
-            f"{count(result.trainable_parameters)} parameters, {result.steps} steps, "
+            f"{count(result.trainable_parameters)} parameters, {counted(result.steps, 'step')}, "
             f"{seconds(result.seconds['train'])}",
         ),
         *result.saved.items(),

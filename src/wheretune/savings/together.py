@@ -48,7 +48,7 @@ class SavingsReport:
     @property
     def description(self) -> dict[str, str]:
         """In words, for the result of a run."""
-        read = "the tokens before those that are learned alone" if self.several else "the token that is read alone"
+        read = "only the tokens before those that are learned" if self.several else "the token that is read alone"
         last = read if self.one_token else "all tokens"
         return {"prefix cache": str(self.cache), "last layer": last}
 
