@@ -306,7 +306,8 @@ def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSetti
     rate = learning_rate(catalog.build("tuner", plan.tuner), plan.model, plan.layers, steps)
     where = f"{len(plan.layers)} of {len(plan.model)} layers" if plan.layers else "no layer"
     width = plan.model.hidden_size
-    why = f"learning rate {rate:g}: what suits {plan.tuner.name} on {where} of width {width} in {steps} steps"
+    many = f"{steps} step{'s' if steps != 1 else ''}"
+    why = f"learning rate {rate:g}: what suits {plan.tuner.name} on {where} of width {width} in {many}"
     return replace(settings, learning_rate=rate), why
 
 

@@ -135,3 +135,12 @@ def test_thresholds_are_part_of_the_task():
     task = MultiLabel().calibrated(lambda: logits, [(1, 1), (0, 0)])
     assert task.thresholds == pytest.approx((0.15, 0.75))
     assert task.predict(logits, ("a", "b")).written == [("a", "b"), ()]
+
+
+def test_a_column_called_labels_is_found(caplog):
+    rows = [{"text": f"text {i}", "labels": ["a", "b"][: i % 3]} for i in range(12)]
+    data = load_data(DataSpec("memory"), rows=rows)
+    assert data.info.task.name == "multi-label" and data.info.classes == ("a", "b")
+    assert "read from labels" in caplog.text
+    named = load_data(DataSpec("memory"), rows=[{**row, "label": "x" if i % 2 else "y"} for i, row in enumerate(rows)])
+    assert named.info.task.name == "classification"

@@ -55,7 +55,7 @@ def load_data(
     every = read_table(spec, rows)
     if isinstance(reader, Undecided):
         reader = reader.decided(every)
-    reader = usual_columns(reader, every)
+    reader = usual_label(usual_columns(reader, every), every)
     if open_classes and classes:
         classes = (*classes, *reader.further(every, classes))
     faults = reader.faults(every, classes, labels)
@@ -91,6 +91,15 @@ def usual_columns(reader: TaskReader, table: Table) -> TaskReader:
     log.warning("the texts of %s are read from %s", table.source, " and ".join(found))
     named = dict(zip(("text_column", "pair_column"), found, strict=False))
     return dataclasses.replace(reader, **named)  # type: ignore[type-var]
+
+
+def usual_label(reader: TaskReader, table: Table) -> TaskReader:
+    """The same reader for a column `labels`, where none was named and there is no column `label`."""
+    settings = {one.name: getattr(reader, one.name) for one in dataclasses.fields(reader)}  # type: ignore[arg-type]
+    if settings.get("label_column", "") is not None or table.has("label") or not table.has("labels"):
+        return reader
+    log.warning("the labels of %s are read from labels", table.source)
+    return dataclasses.replace(reader, label_column="labels")  # type: ignore[type-var]
 
 
 def _shared(spec: DataSpec, like: DataInfo) -> Spec:
