@@ -214,7 +214,7 @@ def into(path, job, model, tokenizer, size=3, overwrite=False):
     return made
 
 
-@pytest.mark.parametrize("given", [{}, {"num_beams": 2}, DRAWN], ids=["greedy", "beams", "drawn"])
+@pytest.mark.parametrize("given", often([{}, {"num_beams": 2}, DRAWN], [DRAWN]), ids=["greedy", "beams", "drawn"])
 def test_stopped_anywhere_and_started_again_it_ends_in_the_same_file(model_of, tokenizer, tmp_path, given):
     model, path = model_of("llama"), tmp_path / "out.jsonl"
     data = data_of([*SOURCES, None, "yes what"])

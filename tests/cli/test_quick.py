@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.commands import SOURCE
+from helpers.often import often
 from helpers.texts import jsonl, rows_of
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "matplotlib", "sklearn")
@@ -77,46 +78,49 @@ def test_what_computes_nothing_is_quick(files, tmp_path, arguments):
     assert (code, opened) == (0, []), err
 
 
+REFUSED = [
+    (["plan", "{scores}", "--k", "9"], "--k is 9"),
+    (["plan", "/no/scores.json"], "cannot read"),
+    (["plan", "{scores}", "--preset", "salf"], "no scores by"),
+    (["plan", "{scores}", "--select", "auto", "--near", "0.1"], "--near"),
+    (["score", "--model", "{model}", "--train", "{train}", "--scorer", "ckaa"], "cka"),
+    (["score", "--model", "{model}", "--train", "/no/file.csv"], "no such file"),
+    (["score", "--model", "{model}", "--train", "{one}", "--scorer", "fisher"], "one class only"),
+    (["score", "--model", "/no/model", "--train", "{train}"], "/no/model"),
+    (["score", "--model", "{model}", "--train", "{train}", "--shard", "3/2"], "--shard"),
+    (["tune", "--model", "{model}", "--train", "{one}", "--output", "run"], "one class only"),
+    (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--epochs", "0"], "--epochs is 0"),
+    (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--near", "2"], "--near"),
+    (["tune", "--plan", "/no/plan.json", "--train", "{train}", "--output", "run"], "cannot read"),
+    (["compare", "--model", "{model}", "--train", "{train}", "--test", "{train}", "--output", "run", "--methods",
+      "ful"], "'ful'"),
+    (["compare", "--model", "{model}", "--train", "{train}", "--test", "/no.csv", "--output", "run"], "/no.csv"),
+    (["compare", "--model", "{model}", "--train", "{train}", "--test", "{train}", "--output", "run",
+      "--learning-rates", "1e-3,1e-4"], "--validation"),
+    (["run", "{spec}", "--output", "run"], "did you mean lora"),
+    (["cost", "--plan", "{plan}", "--data", "/no.csv"], "/no.csv"),
+    (["score", "--model", "{model}", "--train", "{train}", "--k", "5"], "--k is 5"),
+    (["plan", "--model", "{model}", "--train", "{train}", "--k", "5"], "--k is 5"),
+    (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--k", "5"], "--k is 5"),
+    (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--device", "cuda"], "no cuda"),
+    (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--attention", "flash_attention_2"],
+     "flash-attn is not installed"),
+    (["tune", "--model", "{model}", "--train", "{train}", "--output", "/proc/run"], "/proc/run"),
+    (["evaluate", "model", "--data", "{train}"], "no finished delta"),
+    (["evaluate", "{tuned}", "--data", "/no.csv"], "/no.csv"),
+    (["evaluate", "{tuned}", "--data", "{train}", "--label-column", "kind"], "no column 'kind'"),
+    (["evaluate", "{tuned}", "--data", "{train}", "--output", "/proc/run/a.json"], "/proc/run"),
+    (["predict", "{tuned}", "--data", "/no.csv"], "/no.csv"),
+    (["merge", "model", "--output", "model"], "already exists"),
+    (["merge-scores", "/no/shard"], "/no/shard"),
+    (["inspect", "/no/model"], "/no/model"),
+    (["nonsense"], "nonsense"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [
-        (["plan", "{scores}", "--k", "9"], "--k is 9"),
-        (["plan", "/no/scores.json"], "cannot read"),
-        (["plan", "{scores}", "--preset", "salf"], "no scores by"),
-        (["plan", "{scores}", "--select", "auto", "--near", "0.1"], "--near"),
-        (["score", "--model", "{model}", "--train", "{train}", "--scorer", "ckaa"], "cka"),
-        (["score", "--model", "{model}", "--train", "/no/file.csv"], "no such file"),
-        (["score", "--model", "{model}", "--train", "{one}", "--scorer", "fisher"], "one class only"),
-        (["score", "--model", "/no/model", "--train", "{train}"], "/no/model"),
-        (["score", "--model", "{model}", "--train", "{train}", "--shard", "3/2"], "--shard"),
-        (["tune", "--model", "{model}", "--train", "{one}", "--output", "run"], "one class only"),
-        (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--epochs", "0"], "--epochs is 0"),
-        (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--near", "2"], "--near"),
-        (["tune", "--plan", "/no/plan.json", "--train", "{train}", "--output", "run"], "cannot read"),
-        (["compare", "--model", "{model}", "--train", "{train}", "--test", "{train}", "--output", "run", "--methods",
-          "ful"], "'ful'"),
-        (["compare", "--model", "{model}", "--train", "{train}", "--test", "/no.csv", "--output", "run"], "/no.csv"),
-        (["compare", "--model", "{model}", "--train", "{train}", "--test", "{train}", "--output", "run",
-          "--learning-rates", "1e-3,1e-4"], "--validation"),
-        (["run", "{spec}", "--output", "run"], "did you mean lora"),
-        (["cost", "--plan", "{plan}", "--data", "/no.csv"], "/no.csv"),
-        (["score", "--model", "{model}", "--train", "{train}", "--k", "5"], "--k is 5"),
-        (["plan", "--model", "{model}", "--train", "{train}", "--k", "5"], "--k is 5"),
-        (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--k", "5"], "--k is 5"),
-        (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--device", "cuda"], "no cuda"),
-        (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--attention", "flash_attention_2"],
-         "flash-attn is not installed"),
-        (["tune", "--model", "{model}", "--train", "{train}", "--output", "/proc/run"], "/proc/run"),
-        (["evaluate", "model", "--data", "{train}"], "no finished delta"),
-        (["evaluate", "{tuned}", "--data", "/no.csv"], "/no.csv"),
-        (["evaluate", "{tuned}", "--data", "{train}", "--label-column", "kind"], "no column 'kind'"),
-        (["evaluate", "{tuned}", "--data", "{train}", "--output", "/proc/run/a.json"], "/proc/run"),
-        (["predict", "{tuned}", "--data", "/no.csv"], "/no.csv"),
-        (["merge", "model", "--output", "model"], "already exists"),
-        (["merge-scores", "/no/shard"], "/no/shard"),
-        (["inspect", "/no/model"], "/no/model"),
-        (["nonsense"], "nonsense"),
-    ],
+    often(REFUSED, REFUSED[::3]),
     ids=lambda value: "-".join(value)[:70] if isinstance(value, list) else None,
 )  # fmt: skip
 def test_what_is_refused_is_refused_quickly(files, tmp_path, arguments, words):

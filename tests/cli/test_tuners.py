@@ -22,7 +22,7 @@ def test_every_tuner_of_the_catalog_is_tried():
     assert {*EVERY, "full"} == set(catalog.names("tuner"))
 
 
-@pytest.mark.parametrize("tuner", often(EVERY, ["lora", "adapter", "bias"]))
+@pytest.mark.parametrize("tuner", often(EVERY, ["lora", "bias"]))
 def test_plan_tune_evaluate_predict_merge(run, files, tiny_folder, tmp_path, tuner):
     model, scores, planned, folder = tiny_folder("bert"), tmp_path / "s", tmp_path / "p.json", tmp_path / "run"
     options = [part for option in EVERY[tuner] for part in ("--tuner-option", option)]

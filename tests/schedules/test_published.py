@@ -251,7 +251,9 @@ class Meddler(Watch):
                 parameter.copy_(values if self.restores else values + 1)
 
 
-@pytest.mark.parametrize("schedule", [wt.Lift(), wt.Lisa(layers=1, every=1)], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "schedule", often([wt.Lift(), wt.Lisa(layers=1, every=1)], lambda one: one.name == "lift"), ids=lambda one: one.name
+)
 def test_each_step_is_witnessed(schedule, caplog):
     model, tuned, rows, collate = fresh(wt.WholeLayers(), EVERY, schedule)
     train(model, rows, collate, SETTINGS, None, followers=tuned.followers)

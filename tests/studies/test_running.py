@@ -63,6 +63,7 @@ def test_model_and_files_are_opened_once_and_scorers_share_a_pass(what, tmp_path
     assert seconds["full"] == 0 and seconds["prism"] == seconds["block-lowest"] == scores[0].seconds > 0
 
 
+@pytest.mark.slow  # five comparisons; the tests below run one each time
 def test_runs_what_is_missing_and_no_more(what, tmp_path):
     folder = tmp_path / "compared"
     first = compare(what, folder)
