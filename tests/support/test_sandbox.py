@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from helpers.often import often
 from wheretune.errors import UnavailableError
 from wheretune.support.sandbox.running import Limits, runs_through, why_not_isolated
 
@@ -58,7 +57,7 @@ def test_what_runs(code, isolated):
     assert runs_through(code, SHORT, isolated)
 
 
-@pytest.mark.parametrize("isolated", often(ISOLATED, ISOLATED[:1]))
+@pytest.mark.parametrize("isolated", ISOLATED)
 @pytest.mark.parametrize("code", WRONG.values(), ids=WRONG)
 def test_what_is_ended(code, isolated):
     began = time.monotonic()
