@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -14,8 +15,40 @@ if TYPE_CHECKING:
     from wheretune.schedules.base import OptimizerState, Signal, State, Unit
 
 
+class _Turns(ABC):
+    """What LIFT and LIFT* share: every chosen layer has its turn, from front to back."""
+
+    name: ClassVar[str]
+    moves: ClassVar[bool] = True
+    unit: ClassVar[Unit] = "layer"
+    observes: ClassVar[tuple[Signal, ...]] = ()
+    optimizer_state: ClassVar[OptimizerState] = "drop"
+    embeddings: ClassVar[bool | None] = None
+
+    def check(self, chosen: int, tuner: Spec) -> None:
+        check_layers(self.name, chosen, tuner)
+
+    @abstractmethod
+    def expected(self, chosen: int) -> tuple[float, ...]: ...
+
+    def init(
+        self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int
+    ) -> State:
+        check_steps(self.name, chosen, steps)
+        return first_state(layers, chosen, steps, seed)
+
+    def observe(self, state: State, signals: Mapping[Signal, Mapping[int, float]]) -> State:
+        return state
+
+    @abstractmethod
+    def active(self, state: State, step: int) -> frozenset[int]: ...
+
+    def lowest(self, state: State, step: int) -> int:
+        return int(state["chosen"][turn(state, step)])
+
+
 @dataclass(frozen=True)
-class Lift:
+class Lift(_Turns):
     """LIFT: one layer trains at a time, from front to back, with equal shares of the steps.
 
     The paper was to be had as an abstract only. Decided: with T steps and L chosen layers, q, r = divmod(T, L), the
@@ -25,68 +58,28 @@ class Lift:
     """
 
     name: ClassVar[str] = "lift"
-    moves: ClassVar[bool] = True
-    unit: ClassVar[Unit] = "layer"
-    observes: ClassVar[tuple[Signal, ...]] = ()
-    optimizer_state: ClassVar[OptimizerState] = "drop"
-    embeddings: ClassVar[bool | None] = None
-
-    def check(self, chosen: int, tuner: Spec) -> None:
-        check_layers(self.name, chosen, tuner)
 
     def expected(self, chosen: int) -> tuple[float, ...]:
         return (1 / chosen,) * chosen
 
-    def init(
-        self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int
-    ) -> State:
-        check_steps(self.name, chosen, steps)
-        return first_state(layers, chosen, steps, seed)
-
-    def observe(self, state: State, signals: Mapping[Signal, Mapping[int, float]]) -> State:
-        return state
-
     def active(self, state: State, step: int) -> frozenset[int]:
         return frozenset([self.lowest(state, step)])
 
-    def lowest(self, state: State, step: int) -> int:
-        return int(state["chosen"][turn(state, step)])
-
 
 @dataclass(frozen=True)
-class LiftStar:
+class LiftStar(_Turns):
     """LIFT* (S): the layer whose turn it is in LIFT, and all chosen ones above it.
 
     Decided: a layer's state of the optimizer is kept until the layer freezes, and dropped then.
     """
 
     name: ClassVar[str] = "lift-star"
-    moves: ClassVar[bool] = True
-    unit: ClassVar[Unit] = "layer"
-    observes: ClassVar[tuple[Signal, ...]] = ()
-    optimizer_state: ClassVar[OptimizerState] = "drop"
-    embeddings: ClassVar[bool | None] = None
-
-    def check(self, chosen: int, tuner: Spec) -> None:
-        check_layers(self.name, chosen, tuner)
 
     def expected(self, chosen: int) -> tuple[float, ...]:
         return tuple((place + 1) / chosen for place in range(chosen))
 
-    def init(
-        self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int
-    ) -> State:
-        check_steps(self.name, chosen, steps)
-        return first_state(layers, chosen, steps, seed)
-
-    def observe(self, state: State, signals: Mapping[Signal, Mapping[int, float]]) -> State:
-        return state
-
     def active(self, state: State, step: int) -> frozenset[int]:
         return frozenset(state["chosen"][turn(state, step) :].tolist())
-
-    def lowest(self, state: State, step: int) -> int:
-        return int(state["chosen"][turn(state, step)])
 
 
 def check_steps(schedule: str, chosen: Sequence[int], steps: int) -> None:

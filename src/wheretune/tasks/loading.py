@@ -81,7 +81,7 @@ USUAL = (  # how public data sets call their texts, where there is no column `te
 
 def usual_columns(reader: TaskReader, table: Table) -> TaskReader:
     """The same reader for the columns of public data sets, where none was named and there is no column `text`."""
-    settings = {one.name: getattr(reader, one.name) for one in dataclasses.fields(reader)}  # type: ignore[arg-type]
+    settings = _settings(reader)
     if settings.get("text_column") != "text" or settings.get("pair_column") is not None or table.has("text"):
         return reader
     most = 2 if "pair_column" in settings else 1
@@ -93,9 +93,13 @@ def usual_columns(reader: TaskReader, table: Table) -> TaskReader:
     return dataclasses.replace(reader, **named)  # type: ignore[type-var]
 
 
+def _settings(reader: TaskReader) -> dict[str, Any]:
+    return {one.name: getattr(reader, one.name) for one in dataclasses.fields(reader)}  # type: ignore[arg-type]
+
+
 def usual_label(reader: TaskReader, table: Table) -> TaskReader:
     """The same reader for a column `labels`, where none was named and there is no column `label`."""
-    settings = {one.name: getattr(reader, one.name) for one in dataclasses.fields(reader)}  # type: ignore[arg-type]
+    settings = _settings(reader)
     if settings.get("label_column", "") is not None or table.has("label") or not table.has("labels"):
         return reader
     log.warning("the labels of %s are read from labels", table.source)
