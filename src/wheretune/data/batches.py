@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wheretune.data.examples import NOT_LEARNED
+from wheretune.data.eyes import eyes_of
 from wheretune.data.texts import take
 from wheretune.errors import DataError
 
@@ -76,7 +77,8 @@ def collator(tokenizer: Any) -> Collate:
 def language_collator(tokenizer: Any) -> Collate:
     """Pads token ids and the labels of every token to a batch's own longest row, on the tokenizer's side.
 
-    Further columns of a row, such as `choices`, have the same length in every row.
+    Further columns of a row, such as `choices`, have the same length in every row. Images are opened here, and what the
+    model reads of them stands in the batch under the names that its processor has; a batch without images has none.
 
     Raises:
         DataError: The tokenizer has no padding token.
@@ -84,7 +86,7 @@ def language_collator(tokenizer: Any) -> Collate:
     if tokenizer.pad_token_id is None:
         raise DataError("the tokenizer has no padding token", "set tokenizer.pad_token = tokenizer.eos_token")
     fillers = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "labels": NOT_LEARNED}
-    left = tokenizer.padding_side == "left"
+    left, eyes = tokenizer.padding_side == "left", eyes_of(tokenizer)
 
     def collate(rows: list[dict[str, Any]]) -> Batch:
         longest = max(len(row["input_ids"]) for row in rows)
@@ -96,7 +98,9 @@ def language_collator(tokenizer: Any) -> Collate:
             both = zip(rows, pads, strict=True)
             return torch.tensor([pad + list(row[name]) if left else list(row[name]) + pad for row, pad in both])
 
-        return {name: column(name) for name in rows[0] if name != "row"}
+        batch = {name: column(name) for name in rows[0] if name not in ("row", "images")}
+        images = [row["images"] for row in rows if "images" in row]
+        return batch | eyes.kinds(batch["input_ids"]) | eyes.seen(images) if images and eyes is not None else batch
 
     return collate
 

@@ -18,6 +18,7 @@ class Example:
         learned: Whether each token is itself a target; never the first.
         cut: How many tokens were cut away: `len(ids) + cut` is the whole.
         left_out: Why it is not used; None where it is.
+        images: The files of the images that stand in it.
     """
 
     rows: tuple[int, ...]
@@ -25,12 +26,17 @@ class Example:
     learned: tuple[bool, ...]
     cut: int = 0
     left_out: str | None = None
+    images: tuple[str, ...] = ()
 
     def encoded(self) -> dict[str, Any]:
-        """The row of a batch: `input_ids`, `attention_mask`, `labels` (the tokens that are learned) and `row`."""
+        """The row of a batch: `input_ids`, `attention_mask`, `labels` (the tokens that are learned), `row`, `images`.
+
+        The last only where there are any: they are opened when the batch is made.
+        """
         labels = [token if learned else NOT_LEARNED for token, learned in zip(self.ids, self.learned, strict=True)]
         ids = list(self.ids)
-        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "row": self.rows[0]}
+        images = {"images": self.images} if self.images else {}
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "row": self.rows[0], **images}
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Prompt:
             where blanks around an answer mean nothing.
         cut: How many tokens were cut away.
         left_out: Why it cannot be answered; None where it can.
+        images: The files of the images that stand in it.
     """
 
     row: int
@@ -51,3 +58,4 @@ class Prompt:
     lead: str | None = ""
     cut: int = 0
     left_out: str | None = None
+    images: tuple[str, ...] = ()

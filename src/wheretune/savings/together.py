@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from wheretune.data.batches import spread
+from wheretune.errors import ConfigError
 from wheretune.model.freezing import lowest_trained, outside, trains
 from wheretune.records.runs import CacheSettings, check_cache
 from wheretune.savings.one_token import one_token
@@ -93,6 +94,7 @@ def saving(
     few = collate(spread(rows))
     with contextlib.ExitStack() as inside:
         if settings.packed:
+            _check_packed(rows)
             inside.enter_context(packing(model, few))
         # one residual per text does not fit a row of all texts
         all_tokens = settings.all_tokens or (settings.packed and not model.several)
@@ -104,6 +106,16 @@ def saving(
         job = CacheJob(stack, layout, rows, collate, settings.cache_dtype, reader)
         report, followers = inside.enter_context(_prefix(job, weights_hash, settings.epochs, cache, folder, lowest))
         yield SavingsReport(report, cut, model.several, followers)
+
+
+def _check_packed(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses to pack texts that have images: a model that sees finds these by the places of whole rows.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    if any("images" in row for row in rows):
+        raise ConfigError("texts with images cannot be packed", "do not pack them", "packed")
 
 
 @contextlib.contextmanager
