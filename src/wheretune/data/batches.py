@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wheretune.data.examples import NOT_LEARNED
-from wheretune.data.eyes import eyes_of
+from wheretune.data.eyes import seen_beside
 from wheretune.data.texts import take
 from wheretune.errors import DataError
 
@@ -86,7 +86,7 @@ def language_collator(tokenizer: Any) -> Collate:
     if tokenizer.pad_token_id is None:
         raise DataError("the tokenizer has no padding token", "set tokenizer.pad_token = tokenizer.eos_token")
     fillers = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "labels": NOT_LEARNED}
-    left, eyes = tokenizer.padding_side == "left", eyes_of(tokenizer)
+    left = tokenizer.padding_side == "left"
 
     def collate(rows: list[dict[str, Any]]) -> Batch:
         longest = max(len(row["input_ids"]) for row in rows)
@@ -100,7 +100,7 @@ def language_collator(tokenizer: Any) -> Collate:
 
         batch = {name: column(name) for name in rows[0] if name not in ("row", "images")}
         images = [row["images"] for row in rows if "images" in row]
-        return batch | eyes.kinds(batch["input_ids"]) | eyes.seen(images) if images and eyes is not None else batch
+        return batch | seen_beside(batch["input_ids"], images, tokenizer) if images else batch
 
     return collate
 

@@ -120,6 +120,21 @@ def require_eyes(tokenizer: Any) -> Eyes:
     return Eyes(require_processor(tokenizer))
 
 
+def seen_beside(ids: Tensor, images: Sequence[Sequence[str]], tokenizer: Any) -> Batch:
+    """What the model of a tokenizer reads beside the tokens of a batch, where they lie.
+
+    Args:
+        ids: The tokens.
+        images: The files of the rows that have images, in their order.
+        tokenizer: Part of the model's processor.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    eyes = require_eyes(tokenizer)
+    return eyes.kinds(ids) | {name: value.to(ids.device) for name, value in eyes.seen(images).items()}
+
+
 def _opened(file: str) -> Any:
     """An image as Transformers opens it: upright, in three colours."""
     from transformers.image_utils import load_image
