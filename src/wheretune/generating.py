@@ -226,8 +226,8 @@ class Writer:
         ids = torch.tensor([[pad] * (longest - len(one.ids)) + list(one.ids) for one in prompts], device=device)
         mask = torch.tensor([[0] * (longest - len(one.ids)) + [1] * len(one.ids) for one in prompts], device=device)
         check_ids(self._model, {"input_ids": ids})
-        images = [one.images for one in prompts if one.images]
-        seen = {} if not images else seen_beside(ids, images, self._tokenizer)
+        images = [one.images for one in prompts]
+        seen = seen_beside(ids, images, self._tokenizer) if any(images) else {}
         own = LogitsProcessorList([Finite()])
         if self._decoding.rules is not None and self._decoding.no_repeat_ngram_size:
             own.append(OfTheWritten(NoRepeatNGramLogitsProcessor(self._decoding.no_repeat_ngram_size), longest))
