@@ -177,7 +177,8 @@ class _Study:
         moving = [method for method in self.what.methods if catalog.build("schedule", method.schedule).moves]
         if not moving or self.what.k is None:
             return
-        opened, texts = self.session.model(self.what.model, language=_speaks(self.what)), self.session.data(self.what.train)
+        opened = self.session.model(self.what.model, language=_speaks(self.what))
+        texts = self.session.data(self.what.train)
         length = max_tokens(opened.stack.base, opened.tokenizer, self.what.train.max_length)
         rows = task_of(texts.info).encode(texts, opened.tokenizer, length)
         for method in moving:

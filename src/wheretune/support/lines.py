@@ -55,7 +55,8 @@ def _alone(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise OutputError(f"another process is writing {path}", "wait for it, or choose another file", "output") from error
+        busy = f"another process is writing {path}"
+        raise OutputError(busy, "wait for it, or choose another file", "output") from error
     except NotImplementedError:  # a file system that locks nothing
         yield
         return
