@@ -26,6 +26,7 @@ from wheretune.model.finding import check_one_sequence
 from wheretune.model.identity import check_layers, check_plan
 from wheretune.model.inputs import max_tokens
 from wheretune.model.opening import load_tokenizer, outline
+from wheretune.ordering import EOF_LAYERS
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings
@@ -34,7 +35,7 @@ from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
 from wheretune.selectors.base import TakesK
 from wheretune.session import Session
-from wheretune.support.files import claim, sweep
+from wheretune.support.files import claimed, sweep
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
 from wheretune.training.arguments import check_judging
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from wheretune.scoring.one_pass import PassState, Settle
 
 RUN, SCORES, PLAN, PROBES = "run.json", "scores.json", "plan.json", "probe"
+OLDER = {"settings": to_json(TrainSettings())}  # what an earlier version means where it does not say
 
 
 def score(
@@ -201,27 +203,30 @@ def tune(
     spec, opened = _opened(spec, texts, session)
     length = _length(spec, opened)
     sweep(folder)
-    claim(folder / RUN, _claimed(spec, opened, data), defaults={"settings": to_json(TrainSettings())})
-    if (folder / RESULT).is_file():
-        _leave_no_checkpoint(folder)
-        return finished.with_metrics(folder, spec.metrics)
+    with claimed(folder / RUN, _claimed(spec, opened, data), defaults=OLDER, made=(SCORES, PLAN, EOF_LAYERS)):
+        if (folder / RESULT).is_file():
+            _leave_no_checkpoint(folder)
+            return finished.with_metrics(folder, spec.metrics)
 
-    plan = _planned(spec, folder, session, show)
-    rows = task.encode(texts, opened.tokenizer, length)
-    settings = _settled(spec, plan, len(rows), show)
-    order = ordering.order(spec, plan, settings, folder, session)
-    lowest = scheduling.lowest_layers(order.plan, planning.steps_of(settings, plan, len(rows)), settings.seed)
-    rows = order.arranged(rows)
-    model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
-    trained_head.fill(model, plan, opened, texts.info)
-    tuned = apply(
-        model,
-        order.plan,
-        settings.seed,
-        frozen_dropout=settings.frozen_dropout,
-        before=opened.hashes_below(model.base_path),
-        masters=True,
-    )
+        rows = task.encode(texts, opened.tokenizer, length)
+        if spec.plan is None:
+            ordering.check_time(spec.schedule, spec.selector, len(opened.info), spec.settings, rows)
+        plan = _planned(spec, folder, session, show)
+        settings = _settled(spec, plan, len(rows), show)
+        order = ordering.order(spec, plan, settings, folder, session)
+        steps = planning.steps_of(settings, len(rows), plan.cost.tokens)
+        lowest = scheduling.lowest_layers(order.plan, steps, settings.seed)
+        rows = order.arranged(rows)
+        model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
+        trained_head.fill(model, plan, opened, texts.info)
+        tuned = apply(
+            model,
+            order.plan,
+            settings.seed,
+            frozen_dropout=settings.frozen_dropout,
+            before=opened.hashes_below(model.base_path),
+            masters=True,
+        )
 
     def measure(name: str) -> Any:
         return judge(model, data[name], opened.tokenizer, length, names=spec.metrics)

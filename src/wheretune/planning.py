@@ -282,10 +282,10 @@ def learning_rate(tuner: Tuner, model: ModelInfo, layers: Sequence[int], steps: 
     return float(f"{tuner.rate * WIDTH / model.hidden_size / share**0.5 * few:.1g}")
 
 
-def steps_of(settings: TrainSettings, plan: Plan, texts: int) -> int:
-    """How many optimizer steps there will be; about so many, with batches of so many tokens."""
-    tokens = settings.tokens_per_batch
-    batch = settings.batch_size if tokens is None else max(1, int(tokens / plan.cost.tokens))
+def steps_of(settings: TrainSettings, texts: int, tokens: float) -> int:
+    """How many optimizer steps there will be for texts of so many tokens; with batches of tokens, about so many."""
+    most = settings.tokens_per_batch
+    batch = settings.batch_size if most is None else max(1, int(most / tokens))
     return settings.max_steps or settings.epochs * -(-texts // (batch * settings.gradient_accumulation_steps))
 
 
@@ -302,7 +302,7 @@ def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSetti
     """
     if settings.learning_rate is not None:
         return settings, None
-    steps = steps_of(settings, plan, texts)
+    steps = steps_of(settings, texts, plan.cost.tokens)
     rate = learning_rate(catalog.build("tuner", plan.tuner), plan.model, plan.layers, steps)
     where = f"{len(plan.layers)} of {len(plan.model)} layers" if plan.layers else "no layer"
     width = plan.model.hidden_size
