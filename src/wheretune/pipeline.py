@@ -22,7 +22,7 @@ from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.finished import RESULT
 from wheretune.heads.headed import headed
 from wheretune.judging import calibrated, judge, measures, save_predictions
-from wheretune.model.finding import check_one_sequence
+from wheretune.model.apart import read_apart
 from wheretune.model.identity import check_layers, check_plan
 from wheretune.model.inputs import max_tokens
 from wheretune.model.opening import load_tokenizer, outline
@@ -146,7 +146,7 @@ def choose(
     if scoring and kept is not None and kept.is_file():
         scores = load(LayerScores, kept)
     elif scoring:
-        planning.check(selector, len(opened.info))
+        planning.check(selector, opened.info)
         scorer = trials.tuned_as(spec.scorer, spec.tuner)
         scores = score(spec.model, spec.train, [scorer], spec.reading, folder=probes, session=session)[0]
         if kept is not None:
@@ -243,7 +243,7 @@ def tune(
                     collate,
                     settings,
                     folder,
-                    Clock(description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"),
+                    Clock(description or f"tuning layers {plan.model.named(plan.layers) or 'none'}"),
                     (*tuned.followers, *saved.followers),
                     [EngagementCallback(tuned)],
                     watch,
@@ -287,7 +287,6 @@ def _opened(spec: RunSpec, texts: TextData, session: Session) -> tuple[RunSpec, 
 
 def _length(spec: RunSpec, opened: Opened) -> int:
     """How many tokens texts are cut to; a model that cannot be tuned so is refused."""
-    check_one_sequence(opened.stack.base)
     length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
     if spec.plan is not None:
         check_plan(opened.info, spec.plan)
@@ -386,9 +385,10 @@ def cost(
     """
     texts = (session or Session()).data(data, labels="ignored")
     stack, info = outline(model or plan.model.spec)
-    check_one_sequence(stack.base)
     check_layers(info, plan)
     tokenizer = load_tokenizer(info.name, info.spec.revision)
+    if stack.split:
+        read_apart(tokenizer)
     rows = task_of(texts.info).encode(texts, tokenizer, max_tokens(stack.base, tokenizer, data.max_length))
     return planning.cost(
         plan,

@@ -119,7 +119,7 @@ def _from_scores(
     check_preset(choice.preset, scores.model.causal)
     made = {axis: catalog.build(axis, spec) for axis, spec in axes.items() if spec is not None}
     chooses = made["tuner"].needs_layers
-    selector = selector_for(choice, len(scores.layers), scores.scorer, seed) if chooses else None
+    selector = selector_for(choice, scores.model, scores.scorer, seed) if chooses else None
     return planning.plan(scores, selector, **made)
 
 

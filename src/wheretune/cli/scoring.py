@@ -171,7 +171,7 @@ def score(
 
 def _part(context: typer.Context, text: str, needs: set[str]) -> tuple[int, int]:
     """Which part of how many, and that a pass over a part is all that was asked for."""
-    later = ("figures", "before", "compare", "select", "k", "ratio", "near", "budget", "budget_of", "layers")
+    later = ("figures", "before", "compare", "select", "k", "ratio", "near", "budget", "budget_of", "layers", "stack")
     refuse(context, later, "a shard (merge-scores takes it)")
     parts = text.split("/")
     if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):

@@ -114,18 +114,16 @@ class _Study:
 
         Its weights are not opened.
         """
-        from wheretune.model.finding import check_one_sequence
         from wheretune.model.opening import outline
 
-        stack, info = outline(self.what.model)
-        check_one_sequence(stack.base)
+        _, info = outline(self.what.model)
         head = planning.head_of(self.what.head, train)
         kept = tuple(method for method in self.what.methods if self._trains(method, head, info, train))
         k = resolve_k(self.what.k, self.what.ratio, len(info))
         for method in kept:
             selector = _selector(method, k, self.what.seeds[0])
             if selector is not None:
-                planning.check(selector, len(info))
+                planning.check(selector, info)
                 _check_tuner(catalog.build("tuner", method.tuner), info)
         return replace(self, what=replace(self.what, k=k, ratio=None, head=Spec.of(head), methods=kept))
 
