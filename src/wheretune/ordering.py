@@ -108,7 +108,7 @@ def _eof_layers(spec: RunSpec, variant: str, session: Session) -> list[int]:
     scorer = EofLayers(variant)  # type: ignore[arg-type]
     found = gather(opened, texts, [scorer], spec.reading).states[scorer]
     by_row = dict(zip(found.rows, found.layers, strict=True))
-    return [by_row[row] for row in range(len(texts))]
+    return [by_row[row] for row in texts.rows]  # their numbers in the source, of which some may be left out
 
 
 def _batches(rows: Sequence[int], size: int) -> list[list[int]]:
