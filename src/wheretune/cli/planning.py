@@ -208,9 +208,9 @@ def cost(
 
         session = Session(shared=False)
         session.data(spec, labels="ignored")  # data is refused before the model is looked at
-        from wheretune import pipeline
+        from wheretune import pricing
 
-        found = pipeline.cost(given, spec, where, epochs=epochs, batch_size=batch_size, session=session)
+        found = pricing.cost(given, spec, where, epochs=epochs, batch_size=batch_size, session=session)
         if measure:
             from wheretune.training.timing import time_steps
 
