@@ -268,6 +268,7 @@ class ModelInfo:
             raise PlanError(f"the model has no layer {missing[0]}", f"name layers from {way}", "layers")
         return tuple(known[name] for name in asked)
 
+    @property
     def outside(self) -> int:
         """Parameters that are neither of a layer nor of what sees: embeddings, the final norm."""
         return self.parameters - self.eyes - sum(layer.parameters for layer in self.layers)
