@@ -16,6 +16,7 @@ from wheretune.errors import ConfigError, PlanError, WheretuneError
 from wheretune.records.base import Spec, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Choice, LayerScores
+from wheretune.schedules.base import WorkingCopy
 from wheretune.schedules.static import Static
 from wheretune.scheduling import scheduled, stages_of
 from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector
@@ -143,6 +144,7 @@ def plan(
         PlanError: k is below 1 or above the number of layers, a named layer does not exist, there is no selector, or it
             chooses by scores and there are none; or nothing would train.
         ConfigError: The schedule cannot serve the tuner, or so few layers.
+        ModelError: The schedule makes a smaller copy of the layers, and these do not show how.
     """
     if data is None and isinstance(scores_or_model, LayerScores):
         data = scores_or_model.data
@@ -176,6 +178,8 @@ def _planned(
     from wheretune.tasks.base import task_of
 
     schedule.check(len(choice.layers), Spec.of(tuner))
+    if isinstance(schedule, WorkingCopy):
+        schedule.check_model([model.layers[layer] for layer in choice.layers])
     outputs = 1 if data is None else task_of(data).outputs(data.classes)
     on_top = head.count(model, outputs)
     length, learned = tokens[0] or TOKENS, tokens[1]
