@@ -126,7 +126,10 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "unsloth": "wheretune.exports.unsloth:unsloth",
         "ms-swift": "wheretune.exports.ms_swift:ms_swift",
     },
-    "executor": {"serial": "wheretune.support.executors.serial:Serial"},
+    "executor": {
+        "serial": "wheretune.support.executors.serial:Serial",
+        "ray": "wheretune.support.executors.ray:Ray",
+    },
     "recipe": {
         "prism": "wheretune.recipes.prism:PRISM",
         "prism-journal": "wheretune.recipes.prism_journal:JOURNAL",
@@ -141,6 +144,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+MAIN = {"executor": "address"}  # by axis, the option that may stand behind a name without its own: ray:HOST:PORT
 SPELLINGS = {"lift*": "lift-star"}  # names as papers print them, which no shell or folder likes
 
 
@@ -224,6 +228,8 @@ def build(axis: str, spec: Spec) -> Any:
 def read(axis: str, text: str, options: Iterable[str] = ()) -> Any:
     """The object that `text` names: a name, and options after colons, as in `lora:r=8:targets=all-linear`.
 
+    A value may hold colons, as an address does. One option of an axis may stand without its name: `ray:HOST:PORT`.
+
     Args:
         axis: Which axis.
         text: What the user wrote.
@@ -241,9 +247,12 @@ def written(axis: str, text: str, options: Iterable[str] = ()) -> Spec:
     Raises:
         ConfigError: The name or an option is unknown, or a value is not of the option's kind.
     """
-    name, *inside = text.split(":")
+    first, *inside = re.split(r":(?=\w+=)", text)
+    name, colon, main = first.partition(":")
     name = SPELLINGS.get(name, name)
     fields = _fields(find(axis, name))
+    if colon:
+        inside.insert(0, f"{MAIN[axis]}={main}" if MAIN.get(axis) in fields else main)
     params: dict[str, Any] = {}
     for option in [*inside, *options]:
         key, equals, value = option.partition("=")

@@ -50,6 +50,12 @@ def check_one_process() -> None:
         )
 
 
+def forget_launcher() -> None:
+    """Leaves aside what a launcher (srun, mpirun) told the processes of which this one is a descendant."""
+    for name in (*_RANK, *_WORLD_SIZE):
+        os.environ.pop(name, None)
+
+
 def _group() -> Any:
     """`torch.distributed` if it has been initialised; torch is not opened to find out."""
     distributed = sys.modules.get("torch.distributed")
