@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,9 @@ from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.finished import RESULT
 from wheretune.heads.headed import headed
 from wheretune.judging import calibrated, judge, measures, save_predictions
-from wheretune.model.finding import check_one_sequence
 from wheretune.model.identity import check_plan
 from wheretune.model.inputs import max_tokens
+from wheretune.ordering import EOF_LAYERS
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings
@@ -34,7 +34,7 @@ from wheretune.scoring.one_pass import finish, gather
 from wheretune.scoring.together import gather_together
 from wheretune.selectors.base import TakesK
 from wheretune.session import Session
-from wheretune.support.files import claim, sweep
+from wheretune.support.files import claimed, sweep
 from wheretune.support.processes import check_alike, check_sees, from_first, gathered, join
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from wheretune.scoring.one_pass import PassState, Settle
 
 RUN, SCORES, PLAN, PROBES = "run.json", "scores.json", "plan.json", "probe"
+OLDER = {"settings": to_json(TrainSettings())}  # what an earlier version means where it does not say
 
 
 def score(
@@ -154,7 +155,7 @@ def choose(
     if scoring and kept is not None and from_first(kept.is_file):
         scores = load(LayerScores, kept)
     elif scoring:
-        planning.check(selector, len(opened.info))
+        planning.check(selector, opened.info)
         scorer = trials.tuned_as(spec.scorer, spec.tuner)
         scores = score(spec.model, spec.train, [scorer], spec.reading, folder=probes, session=session)[0]
         if kept is not None:
@@ -212,29 +213,30 @@ def tune(
     decisive = decisive_metric(spec, measures(task, spec.metrics))  # refuses what cannot read the task
     spec, opened = _opened(spec, texts, session)
     length = _length(spec, opened)
-    claimed = _claimed(spec, opened, data)
-    check_alike({**claimed, "watch": to_json(watch), "cache": repr(cache)})
-    ended = from_first(lambda: _begun(folder, claimed))
-    check_sees(folder / RUN)
-    if ended:
-        return from_first(lambda: finished.with_metrics(folder, spec.metrics))
+    check_alike({**_claimed(spec, opened, data), "watch": to_json(watch), "cache": repr(cache)})
+    with _claiming(folder, _claimed(spec, opened, data)):
+        if from_first((folder / RESULT).is_file):
+            return from_first(lambda: _finished(spec, folder))
 
-    plan = _planned(spec, folder, session, show)
-    rows = task.encode(texts, opened.tokenizer, length)
-    settings = _settled(spec, plan, len(rows), show)
-    order = ordering.order(spec, plan, settings, folder, session)
-    lowest = scheduling.lowest_layers(order.plan, planning.steps_of(settings, plan, len(rows)), settings.seed)
-    rows = order.arranged(rows)
-    model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
-    trained_head.fill(model, plan, opened, texts.info)
-    tuned = apply(
-        model,
-        order.plan,
-        settings.seed,
-        frozen_dropout=settings.frozen_dropout,
-        before=opened.hashes_below(model.base_path),
-        masters=True,
-    )
+        rows = task.encode(texts, opened.tokenizer, length)
+        if spec.plan is None:
+            ordering.check_time(spec.schedule, spec.selector, len(opened.info), spec.settings, rows)
+        plan = _planned(spec, folder, session, show)
+        settings = _settled(spec, plan, len(rows), show)
+        order = ordering.order(spec, plan, settings, folder, session)
+        steps = planning.steps_of(settings, len(rows), plan.cost.tokens)
+        lowest = scheduling.lowest_layers(order.plan, steps, settings.seed)
+        rows = order.arranged(rows)
+        model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
+        trained_head.fill(model, plan, opened, texts.info)
+        tuned = apply(
+            model,
+            order.plan,
+            settings.seed,
+            frozen_dropout=settings.frozen_dropout,
+            before=opened.hashes_below(model.base_path),
+            masters=True,
+        )
 
     def measure(name: str) -> Any:
         return judge(model, data[name], opened.tokenizer, length, names=spec.metrics)
@@ -251,7 +253,7 @@ def tune(
                     collate,
                     settings,
                     folder,
-                    Clock(description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"),
+                    Clock(description or f"tuning layers {plan.model.named(plan.layers) or 'none'}"),
                     (*tuned.followers, *saved.followers),
                     [EngagementCallback(tuned)],
                     watch,
@@ -284,14 +286,25 @@ def tune(
     return result
 
 
-def _begun(folder: Path, claimed: Mapping[str, Any]) -> bool:
-    """Claims a run's folder, and says whether the run has ended already."""
-    sweep(folder)
-    claim(folder / RUN, claimed, defaults={"settings": to_json(TrainSettings())})
-    ended = (folder / RESULT).is_file()
-    if ended:
-        _leave_no_checkpoint(folder)
-    return ended
+@contextmanager
+def _claiming(folder: Path, content: Mapping[str, Any]) -> Iterator[None]:
+    """Holds a run's folder, as `claimed` does in the first process; the others hear its refusal, and see the folder."""
+    with ExitStack() as inside:
+
+        def claim() -> None:
+            sweep(folder)
+            made = (SCORES, PLAN, EOF_LAYERS)
+            inside.enter_context(claimed(folder / RUN, content, defaults=OLDER, made=made))
+
+        from_first(claim)
+        check_sees(folder / RUN)
+        yield
+
+
+def _finished(spec: RunSpec, folder: Path) -> RunResult:
+    """The result that is there, with the metrics that are asked for now."""
+    _leave_no_checkpoint(folder)
+    return finished.with_metrics(folder, spec.metrics)
 
 
 def _kept(tuned: Tuned, folder: Path, data: DataInfo, length: int) -> None:
@@ -317,7 +330,6 @@ def _opened(spec: RunSpec, texts: TextData, session: Session) -> tuple[RunSpec, 
 
 def _length(spec: RunSpec, opened: Opened) -> int:
     """How many tokens texts are cut to; a model that cannot be tuned so is refused."""
-    check_one_sequence(opened.stack.base)
     length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
     if spec.plan is not None:
         check_plan(opened.info, spec.plan)
@@ -355,16 +367,12 @@ def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[obje
         scores, plan = choose(spec, session, probes=folder / PROBES, kept=folder / SCORES)
     if from_first((folder / PLAN).is_file):
         plan = load(Plan, folder / PLAN)
-    plan = trained_head.fitted(plan, session.model(spec.model), session.data(spec.train).info)
-    plan = from_first(lambda: _written(plan, folder / PLAN))
+    fitted = trained_head.fitted(plan, session.model(spec.model), session.data(spec.train).info)
+    from_first(lambda: save(fitted, folder / PLAN))
+    plan = from_first(lambda: fitted)
     for made in (scores, plan):
         if made is not None:
             show(made)
-    return plan
-
-
-def _written(plan: Plan, path: Path) -> Plan:
-    save(plan, path)
     return plan
 
 

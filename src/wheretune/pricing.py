@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from wheretune import planning
 from wheretune.data.tokens import mean_learned, mean_length
-from wheretune.model.finding import check_one_sequence
+from wheretune.model.apart import read_apart
 from wheretune.model.identity import check_layers
 from wheretune.model.inputs import max_tokens
 from wheretune.model.opening import load_tokenizer, outline
@@ -47,9 +47,10 @@ def cost(
     """
     texts = (session or Session()).data(data, labels="ignored")
     stack, info = outline(model or plan.model.spec)
-    check_one_sequence(stack.base)
     check_layers(info, plan)
     tokenizer = load_tokenizer(info.name, info.spec.revision)
+    if stack.split:
+        read_apart(tokenizer)
     rows = task_of(texts.info).encode(texts, tokenizer, max_tokens(stack.base, tokenizer, data.max_length))
     return planning.cost(
         plan,

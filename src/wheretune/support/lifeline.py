@@ -1,4 +1,4 @@
-"""Notices that another process of a run has died, or that this one is asked to end, and ends it with one line.
+"""Notices that another process of a run has died, or that this one was asked to end, and ends it with one line.
 
 A process that waits for a dead one hears of it at once from gloo, but under NCCL not for minutes, and the main thread,
 deep inside a wait, hears no signal. So a thread of its own looks: every process counts up a number of its own in the
@@ -18,7 +18,7 @@ from typing import Any
 
 BEAT = 1.0  # seconds between two looks
 DEAD = 40.0  # seconds after which one whose number stands still is dead
-PATIENCE = 15.0  # seconds that the main thread has to end after Ctrl-C
+PATIENCE = 15.0  # seconds that the main thread has to end after Ctrl-C or SIGTERM
 ENDED = "give the same command again to go on from what was kept"
 
 
@@ -45,15 +45,13 @@ class Lifeline:
         self._parting = self._stopped = False
         self._thread = threading.Thread(target=self._watch, name="lifeline", daemon=True)
         self._signals, self._written = os.pipe()
-        self._deadline: float | None = None
+        self._asked: tuple[int, float] | None = None  # by which signal, and until when the main thread may take
 
     def start(self) -> None:
         """Begins to look. Signals are heard too, if this is the main thread."""
         if threading.current_thread() is threading.main_thread():
             os.set_blocking(self._written, False)
             signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)
-            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-                signal.signal(signal.SIGTERM, lambda *_: None)  # `_watch` hears it, also while the main thread waits
         self._thread.start()
 
     def part(self) -> None:
@@ -66,7 +64,6 @@ class Lifeline:
         self._thread.join()
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.close(self._signals)
         os.close(self._written)
 
@@ -88,16 +85,15 @@ class Lifeline:
                 self._end(f"process {dead + 1} of this run has ended; {ENDED}", 2)
 
     def _hear(self) -> None:
-        """Waits for a moment, and ends this process if it is asked to."""
+        """Waits for a moment, and ends this process if it was asked to and its main thread does not."""
         heard = b""
         if select.select([self._signals], [], [], BEAT)[0]:
             heard = os.read(self._signals, 64)
-        if signal.SIGTERM in heard:
-            self._end(f"the launcher has ended this run, as it does when one of its processes dies; {ENDED}", 143)
-        if signal.SIGINT in heard and self._deadline is None:
-            self._deadline = time.monotonic() + PATIENCE
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            os._exit(130)  # the main thread waits for others, who have gone
+        asked = [number for number in heard if number in (signal.SIGINT, signal.SIGTERM)]
+        if asked and self._asked is None:
+            self._asked = asked[0], time.monotonic() + PATIENCE
+        if self._asked is not None and time.monotonic() > self._asked[1]:
+            self._end(f"this run was asked to end; {ENDED}", 128 + self._asked[0])
 
     def _look(self) -> int | None:
         """Shows that this process lives, and returns one that does not."""

@@ -100,7 +100,6 @@ class OurTrainer(Trainer):
         self._several = part()[1] > 1
         self._shares: Iterator[float] = iter(())
         self._lost: Tensor | None = None  # this process's part of the loss since the last step
-        self._held: dict[str, Tensor] = {}
         self._judge: Judge | None = None
         self._best = BestWeights(None)
 
@@ -157,8 +156,7 @@ class OurTrainer(Trainer):
         if not self.accelerator.sync_gradients:
             return torch.zeros_like(loss)
         assert self.model is not None and self.optimizer is not None
-        self._held = self._held or held_by(self.optimizer, self.model)
-        total = sum_gradients(self._held, self._lost)
+        total = sum_gradients(held_by(self.optimizer, self.model), self._lost)
         self._lost = None
         return total
 
