@@ -143,6 +143,7 @@ def score(
     """
     from wheretune import catalog
     from wheretune.session import Session
+    from wheretune.support.processes import from_first, world_size
 
     specs = scorers_of(scorer)
     needs = needs_of(specs)
@@ -157,6 +158,8 @@ def score(
     texts, spec = data.spec_of_train(seed), model.spec()
     part = None if shard is None else _part(context, shard, needs)
     executor = _spread(context, spreading, shards, needs)
+    if part is not None and world_size() > 1:
+        raise ConfigError("several processes share a pass by themselves", "leave --shard out, or start one process")
     default = "scores.json" if part is None else f"shard-{part[0]}-of-{part[1]}.safetensors"
     target = file_to_write(output or Path(default))
     session = Session(shared=False)
@@ -177,7 +180,7 @@ def score(
         every = score_layers(spec, texts, specs, how, folder=folder, session=session, settle=settle)
         if not json_:
             _show_candidates(folder, specs)
-        report_on(every, selectors, target, report, earlier, json_)
+        from_first(lambda: report_on(every, selectors, target, report, earlier, json_))
         return
     from wheretune.pipeline import pass_over
     from wheretune.scoring.shards import save_shard

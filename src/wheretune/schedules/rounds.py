@@ -18,6 +18,8 @@ from wheretune.schedules.recap import MOST, groups_of, least, share_of
 from wheretune.schedules.witness import LEAST_RATE
 from wheretune.schedules.working_copy import CutMap
 from wheretune.support.log import log
+from wheretune.support.processes import part as own_part
+from wheretune.support.processes import world_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,15 +86,14 @@ class RoundsFollower:
         """Looks at the model as it is before the first round.
 
         Raises:
-            TrainingError: There are several processes, or no data to look at.
+            TrainingError: DDP would have to follow it, or there is no data to look at.
             ConfigError: There are too few steps.
         """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            if torch.distributed.get_world_size() > 1:
-                raise TrainingError(
-                    "recap makes parameters smaller as it trains, which DDP does not follow",
-                    "train in one process, or by another schedule",
-                )
+        if world_size() > 1 and own_part() == (0, 1):  # those that act together sum gradients without DDP
+            raise TrainingError(
+                "recap makes parameters smaller as it trains, which DDP does not follow",
+                "train by `wheretune tune`, in one process, or by another schedule",
+            )
         self._training = training
         shapes = {name: tuple(parameter.shape) for name, parameter in self._parameters.items()}
         self._state: State = self._schedule.init(

@@ -248,7 +248,7 @@ def claim(
         write_json(path, wanted)
         return
     there = _filled(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(defaults or {})))
-    found = list(_differences(there, wanted))
+    found = list(differences(there, wanted))
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise OutputError(
@@ -299,11 +299,11 @@ def _filled(there: Any, defaults: Any) -> Any:
     return defaults | {key: _filled(value, defaults.get(key)) for key, value in there.items()}
 
 
-def _differences(there: Any, wanted: Any, where: str = "") -> Iterator[str]:
+def differences(there: Any, wanted: Any, where: str = "") -> Iterator[str]:
     """The settings that differ, with both values where these are short; of a setting of its own, its name alone."""
     if isinstance(there, dict) and isinstance(wanted, dict):
         for key in [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]:
-            yield from _differences(there.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+            yield from differences(there.get(key), wanted.get(key), f"{where}.{key}" if where else key)
     elif there != wanted:
         values = [json.dumps(value, ensure_ascii=False) for value in (there, wanted)]
         short = max(map(len, values)) <= 40
