@@ -202,7 +202,8 @@ class Tuned:
     def _unmoved(self, trained: Mapping[str, nn.Parameter], changed: Set[str]) -> list[str]:
         """The parts that trained and of which no tensor changed."""
         prefix = f"{self.stack.base_path}." if self.stack.base_path else ""
-        paths = {f"layer {index}": f"{prefix}{self.stack.layers[index].path}." for index in self.plan.layers}
+        called = self.plan.model.called
+        paths = {f"layer {called(i)}": f"{prefix}{self.stack.layers[i].path}." for i in self.plan.layers}
 
         def inside(path: str, names: Iterable[str]) -> bool:
             return any(name.startswith(path) for name in names)

@@ -9,9 +9,9 @@ import typer
 
 from wheretune.cli.choice import whole
 from wheretune.cli.groups import needed, option, refuse
-from wheretune.cli.options import AsJson, Config, Seed
+from wheretune.cli.options import AsJson, Config, Overwrite, Seed
 from wheretune.cli.printing import note, show
-from wheretune.cli.reporting import file_to_write
+from wheretune.cli.reporting import file_to_write, write_unless_other
 
 if TYPE_CHECKING:
     from wheretune.schedules.base import Schedule
@@ -41,6 +41,7 @@ def schedule(
         Path | None,
         option("--figure", "Where the map goes as a PNG.", default="none", rich_help_panel="Output"),
     ] = None,
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     seed: Seed = 0,
     config: Config = None,
@@ -79,7 +80,8 @@ def schedule(
     if target is not None:
         from wheretune.show.figures import save_figure, timetable_figure
 
-        save_figure(timetable_figure([(one.first, one.last, one.units) for one in spans], count, title=named), target)
+        drawn = timetable_figure([(one.first, one.last, one.units) for one in spans], count, title=named)
+        write_unless_other(target, lambda path: save_figure(drawn, path), overwrite, "figure")
         note(f"the map is in {target}")
 
 
