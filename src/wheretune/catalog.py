@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from wheretune.errors import ConfigError
 from wheretune.records.base import Spec
 from wheretune.support.log import log
 
+LAYER = re.compile(r"\d+|(encoder|decoder)\.\d+")
 ROWS: Mapping[str, Mapping[str, str]] = {
     "scorer": {
         "cosine-centrality": "wheretune.scorers.cosine_centrality:CosineCentrality",
@@ -52,6 +54,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "budget": "wheretune.selectors.budget:Budget",
         "auto": "wheretune.selectors.auto:Auto",
         "near": "wheretune.selectors.near:Near",
+        "of-stack": "wheretune.selectors.stacks:OfStack",
     },
     "tuner": {
         "full": "wheretune.tuners.whole_layers:WholeLayers",
@@ -112,6 +115,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "lift-star": "wheretune.schedules.lift:LiftStar",
         "lisa": "wheretune.schedules.lisa:Lisa",
         "slimfit": "wheretune.schedules.slimfit:SlimFit",
+        "recap": "wheretune.schedules.recap:Recap",
         "salf": "wheretune.schedules.salf:Salf",
     },
     "export": {
@@ -133,6 +137,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "lift": "wheretune.recipes.lift:LIFT",
         "lisa": "wheretune.recipes.lisa:LISA",
         "slimfit": "wheretune.recipes.slimfit:SLIMFIT",
+        "recap": "wheretune.recipes.recap:RECAP",
     },
 }
 
@@ -334,6 +339,18 @@ def _pairs(text: str) -> dict[str, str]:
     return pairs
 
 
+def layer_names(text: str) -> tuple[int | str, ...]:
+    """Layers with commas between them: a number, or a stack and a number.
+
+    Raises:
+        ValueError: One is neither.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if wrong := [part for part in parts if LAYER.fullmatch(part) is None]:
+        raise ValueError(wrong[0])
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
+
+
 _KINDS: Mapping[str, _Kind] = {
     "int": _Kind("a whole number", int, _whole),
     "float": _Kind("a number", float, _number),
@@ -344,6 +361,11 @@ _KINDS: Mapping[str, _Kind] = {
         "whole numbers with commas or + between them",
         lambda text: tuple(int(part) for part in text.replace("+", ",").split(",")),
         lambda value: isinstance(value, tuple) and all(map(_whole, value)),
+    ),
+    "tuple[int | str, ...]": _Kind(
+        "layers with commas or + between them, such as 1+4 or encoder.0+decoder.3",
+        lambda text: layer_names(text.replace("+", ",")),
+        lambda value: isinstance(value, tuple) and all(_whole(part) or isinstance(part, str) for part in value),
     ),
     "tuple[float, ...]": _Kind(
         "numbers with commas or + between them",
@@ -368,7 +390,7 @@ def _fields(made: Any) -> dict[str, _Kind]:
 def _kind(annotation: Any) -> _Kind:
     """What an annotation says; where it is none of ours, a spec of the same axis or an object fits."""
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-    parts = [part for part in text.split(" | ") if part != "None"]
+    parts = [text] if text in _KINDS else [part for part in text.split(" | ") if part != "None"]
     if parts[0].startswith("Literal["):
         choices = ast.literal_eval(parts[0].removeprefix("Literal"))
         kind = _Kind(" or ".join(map(str, choices)), str, lambda value: value in choices)

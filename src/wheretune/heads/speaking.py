@@ -1,4 +1,4 @@
-"""A language model that learns some of the tokens it reads: what `wheretune tune` trains for these tasks.
+"""A language model that learns some of the tokens it reads or writes: what `wheretune tune` trains for these tasks.
 
 Logits are made only where a token is learned, and of so many places at a time that no matrix of places x vocabulary
 ever stands in memory: of every chunk the loss and its gradient with respect to the states are computed at once.
@@ -21,7 +21,9 @@ from wheretune.data.examples import NOT_LEARNED
 from wheretune.errors import ConfigError
 from wheretune.heads.top import TopModel
 from wheretune.model.inputs import accepted, packed, representative_positions
+from wheretune.model.sight import opened_by
 from wheretune.model.speech import Speech
+from wheretune.model.two_stacks import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +57,6 @@ class SpeakingModel(TopModel):
 
     accepts_loss_kwargs = True  # Trainer counts the learned tokens of all batches of a step
     several = True
-    auto = "AutoModelForCausalLM"
 
     def __init__(self, stack: LayerStack, task: Objective, train: bool = False) -> None:
         super().__init__()
@@ -71,8 +72,11 @@ class SpeakingModel(TopModel):
                 "head",
             )
         self.stack = stack
+        self.apart = bool(stack.split)
+        self.auto = "AutoModelForSeq2SeqLM" if self.apart else "AutoModelForCausalLM"
         self.language: nn.Module = stack.model
         self.config = stack.base.config
+        self.auto = opened_by(self.config)
         self.task = task
         self.train_output = train
         self.packed = self.all_layers = False
@@ -80,7 +84,7 @@ class SpeakingModel(TopModel):
 
     @property
     def base_path(self) -> str:
-        return f"language.{self.stack.base_path}"
+        return f"language.{self.stack.base_path}".removesuffix(".")  # T5 is its own base model
 
     def get_output_embeddings(self) -> nn.Module | None:
         """What on top stays frozen, as `freezing.head_parameters` asks for it."""
@@ -88,13 +92,26 @@ class SpeakingModel(TopModel):
 
     def features(self, inputs: dict[str, Tensor], pack: bool = False) -> Float[Tensor, "place hidden"]:
         """The last states at the places that predict a learned token, and of a text without any at its last."""
-        places = read_places(inputs["attention_mask"], inputs.get("labels"))
+        if self.apart:
+            labels = inputs.get("labels")
+            first = inputs["input_ids"][:, :1]  # without labels the first token alone is written
+            read = inputs | {"labels": first} if labels is None else inputs
+            return run(self.base_model, read)[self.places(inputs["attention_mask"], read["labels"])]
+        places = self.places(inputs["attention_mask"], inputs.get("labels"))
         self.read = places[inputs["attention_mask"] != 0].unsqueeze(0) if pack else places
         try:
             states: Tensor = self.base_model(**(packed if pack else accepted)(self.base_model, inputs))[0]
             return states[self.read]
         finally:
             self.read = None
+
+    def places(
+        self, mask: Int[Tensor, "batch token"], labels: Int[Tensor, "batch written"] | None
+    ) -> Bool[Tensor, "batch written"]:
+        """The places that are read: those that predict a learned token, of what an encoder-decoder writes its own."""
+        if self.apart and labels is not None:
+            return labels != NOT_LEARNED
+        return read_places(mask, labels)
 
     def plain(self, classes: Sequence[str], problem_type: str | None, pad_token_id: int) -> nn.Module:
         return self.language
@@ -106,6 +123,7 @@ class SpeakingModel(TopModel):
         labels: Tensor | None = None,
         choices: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        **seen: Tensor,
     ) -> CausalLMOutput:
         """The loss, summed over the learned tokens and divided by their number in the step; see the class for logits.
 
@@ -115,13 +133,14 @@ class SpeakingModel(TopModel):
             labels: The tokens that are learned, -100 elsewhere.
             choices: By row, tokens whose logits are wanted at its first place.
             num_items_in_batch: Learned tokens in all batches of the step; those of this one by default.
+            seen: What the model reads of images, as its processor calls it.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **seen}
         if labels is None:
             return CausalLMOutput(logits=self.speech.logits(self.features(inputs)).float())
         states = self.features(inputs | {"labels": labels}, pack=self.packed and self.training)
-        places = read_places(attention_mask, labels)
-        targets = _next(labels)[places]
+        places = self.places(attention_mask, labels)
+        targets = (labels if self.apart else _next(labels))[places]
         learned = targets != NOT_LEARNED
         spoken = Spoken(self.speech, self.task.loss, judged=not self.training)
         total, found = spoken(states if bool(learned.all()) else states[learned], targets[learned])
