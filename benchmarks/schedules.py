@@ -11,7 +11,8 @@ text is read once, so there is no prefix cache. Full fine-tuning runs first and 
 
 The seconds are the mean over the steps, the first counted as the second. A schedule that goes through all layers takes
 `--steps` steps, one for each layer or more; what costs the same at every step takes fewer. SALF's stages have the
-shares of the steps that they have of 5,000 texts. Its scan, one forward pass over all texts, is a line of its own.
+shares of the steps that they have of 5,000 texts. Its scan, one forward pass over all texts, is a line of its own. Of
+RECAP one round is measured, without the passes that choose what is removed.
 
 Memory is the peak of the whole process while it trains, and what of it is no import; beside it what weights, gradients
 and optimizer take at most. "recomputed" runs layers again in the backward pass (`--gradient-checkpointing`).
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30, help="of schedules that go through all layers")
-    parser.add_argument("--few-steps", type=int, default=8, help="of what costs the same at every step")
+    parser.add_argument("--few-steps", type=int, default=5, help="of what costs the same at every step")
     parser.add_argument("--layers", type=int, default=12, help="of the BERT")
     parser.add_argument("--hidden", type=int, default=768, help="of the BERT")
     parser.add_argument("--lmflow", metavar="FOLDER", help="a checkout of LMFlow")
@@ -102,7 +103,6 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def run(options: argparse.Namespace) -> None:
     """Every case that is missing, in a process of its own."""
-    from wheretune import catalog
     from wheretune.support.files import write_json
     from wheretune.support.provenance import provenance, versions
 
@@ -115,8 +115,6 @@ def run(options: argparse.Namespace) -> None:
     for case in given:
         asks = options.model is None and case in OF_LANGUAGE
         if asks or case in mine or (case == RIVAL and not options.lmflow):
-            continue
-        if case == "recap" and case not in catalog.names("schedule"):
             continue
         told = json.dumps({"setting": setting, "case": case, "lmflow": options.lmflow})
         environment = os.environ | {"HF_HUB_OFFLINE": "1"}
@@ -150,7 +148,7 @@ def measure(setting: Setting, case: str, lmflow: str | None) -> dict[str, Any]:
     layers = len(opened.info)
     what = case.removesuffix(", again").removesuffix(RECOMPUTED)
     chosen, tuner, schedule = choice(what, layers, setting)
-    moving = bool(schedule) and schedule.name in ("lift", "lift-star", "salf", "recap")
+    moving = what in ("lift", "lift*") or what.startswith(SALF)
     steps = setting.steps if moving else setting.few_steps
     with tempfile.TemporaryDirectory() as folder:
         data = texts(setting, opened.tokenizer, steps * setting.batch_size, Path(folder))
@@ -213,6 +211,8 @@ def choice(what: str, layers: int, setting: Setting) -> tuple[tuple[int, ...], A
         ends = tuple(round(end * setting.steps / TEXTS) for end in of_texts)
         tuner = wt.LoRA() if what.endswith("LoRA") else wt.WholeLayers()
         return every, tuner, Salf("geometric", "depth-first", ends=ends)
+    if what == "recap":  # one round, whose pruning is part of the first step
+        return every, wt.WholeLayers(embeddings=True), catalog.read("schedule", "recap:rounds=1:batches=2")
     return every, wt.WholeLayers(), catalog.read("schedule", catalog.SPELLINGS.get(what, what))
 
 
@@ -304,10 +304,7 @@ class Look(TrainerCallback):
         self.drawn: bool | None = None
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.numpy = numpy_state()
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.started = time.perf_counter()
+        self.numpy, self.ended = numpy_state(), time.perf_counter()
 
     def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
         own = list(model.parameters())
@@ -315,11 +312,13 @@ class Look(TrainerCallback):
         self.most("gradients_bytes", [p.grad for p in own if p.grad is not None])
 
     def on_step_end(self, *_: Any, optimizer: Any, **__: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.started)
+        now = time.perf_counter()
+        self.seconds.append(now - self.ended)
         self.optimizer = getattr(optimizer, "optimizer", optimizer)
         self.held = {id(parameter) for parameter in self.optimizer.state}
         self.most("optimizer_bytes", [v for one in self.optimizer.state.values() for v in one.values()])
         self.state = self.followers[0].state() if self.followers else None
+        self.ended = time.perf_counter()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.drawn = numpy_state() != self.numpy
