@@ -47,7 +47,9 @@ def merged(spec: ModelSpec, given: dict[str, Any], *, language: str | None = Non
         )
     kind = KINDS.get(adapter_settings(spec.name).get("task_type") or "", "AutoModel")
     if language not in (None, kind):
-        raise ModelError(f"{spec.name} is no adapter of a language model that {language} opens", "give another scorer", "model")
+        raise ModelError(
+            f"{spec.name} is no adapter of a language model that {language} opens", "give another scorer", "model"
+        )
     base, revision = below_adapter(spec.name)
     labels = _labels(Path(spec.name)) if "Classification" in kind else {}
     try:
