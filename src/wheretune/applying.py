@@ -24,6 +24,7 @@ from wheretune.model.recomputing import checkpoint_activations
 from wheretune.model.unread import read_on_top
 from wheretune.records.base import looks
 from wheretune.records.data import check_seed
+from wheretune.schedules.base import WorkingCopy
 from wheretune.schedules.follower import ScheduleFollower
 from wheretune.support.files import PARTIAL
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from wheretune.model.steps import Follower
     from wheretune.records.plan import Plan
-    from wheretune.schedules.base import Schedule
+    from wheretune.schedules.base import Schedule, Scheduled
     from wheretune.tuners.base import Tuner
 
 
@@ -94,12 +95,14 @@ class Tuned:
                 self.trainable[name] = parameter
         self._keep_frozen_out()
         self.followers: tuple[Follower, ...] = self.attached.followers
-        self._scheduled: ScheduleFollower | None = None
-        if schedule.moves:
+        self._scheduled: Scheduled | None = None
+        if isinstance(schedule, WorkingCopy):
+            self._scheduled = schedule.follow(self.stack, plan.layers, self.trainable, seed)
+        elif schedule.moves:
             self._scheduled = ScheduleFollower(
                 schedule, self.stack, plan.layers, self.trainable, seed, self._keep_frozen_out
             )
-            self.followers = (self._scheduled, *self.followers)
+        self.followers = (*([] if self._scheduled is None else [self._scheduled]), *self.followers)
 
     def _check_attached(self, tuner: Tuner, schedule: Schedule) -> None:
         """Takes the tuner off again if what it attached cannot train, or not by this schedule."""

@@ -114,6 +114,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "lift-star": "wheretune.schedules.lift:LiftStar",
         "lisa": "wheretune.schedules.lisa:Lisa",
         "slimfit": "wheretune.schedules.slimfit:SlimFit",
+        "recap": "wheretune.schedules.recap:Recap",
         "salf": "wheretune.schedules.salf:Salf",
     },
     "export": {
@@ -135,6 +136,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "lift": "wheretune.recipes.lift:LIFT",
         "lisa": "wheretune.recipes.lisa:LISA",
         "slimfit": "wheretune.recipes.slimfit:SLIMFIT",
+        "recap": "wheretune.recipes.recap:RECAP",
     },
 }
 

@@ -27,6 +27,8 @@ from transformers import (
 )
 
 from wheretune.data.batches import length_batches
+from wheretune.data.eyes import seen_beside
+from wheretune.data.images import known_by
 from wheretune.data.reading import rows_in_words
 from wheretune.errors import ConfigError, TrainingError
 from wheretune.model.finding import find_layers, is_encoder_decoder, text_config
@@ -78,13 +80,13 @@ class Job:
 
     def content(self) -> dict[str, Any]:
         """What a file of these texts is for, but for the model."""
-        prompts = digest_rows((one.row, one.ids, one.lead) for one in self.prompts)
+        prompts = digest_rows((one.row, one.ids, one.lead, *map(known_by, one.images)) for one in self.prompts)
         unread = digest_rows(sorted(self.unread.items()))
         return {"prompts": prompts, "unread": unread, "ends": sorted(self.ends), "decoding": to_json(self.decoding)}
 
     def key(self, prompt: Prompt) -> Any:
         """What makes prompts one that is answered once."""
-        return prompt.row if self.decoding.do_sample else (prompt.ids, prompt.lead)
+        return prompt.row if self.decoding.do_sample else (prompt.ids, prompt.lead, prompt.images)
 
 
 def job_of(model: nn.Module, tokenizer: Any, data: TextData, decoding: Decoding, max_length: int | None = None) -> Job:
@@ -230,6 +232,8 @@ class Writer:
         mask = self._padded([(1,) * len(one.ids) for one in prompts], 0).to(device)
         start = 1 if self._apart else longest
         check_ids(self._model, {"input_ids": ids})
+        images = [one.images for one in prompts if one.images]
+        seen = {} if not images else seen_beside(ids, images, self._tokenizer)
         own = LogitsProcessorList([Finite()])
         if self._decoding.rules is not None and self._decoding.no_repeat_ngram_size:
             own.append(OfTheWritten(NoRepeatNGramLogitsProcessor(self._decoding.no_repeat_ngram_size), start))
@@ -237,7 +241,7 @@ class Writer:
             own.append(Draw(self._warpers, self._decoding.seed, [one.row for one in prompts], start))
         with torch.no_grad():
             found = self._model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=self._config, logits_processor=own
+                input_ids=ids, attention_mask=mask, generation_config=self._config, logits_processor=own, **seen
             )
         return [self._text(one, row[start:]) for one, row in zip(prompts, found.tolist(), strict=True)]
 

@@ -22,11 +22,10 @@ from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.finished import RESULT
 from wheretune.heads.headed import headed
 from wheretune.judging import calibrated, judge, measures, save_predictions
-from wheretune.model.apart import read_apart
-from wheretune.model.identity import check_layers, check_plan
+from wheretune.model.identity import check_plan
 from wheretune.model.inputs import max_tokens
-from wheretune.model.opening import load_tokenizer, outline
 from wheretune.model.two_stacks import start_and_padding
+from wheretune.ordering import EOF_LAYERS
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings
@@ -35,7 +34,7 @@ from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
 from wheretune.selectors.base import TakesK
 from wheretune.session import Session
-from wheretune.support.files import claim, sweep
+from wheretune.support.files import claimed, sweep
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
 from wheretune.training.arguments import check_judging
@@ -48,13 +47,13 @@ from wheretune.training.loop import train
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
     from wheretune.model.opening import Opened
-    from wheretune.records.cost import Cost
     from wheretune.records.data import DataSpec
     from wheretune.records.model import ModelSpec
     from wheretune.records.runs import CacheSettings
     from wheretune.scoring.one_pass import PassState, Settle
 
 RUN, SCORES, PLAN, PROBES = "run.json", "scores.json", "plan.json", "probe"
+OLDER = {"settings": to_json(TrainSettings())}  # what an earlier version means where it does not say
 
 
 def score(
@@ -202,27 +201,30 @@ def tune(
     spec, opened = _opened(spec, texts, session)
     length = _length(spec, opened)
     sweep(folder)
-    claim(folder / RUN, _claimed(spec, opened, data), defaults={"settings": to_json(TrainSettings())})
-    if (folder / RESULT).is_file():
-        _leave_no_checkpoint(folder)
-        return finished.with_metrics(folder, spec.metrics)
+    with claimed(folder / RUN, _claimed(spec, opened, data), defaults=OLDER, made=(SCORES, PLAN, EOF_LAYERS)):
+        if (folder / RESULT).is_file():
+            _leave_no_checkpoint(folder)
+            return finished.with_metrics(folder, spec.metrics)
 
-    plan = _planned(spec, folder, session, show)
-    rows = task.encode(texts, opened.tokenizer, length)
-    settings = _settled(spec, plan, len(rows), show)
-    order = ordering.order(spec, plan, settings, folder, session)
-    lowest = scheduling.lowest_layers(order.plan, planning.steps_of(settings, plan, len(rows)), settings.seed)
-    rows = order.arranged(rows)
-    model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
-    trained_head.fill(model, plan, opened, texts.info)
-    tuned = apply(
-        model,
-        order.plan,
-        settings.seed,
-        frozen_dropout=settings.frozen_dropout,
-        before=opened.hashes_below(model.base_path),
-        masters=True,
-    )
+        rows = task.encode(texts, opened.tokenizer, length)
+        if spec.plan is None:
+            ordering.check_time(spec.schedule, spec.selector, len(opened.info), spec.settings, rows)
+        plan = _planned(spec, folder, session, show)
+        settings = _settled(spec, plan, len(rows), show)
+        order = ordering.order(spec, plan, settings, folder, session)
+        steps = planning.steps_of(settings, len(rows), plan.cost.tokens)
+        lowest = scheduling.lowest_layers(order.plan, steps, settings.seed)
+        rows = order.arranged(rows)
+        model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
+        trained_head.fill(model, plan, opened, texts.info)
+        tuned = apply(
+            model,
+            order.plan,
+            settings.seed,
+            frozen_dropout=settings.frozen_dropout,
+            before=opened.hashes_below(model.base_path),
+            masters=True,
+        )
 
     def measure(name: str) -> Any:
         return judge(model, data[name], opened.tokenizer, length, names=spec.metrics)
@@ -351,48 +353,3 @@ def _leave_no_checkpoint(folder: Path) -> None:
     for path in checkpoints(folder):
         shutil.rmtree(path, ignore_errors=True)
     (folder / BEST).unlink(missing_ok=True)
-
-
-# --- without weights -----------------------------------------------------------------------------
-
-
-def cost(
-    plan: Plan,
-    data: DataSpec,
-    model: ModelSpec | None = None,
-    *,
-    epochs: int,
-    batch_size: int,
-    session: Session | None = None,
-) -> Cost:
-    """What a plan costs on some texts, from the model's shapes and the texts' tokens; opens no weights.
-
-    Args:
-        plan: The plan.
-        data: The texts; their labels are not looked at.
-        model: Where the plan's model is now, if not where it was.
-        epochs: Passes over the texts.
-        batch_size: Texts in a batch.
-        session: What is open already.
-
-    Raises:
-        ConfigError: There is no epoch or nothing in a batch.
-        DataError: The texts cannot be read.
-        ModelError: The model or its tokenizer cannot be opened.
-        PlanError: The plan was made for a model of other layers.
-    """
-    texts = (session or Session()).data(data, labels="ignored")
-    stack, info = outline(model or plan.model.spec)
-    check_layers(info, plan)
-    tokenizer = load_tokenizer(info.name, info.spec.revision)
-    if stack.split:
-        read_apart(tokenizer)
-    rows = task_of(texts.info).encode(texts, tokenizer, max_tokens(stack.base, tokenizer, data.max_length))
-    return planning.cost(
-        plan,
-        tokens=mean_length(rows),
-        learned=mean_learned(rows),
-        texts=len(rows),
-        epochs=epochs,
-        batch_size=batch_size,
-    )

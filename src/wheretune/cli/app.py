@@ -1,6 +1,6 @@
 """The commands, and the way in: every error of the user's in one line.
 
-Exit codes: 0 done, 1 a run of a comparison failed, 2 something the user can mend, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a run of a comparison failed, 2 something the user can mend, 130 stopped by Ctrl-C (143: SIGTERM).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from wheretune.errors import WheretuneError
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
+TERMINATED = 143  # and of SIGTERM, which a scheduler of jobs sends
 AFTER_STOP = {  # by command, what a stop leaves; of the others, nothing
     "tune": "give the same command again to continue from the last finished epoch",
     "run": "give the same command again to continue from the last finished epoch",
@@ -189,7 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     readable_anywhere()
     given = joined(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        code = application(_asked(given))(args=given, prog_name="wheretune", standalone_mode=False)
+        with terminable() as terminated:
+            code = application(_asked(given))(args=given, prog_name="wheretune", standalone_mode=False)
     except WheretuneError as error:
         _fail(str(error))
     except USAGE_ERROR as error:
@@ -200,7 +203,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = STOPPED
     if code == STOPPED:
         note(f"stopped; {AFTER_STOP.get(_asked(given) or '', 'nothing was written')}", style="bold")
+        code = TERMINATED if terminated else STOPPED
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def terminable() -> Iterator[list[int]]:
+    """Lets SIGTERM stop what is done inside as Ctrl-C does; yields a list that then holds the signal.
+
+    A second one ends the process at once, and the processes that this one starts die of theirs as ever.
+    """
+    arrived: list[int] = []
+    process = os.getpid()
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if os.getpid() != process:
+            signal.raise_signal(number)
+        arrived.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread, which alone is told of signals
+        yield arrived
+        return
+    try:
+        yield arrived
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def joined(arguments: Sequence[str]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -126,6 +127,34 @@ def file_to_write(path: Path) -> Path:
             f"cannot write {path} ({error.strerror or error})", "choose another place", "output"
         ) from error
     return path
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuses, before a long work is done, a file that is there already.
+
+    Raises:
+        OutputError: There is one, and nobody said that it may go.
+    """
+    if path.is_file() and not overwrite:
+        raise OutputError(f"{path} is there already", "replace it (overwrite), or give another --output", "output")
+
+
+def write_unless_other(path: Path, fill: Callable[[Path], object], overwrite: bool, field: str = "output") -> None:
+    """Lets `fill` write a file; one that is there stays, if it says something else.
+
+    Raises:
+        OutputError: It does, and nobody said that it may go; or the place cannot be written to.
+    """
+    from wheretune.support.files import write
+
+    with tempfile.TemporaryDirectory() as elsewhere:
+        draft = Path(elsewhere) / path.name
+        fill(draft)
+        made = draft.read_bytes()
+    if path.is_file() and not overwrite and path.read_bytes() != made:
+        remedy = f"replace it (overwrite), or give another --{field}"
+        raise OutputError(f"{path} is there already and says something else", remedy, field)
+    write(path, lambda place: place.write_bytes(made))
 
 
 def add_to_json(path: Path, content: dict[str, Any]) -> None:

@@ -10,11 +10,12 @@ import typer
 
 from wheretune.cli.choice import ChoiceOptions, needs_of, refuse_unread, scorers_of
 from wheretune.cli.groups import Group, group, needed, option, refuse
-from wheretune.cli.options import AsJson, Config, ModelOptions, Seed, TrainOptions
+from wheretune.cli.options import AsJson, Config, ModelOptions, Overwrite, Seed, TrainOptions
 from wheretune.cli.printing import note, show
 from wheretune.cli.reading import ReadingOptions
 from wheretune.cli.reporting import (
     ReportOptions,
+    check_free,
     check_preset,
     check_readable,
     file_to_write,
@@ -104,6 +105,7 @@ def score(
             rich_help_panel="Output",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     seed: Seed = 0,
     config: Config = None,
@@ -146,6 +148,7 @@ def score(
     session.texts(texts, needs)  # data is refused before the model is opened
     selectors = [catalog.build("selector", selector_that_fits(choice, spec, one, seed)) for one in specs]
     settle = settling.settle(selectors[0]) if settling.until_settled else None
+    check_free(target, overwrite)
     if part is None:
         from wheretune.pipeline import score as score_layers
 
@@ -205,6 +208,7 @@ def merge_scores(
         typer.Argument(metavar="SHARD...", help="All shards that `score --shard` wrote.", show_default=False),
     ] = None,
     output: Annotated[Path, option("--output", "Where the scores go.", rich_help_panel="Output")] = Path("scores.json"),
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     seed: Seed = 0,
     config: Config = None,
@@ -219,6 +223,7 @@ def merge_scores(
     """
     paths = needed(shards or None, "a shard")
     target = file_to_write(output)
+    check_free(target, overwrite)
     for path in paths:
         check_readable(path)
     from wheretune.scoring.shards import merge_scores as merge

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wheretune.cost.flops import EPOCHS, LINES, TOKENS, Savings, compute_share, full, mean_estimate, scheduled_share
-from wheretune.cost.memory import activations, cached, memory, on_top
+from wheretune.cost.memory import activations, cached, copied, memory, on_top
 from wheretune.cost.training import Stages, Training, full_training, known_parts
 from wheretune.records.cost import Cost, CostLine, Memory
 
@@ -75,7 +75,7 @@ def _most(
 ) -> Memory:
     """The memory of the stage that takes the most; all that may ever train is held in fp32."""
     parts = [known_parts(layer) for layer in model.layers]
-    weights = memory(model, training, 0, 0).weights
+    weights = memory(model, training, 0, 0).weights + max(copied(model, stage) for _, stage in when.each)
     optimizer = memory(model, training, 0, 0).optimizer if when.keeps else None
     found = []
     for _, stage in when.each:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wheretune.data.examples import NOT_LEARNED
+from wheretune.data.eyes import seen_beside
 from wheretune.data.texts import take
 from wheretune.errors import DataError
 
@@ -77,7 +78,8 @@ def language_collator(tokenizer: Any) -> Collate:
     """Pads token ids and the labels of every token to a batch's own longest row, on the tokenizer's side.
 
     The labels are as many as the tokens, or of another text, which an encoder-decoder writes. Further columns of a row,
-    such as `choices`, have the same length in every row.
+    such as `choices`, have the same length in every row. Images are opened here, and what the model reads of them
+    stands in the batch under the names that its processor has; a batch without images has none.
 
     Raises:
         DataError: The tokenizer has no padding token.
@@ -96,7 +98,9 @@ def language_collator(tokenizer: Any) -> Collate:
             both = zip(rows, pads, strict=True)
             return torch.tensor([pad + list(row[name]) if left else list(row[name]) + pad for row, pad in both])
 
-        return {name: column(name) for name in rows[0] if name != "row"}
+        batch = {name: column(name) for name in rows[0] if name not in ("row", "images")}
+        images = [row["images"] for row in rows if "images" in row]
+        return batch | seen_beside(batch["input_ids"], images, tokenizer) if images else batch
 
     return collate
 

@@ -20,6 +20,7 @@ from wheretune.data.examples import NOT_LEARNED
 from wheretune.errors import ConfigError
 from wheretune.heads.top import TopModel
 from wheretune.model.inputs import accepted, packed, representative_positions
+from wheretune.model.sight import opened_by
 from wheretune.model.speech import Speech
 from wheretune.model.two_stacks import run
 
@@ -74,6 +75,7 @@ class SpeakingModel(TopModel):
         self.auto = "AutoModelForSeq2SeqLM" if self.apart else "AutoModelForCausalLM"
         self.language: nn.Module = stack.model
         self.config = stack.base.config
+        self.auto = opened_by(self.config)
         self.task = task
         self.train_output = train
         self.packed = self.all_layers = False
@@ -120,6 +122,7 @@ class SpeakingModel(TopModel):
         labels: Tensor | None = None,
         choices: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        **seen: Tensor,
     ) -> CausalLMOutput:
         """The loss, summed over the learned tokens and divided by their number in the step; see the class for logits.
 
@@ -129,8 +132,9 @@ class SpeakingModel(TopModel):
             labels: The tokens that are learned, -100 elsewhere.
             choices: By row, tokens whose logits are wanted at its first place.
             num_items_in_batch: Learned tokens in all batches of the step; those of this one by default.
+            seen: What the model reads of images, as its processor calls it.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **seen}
         if labels is None:
             return CausalLMOutput(logits=self.speech.logits(self.features(inputs)).float())
         states = self.features(inputs | {"labels": labels}, pack=self.packed and self.training)

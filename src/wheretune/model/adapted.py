@@ -30,7 +30,7 @@ def merged(spec: ModelSpec, given: dict[str, Any], *, language: str | None = Non
     Args:
         spec: Names the adapter's folder.
         given: How Transformers is to hold the model.
-        language: It must be an adapter of a language model that this class of Transformers opens.
+        language: It must be a language model's adapter; which class of Transformers opens that.
 
     Raises:
         ModelError: The model below cannot be opened, the adapter does not fit it or is one that cannot be merged, or
@@ -46,10 +46,13 @@ def merged(spec: ModelSpec, given: dict[str, Any], *, language: str | None = Non
             "quantize",
         )
     kind = KINDS.get(adapter_settings(spec.name).get("task_type") or "", "AutoModel")
-    if language not in (None, kind):
-        raise ModelError(
-            f"{spec.name} is no adapter of a language model that {language} opens", "give another scorer", "model"
-        )
+    if language is not None:
+        wanted = KINDS["SEQ_2_SEQ_LM"] if language == KINDS["SEQ_2_SEQ_LM"] else KINDS["CAUSAL_LM"]
+        if kind != wanted:
+            raise ModelError(
+                f"{spec.name} is no adapter of a language model that {language} opens", "give another scorer", "model"
+            )
+        kind = language
     base, revision = below_adapter(spec.name)
     labels = _labels(Path(spec.name)) if "Classification" in kind else {}
     try:

@@ -18,6 +18,7 @@ from wheretune.model.finding import base_of, causal, find_layers, is_encoder_dec
 from wheretune.model.identity import describe, fingerprints
 from wheretune.model.own_head import has_own_head, own_head
 from wheretune.model.placement import device_of, placing
+from wheretune.model.sight import opened_by, sees, with_processor
 from wheretune.records.model import ModelSpec
 from wheretune.support.hub import below_adapter, is_adapter, resolve
 from wheretune.support.words import first_line
@@ -160,7 +161,7 @@ def _load(spec: ModelSpec) -> tuple[nn.Module, OwnHead | None]:
 
 
 def load_language_model(spec: ModelSpec) -> nn.Module:
-    """The language model with its output matrix, which is never quantised: a decoder or an encoder-decoder.
+    """The language model with its output matrix, which is never quantised; of a model that sees, with its eyes.
 
     Raises:
         ModelError: It is an encoder, cannot be opened, its checkpoint has no output matrix, or this machine cannot
@@ -176,7 +177,7 @@ def load_language_model(spec: ModelSpec) -> nn.Module:
             "give a causal language model, or a task and a scorer that need none",
             "model",
         )
-    given, kind = placing(spec, config), "AutoModelForSeq2SeqLM" if apart else "AutoModelForCausalLM"
+    given, kind = placing(spec, config), "AutoModelForSeq2SeqLM" if apart else opened_by(config)
     if is_adapter(name):
         return merged(spec, given, language=kind).to(device_of(spec))
     with _opening(name, kind):
@@ -213,7 +214,7 @@ def _drop_pooler(model: nn.Module) -> None:
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """The tokenizer of a model; where it has no padding token, the end-of-text token pads.
+    """The tokenizer of a model, with its processor where it sees; without a padding token, the end-of-text token pads.
 
     Raises:
         ModelError: It cannot be opened.
@@ -234,4 +235,15 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise ModelError(f"the tokenizer of {name} has no padding token", "set one and save it again")
-    return tokenizer
+    if not _sees(name, revision):
+        return tokenizer
+    below, its = below_adapter(name, revision)
+    return with_processor(tokenizer, below, resolve(below, its))
+
+
+def _sees(name: str, revision: str | None) -> bool:
+    """Whether a folder or hub name is of a model that sees; not where it holds no model."""
+    try:
+        return sees(_config(name, revision))
+    except ModelError:
+        return False

@@ -228,6 +228,7 @@ class ModelInfo:
         prefix: What stands before the names of the headless model's parameters in a model with a head.
         vocabulary: How many tokens it knows; 0 where that is not known.
         tied: Whether its embeddings are its output matrix too, as a language model.
+        eyes: How many of the parameters are of what sees, which stays frozen.
     """
 
     spec: ModelSpec
@@ -239,13 +240,15 @@ class ModelInfo:
     prefix: str = ""
     vocabulary: int = 0
     tied: bool = False
+    eyes: int = 0
 
     def __post_init__(self) -> None:
         require(self.vocabulary >= 0, f"it knows {self.vocabulary} tokens")
         require(len(self.layers) > 0, "it has no layers")
         require([layer.index for layer in self.layers] == list(range(len(self.layers))), "its layers are out of order")
         require(self.hidden_size >= 1 and self.parameters >= 1, "it has no width or no parameters")
-        require(sum(layer.parameters for layer in self.layers) <= self.parameters, "its layers have more than it has")
+        own = sum(layer.parameters for layer in self.layers)
+        require(0 <= self.eyes and own + self.eyes <= self.parameters, "its layers have more than it has")
 
     @property
     def name(self) -> str:
@@ -284,6 +287,11 @@ class ModelInfo:
             way = " and ".join(each) if all(each) else f"0 to {len(self) - 1}"
             raise PlanError(f"the model has no layer {missing[0]}", f"name layers from {way}", "layers")
         return tuple(known[name] for name in asked)
+
+    @property
+    def outside(self) -> int:
+        """Parameters that are neither of a layer nor of what sees: embeddings, the final norm."""
+        return self.parameters - self.eyes - sum(layer.parameters for layer in self.layers)
 
     def __len__(self) -> int:
         return len(self.layers)

@@ -98,6 +98,7 @@ def saving(
     few = collate(spread(rows))
     with contextlib.ExitStack() as inside:
         if settings.packed:
+            _check_packed(rows)
             inside.enter_context(packing(model, few))
         # one residual per text does not fit a row of all texts
         all_tokens = settings.all_tokens or (settings.packed and not model.several)
@@ -119,6 +120,16 @@ def check_not_packed(settings: TrainSettings) -> None:
     """
     if settings.packed:
         raise ConfigError("the texts of an encoder-decoder are not packed", "leave packing out", "packed")
+
+
+def _check_packed(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses to pack texts that have images: a model that sees finds these by the places of whole rows.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    if any("images" in row for row in rows):
+        raise ConfigError("texts with images cannot be packed", "do not pack them", "packed")
 
 
 @contextlib.contextmanager

@@ -67,6 +67,13 @@ def saved_in_words(saved: float, plan: Plan) -> str:
     return f"{saved:.3f} of the backward pass, as SALF counts it: layers below the lowest that trains, over {over}"
 
 
+PARTS = {
+    "layer": "of the steps",
+    "tensor": "of the tensors, in each step",
+    "row": "of the layers' maps, in each step",
+}
+
+
 def steps_per_layer(plan: Plan) -> str | None:
     """In which share of the steps each chosen layer is expected to train; None where the schedule does not move."""
     if plan.schedule.name not in catalog.names("schedule"):  # of a package that is not installed here
@@ -75,7 +82,7 @@ def steps_per_layer(plan: Plan) -> str | None:
     if not schedule.moves:
         return None
     shares = schedule.expected(len(plan.layers))
-    what = "of the steps" if schedule.unit == "layer" else "of the tensors, in each step"
+    what = PARTS[schedule.unit]
     if len(set(shares)) == 1:
         return f"each layer trains in {shares[0]:.1%} {what}" if schedule.unit == "layer" else f"{shares[0]:.1%} {what}"
     names = map(plan.model.called, plan.layers)
