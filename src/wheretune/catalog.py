@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from typing import Any, NoReturn
 
 from wheretune.errors import ConfigError
 from wheretune.records.base import Spec
+from wheretune.records.model import is_layer_name, layer_names
 from wheretune.support.log import log
 
-LAYER = re.compile(r"\d+|(encoder|decoder)\.\d+")
 ROWS: Mapping[str, Mapping[str, str]] = {
     "scorer": {
         "cosine-centrality": "wheretune.scorers.cosine_centrality:CosineCentrality",
@@ -348,18 +347,6 @@ def _pairs(text: str) -> dict[str, str]:
     return pairs
 
 
-def layer_names(text: str) -> tuple[int | str, ...]:
-    """Layers with commas between them: a number, or a stack and a number.
-
-    Raises:
-        ValueError: One is neither.
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if wrong := [part for part in parts if LAYER.fullmatch(part) is None]:
-        raise ValueError(wrong[0])
-    return tuple(int(part) if part.isdecimal() else part for part in parts)
-
-
 _KINDS: Mapping[str, _Kind] = {
     "int": _Kind("a whole number", int, _whole),
     "float": _Kind("a number", float, _number),
@@ -374,7 +361,7 @@ _KINDS: Mapping[str, _Kind] = {
     "tuple[int | str, ...]": _Kind(
         "layers with commas or + between them, such as 1+4 or encoder.0+decoder.3",
         lambda text: layer_names(text.replace("+", ",")),
-        lambda value: isinstance(value, tuple) and all(_whole(part) or isinstance(part, str) for part in value),
+        lambda value: isinstance(value, tuple) and all(map(is_layer_name, value)),
     ),
     "tuple[float, ...]": _Kind(
         "numbers with commas or + between them",

@@ -31,7 +31,7 @@ from wheretune.data.eyes import seen_beside
 from wheretune.data.images import known_by
 from wheretune.data.reading import rows_in_words
 from wheretune.errors import ConfigError, TrainingError
-from wheretune.model.finding import is_encoder_decoder, text_config
+from wheretune.model.finding import find_layers, is_encoder_decoder, text_config
 from wheretune.model.forward import evaluating
 from wheretune.model.inputs import check_ids, max_tokens
 from wheretune.records.base import to_json
@@ -212,6 +212,8 @@ class Writer:
         self._config.max_length = None
         self._config.num_return_sequences = 1
         self._config.return_dict_in_generate = False
+        if self._apart and not _cache_fits(model):
+            self._config.use_cache = False
         self._config.pad_token_id = tokenizer.pad_token_id
         self._config.eos_token_id = sorted(job.ends) or None
         if job.decoding.rules is not None:
@@ -257,6 +259,13 @@ class Writer:
         if self._decoding.rules is not None:
             return text.split(BLANK_LINE)[0].strip()
         return text.strip() if prompt.lead is None else text.removeprefix(prompt.lead)
+
+
+def _cache_fits(model: nn.Module) -> bool:
+    """Whether `generate` gives every layer of a decoder a cache: T5's has as many as the encoder has layers."""
+    stack, config = find_layers(model), text_config(model)
+    said = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    return not isinstance(said, int) or said >= len(stack) - stack.split
 
 
 # --- what is done to logits ----------------------------------------------------------------------

@@ -17,6 +17,7 @@ from wheretune.support.words import count, short_name
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa", "flash_attention_2"]
 Quantize = Literal["4bit", "8bit"]
+LAYER = re.compile(r"\d+|(encoder|decoder)\.\d+")
 STACKS = ("encoder", "decoder")  # of an encoder-decoder, in the order in which they run
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -172,6 +173,25 @@ class LayerParts:
         if name == "experts" and self.experts:
             return list(self.experts)
         return [path for path in [*self.maps, *self.experts] if f".{path}".endswith(f".{name}")]
+
+
+def layer_names(text: str) -> tuple[int | str, ...]:
+    """Layers with commas between them: indices, or of an encoder-decoder a stack and an index there.
+
+    Raises:
+        ValueError: One is neither.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if wrong := [part for part in parts if not is_layer_name(part)]:
+        raise ValueError(wrong[0])
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
+
+
+def is_layer_name(value: object) -> bool:
+    """Whether something can be what a layer is called; a number need not be one of a layer that is there."""
+    if isinstance(value, str):
+        return LAYER.fullmatch(value) is not None
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @record
