@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from wheretune.errors import ConfigError
 from wheretune.records.base import Spec
+from wheretune.records.model import is_layer_name, layer_names
 from wheretune.support.log import log
 
 ROWS: Mapping[str, Mapping[str, str]] = {
@@ -52,6 +53,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "budget": "wheretune.selectors.budget:Budget",
         "auto": "wheretune.selectors.auto:Auto",
         "near": "wheretune.selectors.near:Near",
+        "of-stack": "wheretune.selectors.stacks:OfStack",
     },
     "tuner": {
         "full": "wheretune.tuners.whole_layers:WholeLayers",
@@ -112,6 +114,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "lift-star": "wheretune.schedules.lift:LiftStar",
         "lisa": "wheretune.schedules.lisa:Lisa",
         "slimfit": "wheretune.schedules.slimfit:SlimFit",
+        "recap": "wheretune.schedules.recap:Recap",
         "salf": "wheretune.schedules.salf:Salf",
     },
     "export": {
@@ -122,7 +125,10 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "unsloth": "wheretune.exports.unsloth:unsloth",
         "ms-swift": "wheretune.exports.ms_swift:ms_swift",
     },
-    "executor": {"serial": "wheretune.support.executors.serial:Serial"},
+    "executor": {
+        "serial": "wheretune.support.executors.serial:Serial",
+        "ray": "wheretune.support.executors.ray:Ray",
+    },
     "recipe": {
         "prism": "wheretune.recipes.prism:PRISM",
         "prism-journal": "wheretune.recipes.prism_journal:JOURNAL",
@@ -133,9 +139,11 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "lift": "wheretune.recipes.lift:LIFT",
         "lisa": "wheretune.recipes.lisa:LISA",
         "slimfit": "wheretune.recipes.slimfit:SLIMFIT",
+        "recap": "wheretune.recipes.recap:RECAP",
     },
 }
 
+MAIN = {"executor": "address"}  # by axis, the option that may stand behind a name without its own: ray:HOST:PORT
 SPELLINGS = {"lift*": "lift-star"}  # names as papers print them, which no shell or folder likes
 
 
@@ -219,6 +227,8 @@ def build(axis: str, spec: Spec) -> Any:
 def read(axis: str, text: str, options: Iterable[str] = ()) -> Any:
     """The object that `text` names: a name, and options after colons, as in `lora:r=8:targets=all-linear`.
 
+    A value may hold colons, as an address does. One option of an axis may stand without its name: `ray:HOST:PORT`.
+
     Args:
         axis: Which axis.
         text: What the user wrote.
@@ -236,9 +246,12 @@ def written(axis: str, text: str, options: Iterable[str] = ()) -> Spec:
     Raises:
         ConfigError: The name or an option is unknown, or a value is not of the option's kind.
     """
-    name, *inside = text.split(":")
+    first, *inside = re.split(r":(?=\w+=)", text)
+    name, colon, main = first.partition(":")
     name = SPELLINGS.get(name, name)
     fields = _fields(find(axis, name))
+    if colon:
+        inside.insert(0, f"{MAIN[axis]}={main}" if MAIN.get(axis) in fields else main)
     params: dict[str, Any] = {}
     for option in [*inside, *options]:
         key, equals, value = option.partition("=")
@@ -345,6 +358,11 @@ _KINDS: Mapping[str, _Kind] = {
         lambda text: tuple(int(part) for part in text.replace("+", ",").split(",")),
         lambda value: isinstance(value, tuple) and all(map(_whole, value)),
     ),
+    "tuple[int | str, ...]": _Kind(
+        "layers with commas or + between them, such as 1+4 or encoder.0+decoder.3",
+        lambda text: layer_names(text.replace("+", ",")),
+        lambda value: isinstance(value, tuple) and all(map(is_layer_name, value)),
+    ),
     "tuple[float, ...]": _Kind(
         "numbers with commas or + between them",
         lambda text: tuple(float(part) for part in text.replace("+", ",").split(",")),
@@ -368,7 +386,7 @@ def _fields(made: Any) -> dict[str, _Kind]:
 def _kind(annotation: Any) -> _Kind:
     """What an annotation says; where it is none of ours, a spec of the same axis or an object fits."""
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-    parts = [part for part in text.split(" | ") if part != "None"]
+    parts = [text] if text in _KINDS else [part for part in text.split(" | ") if part != "None"]
     if parts[0].startswith("Literal["):
         choices = ast.literal_eval(parts[0].removeprefix("Literal"))
         kind = _Kind(" or ".join(map(str, choices)), str, lambda value: value in choices)

@@ -15,9 +15,10 @@ class Example:
     Attributes:
         rows: The row of the source that it comes from, from 0; several where texts are packed.
         ids: Its tokens; nothing is padded.
-        learned: Whether each token is itself a target; never the first.
-        cut: How many tokens were cut away: `len(ids) + cut` is the whole.
+        learned: Whether each token is itself a target; never the first of what is read alone.
+        cut: How many tokens were cut away: `len(ids) + cut` is the whole, with `source` where there is one.
         left_out: Why it is not used; None where it is.
+        source: What the encoder of an encoder-decoder reads, where `ids` are what its decoder writes; None for others.
         images: The files of the images that stand in it.
     """
 
@@ -26,6 +27,7 @@ class Example:
     learned: tuple[bool, ...]
     cut: int = 0
     left_out: str | None = None
+    source: tuple[int, ...] | None = None
     images: tuple[str, ...] = ()
 
     def encoded(self) -> dict[str, Any]:
@@ -34,7 +36,7 @@ class Example:
         The last only where there are any: they are opened when the batch is made.
         """
         labels = [token if learned else NOT_LEARNED for token, learned in zip(self.ids, self.learned, strict=True)]
-        ids = list(self.ids)
+        ids = list(self.ids if self.source is None else self.source)
         images = {"images": self.images} if self.images else {}
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "row": self.rows[0], **images}
 

@@ -55,6 +55,7 @@ def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
         hidden_size=hidden,
         causal=decodes,
         attribute=attribute,
+        split=len(stacks[0][1]) if len(stacks) == 2 else 0,
     )
 
 
@@ -203,6 +204,6 @@ def check_one_sequence(base: nn.Module) -> None:
     """
     if is_encoder_decoder(base):
         raise ModelError(
-            f"{type(base).__name__} is an encoder-decoder: it has no one sequence of states to score or to top",
-            "score it by its weights (weight-snr) and apply the plan to your own model in Python",
+            f"{type(base).__name__} is an encoder-decoder: it has no one sequence of states",
+            "leave out what needs one",
         )
