@@ -233,7 +233,7 @@ class _Chunks(torch.autograd.Function):
             if spoken.judged:
                 judged.append(_judged(logits.detach(), tokens))
             states_gradient = _add_gradients(loss, leaf if wants_states else None, wanted, own, maps)
-            if down is not None:
+            if down is not None and states_gradient is not None:
                 down[start : start + size] = states_gradient
             del logits, loss, maps
         numbers = torch.cat(judged) if judged else states.new_zeros(len(states) if spoken.judged else 0, 3).float()
