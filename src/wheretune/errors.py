@@ -68,3 +68,7 @@ class OutputError(WheretuneError):
 
 class UnavailableError(WheretuneError):
     """What cannot be had on this machine: a program or a package is missing."""
+
+
+class ProcessError(WheretuneError):
+    """Another process of the same run is gone, or never came."""

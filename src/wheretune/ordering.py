@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog
+import numpy as np
+
+from wheretune import catalog, planning
 from wheretune.data.samplers import Arranged
+from wheretune.data.tokens import mean_length
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec, read_json
 from wheretune.schedules.base import OrdersRows
 from wheretune.scorers.eof_layers import EofLayers
-from wheretune.scoring.one_pass import gather
+from wheretune.scoring.together import gather_together
+from wheretune.selectors.base import TakesK
 from wheretune.support.files import write_json
+from wheretune.support.processes import from_first
 
 if TYPE_CHECKING:
     from wheretune.records.plan import Plan
     from wheretune.records.runs import RunSpec, TrainSettings
+    from wheretune.schedules.base import Schedule
     from wheretune.session import Session
 
 EOF_LAYERS = "eof-layers.json"
@@ -65,13 +71,40 @@ def order(spec: RunSpec, plan: Plan, settings: TrainSettings, folder: Path, sess
         return Order(plan)
     check(plan.schedule.name, settings)
     kept = folder / EOF_LAYERS
-    if not kept.is_file():
-        write_json(kept, {"eof_layers": _eof_layers(spec, schedule.variant, session)})
-    stages = schedule.stages(read_json(kept)["eof_layers"], plan.layers, settings.seed)
+    if not from_first(kept.is_file):
+        found = {"eof_layers": _eof_layers(spec, schedule.variant, session)}
+        from_first(lambda: write_json(kept, found))
+    stages = schedule.stages(from_first(lambda: read_json(kept))["eof_layers"], plan.layers, settings.seed)
     batches = [_batches(rows, settings.batch_size) for rows in stages]
     ends = tuple(accumulate(map(len, batches)))
     arranged = replace(plan, schedule=Spec(plan.schedule.name, {**plan.schedule.params, "ends": ends}))
     return Order(arranged, [batch for stage in batches for batch in stage])
+
+
+def check_time(
+    schedule: Spec, selector: Spec, layers: int, settings: TrainSettings, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Refuses, before layers are scored, a training that a schedule cannot serve, as far as that can be known.
+
+    Args:
+        schedule: When layers train.
+        selector: What chooses them; of one that does not say how many, nothing is known yet.
+        layers: How many layers the model has.
+        settings: How it trains.
+        rows: The encoded rows.
+
+    Raises:
+        ConfigError: There are too few steps for the layers, or rows are read as the schedule cannot bear.
+    """
+    made: Schedule = catalog.build("schedule", schedule)
+    if isinstance(made, OrdersRows):
+        check(schedule.name, settings)
+    chooses = catalog.build("selector", selector)
+    chosen = None if chooses.needs_scores else chooses.select(np.zeros(layers))
+    if isinstance(chooses, TakesK):
+        chosen = range(chooses.count(layers))
+    if made.moves and chosen is not None:
+        made.init(layers, chosen, {}, planning.steps_of(settings, len(rows), mean_length(rows)), settings.seed)
 
 
 def check(schedule: str, settings: TrainSettings) -> None:
@@ -106,9 +139,9 @@ def _eof_layers(spec: RunSpec, variant: str, session: Session) -> list[int]:
             "take another schedule",
         )
     scorer = EofLayers(variant)  # type: ignore[arg-type]
-    found = gather(opened, texts, [scorer], spec.reading).states[scorer]
+    found = gather_together(opened, texts, [scorer], spec.reading).states[scorer]
     by_row = dict(zip(found.rows, found.layers, strict=True))
-    return [by_row[row] for row in range(len(texts))]
+    return [by_row[row] for row in texts.rows]  # their numbers in the source, of which some may be left out
 
 
 def _batches(rows: Sequence[int], size: int) -> list[list[int]]:

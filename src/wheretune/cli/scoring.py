@@ -10,11 +10,12 @@ import typer
 
 from wheretune.cli.choice import ChoiceOptions, needs_of, refuse_unread, scorers_of
 from wheretune.cli.groups import Group, group, needed, option, refuse
-from wheretune.cli.options import AsJson, Config, ModelOptions, Seed, TrainOptions
+from wheretune.cli.options import AsJson, Config, ModelOptions, Overwrite, Seed, TrainOptions
 from wheretune.cli.printing import note, show
 from wheretune.cli.reading import ReadingOptions
 from wheretune.cli.reporting import (
     ReportOptions,
+    check_free,
     check_preset,
     check_readable,
     file_to_write,
@@ -116,6 +117,7 @@ def score(
             rich_help_panel="Output",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     seed: Seed = 0,
     config: Config = None,
@@ -141,6 +143,7 @@ def score(
     """
     from wheretune import catalog
     from wheretune.session import Session
+    from wheretune.support.processes import from_first, world_size
 
     specs = scorers_of(scorer)
     needs = needs_of(specs)
@@ -155,12 +158,15 @@ def score(
     texts, spec = data.spec_of_train(seed), model.spec()
     part = None if shard is None else _part(context, shard, needs)
     executor = _spread(context, spreading, shards, needs)
+    if part is not None and world_size() > 1:
+        raise ConfigError("several processes share a pass by themselves", "leave --shard out, or start one process")
     default = "scores.json" if part is None else f"shard-{part[0]}-of-{part[1]}.safetensors"
     target = file_to_write(output or Path(default))
     session = Session(shared=False)
     session.texts(texts, needs)  # data is refused before the model is opened
     selectors = [catalog.build("selector", selector_that_fits(choice, spec, one, seed)) for one in specs]
     settle = settling.settle(selectors[0]) if settling.until_settled else None
+    check_free(target, overwrite)
     if shards is not None:
         from wheretune.studies.spreading import score as score_in_shards
 
@@ -174,7 +180,7 @@ def score(
         every = score_layers(spec, texts, specs, how, folder=folder, session=session, settle=settle)
         if not json_:
             _show_candidates(folder, specs)
-        report_on(every, selectors, target, report, earlier, json_)
+        from_first(lambda: report_on(every, selectors, target, report, earlier, json_))
         return
     from wheretune.pipeline import pass_over
     from wheretune.scoring.shards import save_shard
@@ -189,7 +195,7 @@ def score(
 
 def _part(context: typer.Context, text: str, needs: set[str]) -> tuple[int, int]:
     """Which part of how many, and that a pass over a part is all that was asked for."""
-    later = ("figures", "before", "compare", "select", "k", "ratio", "near", "budget", "budget_of", "layers")
+    later = ("figures", "before", "compare", "select", "k", "ratio", "near", "budget", "budget_of", "layers", "stack")
     refuse(context, later, "a shard (merge-scores takes it)")
     parts = text.split("/")
     if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
@@ -240,6 +246,7 @@ def merge_scores(
         typer.Argument(metavar="SHARD...", help="All shards that `score --shard` wrote.", show_default=False),
     ] = None,
     output: Annotated[Path, option("--output", "Where the scores go.", rich_help_panel="Output")] = Path("scores.json"),
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     seed: Seed = 0,
     config: Config = None,
@@ -254,6 +261,7 @@ def merge_scores(
     """
     paths = needed(shards or None, "a shard")
     target = file_to_write(output)
+    check_free(target, overwrite)
     for path in paths:
         check_readable(path)
     from wheretune.scoring.shards import merge_scores as merge

@@ -17,14 +17,14 @@ from wheretune import catalog, planning
 from wheretune.errors import WheretuneError
 from wheretune.records.base import Spec, to_json
 from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings, WatchSettings, check_cache
-from wheretune.records.scores import Reading, load_scores, save_scores
+from wheretune.records.scores import ENOUGH, Reading, load_scores, save_scores
 from wheretune.selectors.base import resolve_k
 from wheretune.session import Session
 from wheretune.studies import methods
 from wheretune.studies.grid import Compared, Comparison, Failure, Job, next_jobs, rows
 from wheretune.studies.tables import RESULTS, TABLE, write_tables
 from wheretune.support.executors.base import Lost, started
-from wheretune.support.files import alone_in, claim, write_text
+from wheretune.support.files import alone_in, claimed, write_text
 from wheretune.support.log import log
 from wheretune.support.words import rate_in_words
 from wheretune.tasks.base import task_of
@@ -117,18 +117,16 @@ class _Study:
 
         Its weights are not opened.
         """
-        from wheretune.model.finding import check_one_sequence
         from wheretune.model.opening import outline
 
-        stack, info = outline(self.what.model)
-        check_one_sequence(stack.base)
+        _, info = outline(self.what.model)
         head = planning.head_of(self.what.head, train)
         kept = tuple(method for method in self.what.methods if self._trains(method, head, info, train))
         k = resolve_k(self.what.k, self.what.ratio, len(info))
         for method in kept:
             selector = _selector(method, k, self.what.seeds[0])
             if selector is not None:
-                planning.check(selector, len(info))
+                planning.check(selector, info)
                 _check_tuner(catalog.build("tuner", method.tuner), info)
         return replace(self, what=replace(self.what, k=k, ratio=None, head=Spec.of(head), methods=kept))
 
@@ -143,8 +141,10 @@ class _Study:
 
     def finished(self, data: dict[str, DataInfo], executor: Executor) -> Compared:
         """The rows, once every run has ended."""
-        claim(self.folder / COMPARISON, self.claimed(data), defaults={"settings": to_json(TrainSettings())})
-        work = Work(self.what, self.scores(), self.folder, self.cache, self.session, self.watch)
+        older = {"settings": to_json(TrainSettings())}
+        with claimed(self.folder / COMPARISON, self.claimed(data), defaults=older, made=(SCORES,)):
+            self.check_time()
+            work = Work(self.what, self.scores(), self.folder, self.cache, self.session, self.watch)
         results: dict[Job, RunResult | Failure] = {}
         while jobs := next_jobs(self.what, results):
             for job, result in executor.run(work, jobs):
@@ -170,6 +170,23 @@ class _Study:
         kept = {key: value for key, value in content.items() if key not in (*GROWING, *IDLE)}
         return kept | {"model_hash": opened.info.hash, "data": {name: info.hash for name, info in data.items()}}
 
+    def check_time(self) -> None:
+        """Refuses a training that a method's schedule cannot serve, before layers are scored."""
+        from wheretune import ordering
+        from wheretune.model.inputs import max_tokens
+
+        moving = [method for method in self.what.methods if catalog.build("schedule", method.schedule).moves]
+        if not moving or self.what.k is None:
+            return
+        opened = self.session.model(self.what.model, language=_speaks(self.what))
+        texts = self.session.data(self.what.train)
+        length = max_tokens(opened.stack.base, opened.tokenizer, self.what.train.max_length)
+        rows = task_of(texts.info).encode(texts, opened.tokenizer, length)
+        for method in moving:
+            selector = methods.selector_of(method, k=self.what.k, seed=self.what.seeds[0])
+            assert selector is not None  # what moves layers tunes some
+            ordering.check_time(method.schedule, selector, len(opened.info), self.what.settings, rows)
+
     @cached_property
     def scorers(self) -> dict[str, Spec]:
         """By name of a method that chooses by scores, what scores the layers for it, with all its parameters."""
@@ -188,7 +205,7 @@ class _Study:
         missing = [scorer for scorer in dict.fromkeys(self.scorers.values()) if scorer not in known]
         if missing:
             what = self.what
-            reading = Reading(batch_size=2 * what.settings.batch_size, seed=what.train.seed)
+            reading = Reading(batch_size=2 * what.settings.batch_size, seed=what.train.seed, most=ENOUGH)
             probes = self.folder / PROBES
             made = score(what.model, what.train, missing, reading, folder=probes, session=self.session)
             known |= zip(missing, made, strict=True)

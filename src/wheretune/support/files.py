@@ -244,16 +244,52 @@ def claim(
         OutputError: The folder was begun with other settings; what differs is named, with both values.
     """
     wanted = json.loads(json.dumps(content, allow_nan=False))
-    if not path.is_file():
+    if _is_free(path):
         write_json(path, wanted)
         return
     there = _filled(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(defaults or {})))
-    found = list(_differences(there, wanted))
+    found = list(differences(there, wanted))
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise OutputError(
             f"{begun or path.parent} was begun with other settings ({'; '.join(found[:SHOWN])}{more})", remedy, "output"
         )
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a folder is for nothing yet: nobody claimed it, or who did took that back (`{}`)."""
+    return not path.is_file() or json.loads(path.read_text(encoding="utf-8")) == {}
+
+
+@contextmanager
+def claimed(
+    path: Path, content: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None, made: Sequence[str] = ()
+) -> Iterator[None]:
+    """`claim`, taken back where what is done inside is refused: the same folder may then be begun otherwise.
+
+    A claim that was there before stays.
+
+    Args:
+        path: The file that says what the folder is for.
+        content: What for.
+        defaults: What a file of an earlier version means where it does not say.
+        made: Names of files beside it that are good for `content` alone; they go too.
+
+    Raises:
+        OutputError: The folder was begun with other settings.
+    """
+    fresh = _is_free(path)
+    claim(path, content, defaults=defaults)
+    try:
+        yield
+    except WheretuneError:
+        if fresh:
+            for name in made:
+                (path.parent / name).unlink(missing_ok=True)
+            write_json(path, {})  # whatever else is there (the trials of a scorer) stays the command's own
+            if {one.name for one in path.parent.iterdir()} == {path.name}:
+                shutil.rmtree(path.parent)
+        raise
 
 
 def _filled(there: Any, defaults: Any) -> Any:
@@ -263,11 +299,11 @@ def _filled(there: Any, defaults: Any) -> Any:
     return defaults | {key: _filled(value, defaults.get(key)) for key, value in there.items()}
 
 
-def _differences(there: Any, wanted: Any, where: str = "") -> Iterator[str]:
+def differences(there: Any, wanted: Any, where: str = "") -> Iterator[str]:
     """The settings that differ, with both values where these are short; of a setting of its own, its name alone."""
     if isinstance(there, dict) and isinstance(wanted, dict):
         for key in [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]:
-            yield from _differences(there.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+            yield from differences(there.get(key), wanted.get(key), f"{where}.{key}" if where else key)
     elif there != wanted:
         values = [json.dumps(value, ensure_ascii=False) for value in (there, wanted)]
         short = max(map(len, values)) <= 40
