@@ -31,7 +31,7 @@ from wheretune.data.eyes import seen_beside
 from wheretune.data.images import known_by
 from wheretune.data.reading import rows_in_words
 from wheretune.errors import ConfigError, TrainingError
-from wheretune.model.finding import is_encoder_decoder, text_config
+from wheretune.model.finding import find_layers, is_encoder_decoder, text_config
 from wheretune.model.forward import evaluating
 from wheretune.model.inputs import check_ids, max_tokens
 from wheretune.records.base import to_json
@@ -212,6 +212,8 @@ class Writer:
         self._config.max_length = None
         self._config.num_return_sequences = 1
         self._config.return_dict_in_generate = False
+        if self._apart and not _cache_fits(model):
+            self._config.use_cache = False
         self._config.pad_token_id = tokenizer.pad_token_id
         self._config.eos_token_id = sorted(job.ends) or None
         if job.decoding.rules is not None:
@@ -230,8 +232,8 @@ class Writer:
         mask = self._padded([(1,) * len(one.ids) for one in prompts], 0).to(device)
         start = 1 if self._apart else longest
         check_ids(self._model, {"input_ids": ids})
-        images = [one.images for one in prompts if one.images]
-        seen = {} if not images else seen_beside(ids, images, self._tokenizer)
+        images = [one.images for one in prompts]
+        seen = seen_beside(ids, images, self._tokenizer) if any(images) else {}
         own = LogitsProcessorList([Finite()])
         if self._decoding.rules is not None and self._decoding.no_repeat_ngram_size:
             own.append(OfTheWritten(NoRepeatNGramLogitsProcessor(self._decoding.no_repeat_ngram_size), start))
@@ -257,6 +259,13 @@ class Writer:
         if self._decoding.rules is not None:
             return text.split(BLANK_LINE)[0].strip()
         return text.strip() if prompt.lead is None else text.removeprefix(prompt.lead)
+
+
+def _cache_fits(model: nn.Module) -> bool:
+    """Whether `generate` gives every layer of a decoder a cache: T5's has as many as the encoder has layers."""
+    stack, config = find_layers(model), text_config(model)
+    said = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    return not isinstance(said, int) or said >= len(stack) - stack.split
 
 
 # --- what is done to logits ----------------------------------------------------------------------

@@ -144,6 +144,12 @@ class _Trial:
     @classmethod
     def of(cls, scorer: TrainingScorer, opened: Opened, data: TextData, reading: Reading, folder: Path) -> _Trial:
         """Draws the rows and claims the folder."""
+        if opened.stack.split:
+            raise ConfigError(
+                f"{scorer.name} tries the layers of one stack, and an encoder-decoder has two",
+                "take another scorer",
+                "scorer",
+            )
         tuner, head = catalog.build("tuner", scorer.tuner), head_of(scorer.head, data.info)
         if not tuner.needs_layers:
             raise ConfigError(f"the tuner {tuner.name} tunes no layer", "probe with another tuner", "scorer")

@@ -268,10 +268,10 @@ def layers_named(text: str) -> tuple[int | str, ...]:
     Raises:
         ConfigError: One is no layer's name.
     """
-    from wheretune import catalog
+    from wheretune.records.model import layer_names
 
     try:
-        return catalog.layer_names(text)
+        return layer_names(text)
     except ValueError as error:
         way = "give numbers with commas between them, or such as encoder.0,decoder.3"
         raise ConfigError(f"--layers is {text!r}", way) from error

@@ -44,8 +44,8 @@ OWNED = (
     "adapter", "README.md", "wheretune.json", "predictions-*.jsonl", RESULT,
 )  # fmt: skip
 DECIDED = (
-    "select", "k", "ratio", "near", "budget", "budget_of", "layers", "stack", "preset", "scorer", "tuner", "tuner_option",
-    "head", "schedule", "layers_attribute", "quantize",
+    "select", "k", "ratio", "near", "budget", "budget_of", "layers", "stack", "preset", "scorer", "tuner",
+    "tuner_option", "head", "schedule", "layers_attribute", "quantize",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from wheretune.model.recomputing import ask_for_gradient, recomputed
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.utils.hooks import RemovableHandle
 
     from wheretune.model.stack import LayerStack
 
@@ -102,11 +103,16 @@ class _Exclusion:
         enters = stack.base.get_submodule("encoder") if stack.split else stack.base
         self._hooks = [enters.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)]
         if not embeddings_train:
-            firsts = sorted({0, stack.split})
-            self._hooks += [change_input(stack.layers[i].module, self._without_graph) for i in firsts]
-        if not embeddings_train and lowest < len(stack):
+            self._hooks += self._at_the_bottom(stack, lowest)
+
+    def _at_the_bottom(self, stack: LayerStack, lowest: int) -> list[RemovableHandle]:
+        """What keeps a graph out of the first layer of every stack, and lets the lowest trained one have a gradient."""
+        firsts = sorted({0, stack.split})
+        hooks = [change_input(stack.layers[first].module, self._without_graph) for first in firsts]
+        if lowest < len(stack):
             module = stack.layers[lowest].module
-            self._hooks.append(change_input(module, partial(ask_for_gradient, module)))
+            hooks.append(change_input(module, partial(ask_for_gradient, module)))
+        return hooks
 
     def _enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._by_ids = base_inputs(base, args, kwargs).get("inputs_embeds") is None

@@ -66,19 +66,29 @@ def state_names(stack: LayerStack) -> list[str]:
     return named
 
 
+def start_and_padding(base: nn.Module) -> tuple[int, int]:
+    """The token with which a decoder starts, and the one that pads.
+
+    Raises:
+        ModelError: The config does not name them.
+    """
+    config, named = text_config(base), ("decoder_start_token_id", "pad_token_id")
+    start, pad = (getattr(config, name, None) for name in named)
+    if start is None or pad is None:
+        missing = named[start is not None]
+        raise ModelError(f"the config of {type(base).__name__} has no {missing}", "set it and save the model again")
+    return start, pad
+
+
 def written_before(base: nn.Module, tokens: Int[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
     """What a decoder reads to write `tokens`: its start token, then all but the last of them, as Transformers shifts.
 
     What is not learned (below 0) is read as padding.
 
     Raises:
-        ModelError: The config names no token with which a decoder starts.
+        ModelError: As for `start_and_padding`.
     """
-    config = text_config(base)
-    start, pad = getattr(config, "decoder_start_token_id", None), getattr(config, "pad_token_id", None)
-    if start is None or pad is None:
-        missing = "decoder_start_token_id" if start is None else "pad_token_id"
-        raise ModelError(f"the config of {type(base).__name__} has no {missing}", "set it and save the model again")
+    start, pad = start_and_padding(base)
     read = torch.cat([torch.full_like(tokens[:, :1], start), tokens[:, :-1]], dim=1)
     return torch.where(read < 0, pad, read)
 

@@ -17,6 +17,7 @@ from wheretune.support.words import count, short_name
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa", "flash_attention_2"]
 Quantize = Literal["4bit", "8bit"]
+LAYER = re.compile(r"\d+|(encoder|decoder)\.\d+")
 STACKS = ("encoder", "decoder")  # of an encoder-decoder, in the order in which they run
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -174,6 +175,25 @@ class LayerParts:
         return [path for path in [*self.maps, *self.experts] if f".{path}".endswith(f".{name}")]
 
 
+def layer_names(text: str) -> tuple[int | str, ...]:
+    """Layers with commas between them: indices, or of an encoder-decoder a stack and an index there.
+
+    Raises:
+        ValueError: One is neither.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if wrong := [part for part in parts if not is_layer_name(part)]:
+        raise ValueError(wrong[0])
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
+
+
+def is_layer_name(value: object) -> bool:
+    """Whether something can be what a layer is called; a number need not be one of a layer that is there."""
+    if isinstance(value, str):
+        return LAYER.fullmatch(value) is not None
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 @record
 class LayerInfo:
     """One layer of a model.
@@ -228,7 +248,7 @@ class ModelInfo:
         require([layer.index for layer in self.layers] == list(range(len(self.layers))), "its layers are out of order")
         require(self.hidden_size >= 1 and self.parameters >= 1, "it has no width or no parameters")
         own = sum(layer.parameters for layer in self.layers)
-        require(0 <= self.eyes and own + self.eyes <= self.parameters, "its layers have more than it has")
+        require(self.eyes >= 0 and own + self.eyes <= self.parameters, "its layers have more than it has")
 
     @property
     def name(self) -> str:

@@ -233,8 +233,8 @@ class LayerScores(Shown):
         reading: How the texts were read.
         n_samples: The samples the scores are made of; 0 where the scorer read no text.
         layers: One entry per layer, in order.
-        similarity: Mean similarity of every pair of layers (L x L), where the scorer has one; 0 between the stacks of an
-            encoder-decoder, which are not compared.
+        similarity: Mean similarity of every pair of layers (L x L), where the scorer has one; 0 between the stacks of
+            an encoder-decoder, which are not compared.
         covariance: n times the covariance of the layers' scores over resamples of the data (L x L): for scores that are
             means, the population covariance over samples.
         settlement: Whether the pass stopped early, and why.

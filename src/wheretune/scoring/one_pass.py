@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from wheretune.model.stack import LayerStack
     from wheretune.model.states import States
     from wheretune.records.data import DataInfo
     from wheretune.records.model import ModelInfo
@@ -126,6 +127,8 @@ def gather(
     """
     started = time.perf_counter()
     check(data, scorers, reading, settle is not None, shard)
+    if opened.stack.split and settle is not None:
+        raise ConfigError("a pass over two stacks of layers does not stop early", "drop it", "until_settled")
     texts = Texts.of(opened, data, reading, shard, settling=settle is not None)
     of_states = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
     of_gradients = [scorer for scorer in scorers if isinstance(scorer, GradientScorer)]
@@ -175,17 +178,13 @@ def _from_states(
         every = task.predicted if task.places == "every" else None
         return stream_states(stack, texts.batches(), collate, texts.reading, reductions, *meanings, every)
 
-    if stack.split and settle is not None:
-        raise ConfigError("a pass over two stacks of layers does not stop early", "drop it", "until_settled")
     driven = {scorer: by_stack(scorer, opened.info) for scorer in scorers}
-    moments = Moments.empty(len(state_names(stack)), stack.hidden_size)
-    for batch in track(forward(), "standardising") if texts.reading.standardise else ():
-        moments = moments.merge(Moments.of(batch.tokens))
+    moments = _moments(stack, track(forward(), "standardising")) if texts.reading.standardise else None
     states = {scorer: driven[scorer].init(stack) for scorer in scorers}
     watch = None if settle is None else settle(scorers[0], len(texts.data))
     settlement = None
     for batch in track(forward(), "scoring"):
-        if texts.reading.standardise:
+        if moments is not None:
             batch = replace(batch, tokens=moments.standardised(batch.tokens))
         states = {scorer: driven[scorer].update(state, batch) for scorer, state in states.items()}
         if watch is not None:
@@ -194,6 +193,14 @@ def _from_states(
             if settlement is not None and settlement.settled:
                 break
     return states, settlement
+
+
+def _moments(stack: LayerStack, batches: Iterable[States]) -> Moments:
+    """Of every dimension of every latent space, over all batches."""
+    moments = Moments.empty(len(state_names(stack)), stack.hidden_size)
+    for batch in batches:
+        moments = moments.merge(Moments.of(batch.tokens))
+    return moments
 
 
 def _meanings(
@@ -265,7 +272,9 @@ def merge(shards: Sequence[PassState]) -> PassState:
     states: dict[Scorer, Any] = {}
     for scorer in first.states:
         parts = [part.states[scorer] for part in ordered]
-        states[scorer] = parts[0] if isinstance(scorer, StackScorer) else reduce(by_stack(scorer, first.info).merge, parts)
+        states[scorer] = (
+            parts[0] if isinstance(scorer, StackScorer) else reduce(by_stack(scorer, first.info).merge, parts)
+        )
     return replace(
         first,
         states=states,

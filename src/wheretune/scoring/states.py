@@ -62,8 +62,8 @@ def stream_states(
         _check_finite(tokens, rows, state_names(stack))
         reduced = {name: values.float() for name, values in reduced.items()}
         for name, values in reduced.items():
-            read = f"what {name} reads of "
-            _check_finite(values.unsqueeze(2), rows, [name for name in state_names(stack) if "embed" not in name], read)
+            layers = [one for one in state_names(stack) if "embed" not in one]
+            _check_finite(values.unsqueeze(2), rows, layers, f"what {name} reads of ")
         meanings = None
         if bases is not None and targets is not None:
             meanings = Meanings(bases, torch.tensor([targets(row) for row in batch], device=bases.device))

@@ -96,7 +96,7 @@ def check_for(selector: AnySelector, model: ModelInfo) -> None:
 
 def choice_of(
     selector: AnySelector, model: ModelInfo, scores: LayerScores | None = None
-) -> tuple[Selector, Any, str | None]:
+) -> tuple[Any, Any, str | None]:
     """What chooses among all layers of a model; the selector with its numbers; and why, where it says so.
 
     Args:
@@ -109,7 +109,7 @@ def choice_of(
     """
     if isinstance(selector, Explicit):
         made = _by_index(selector, model)
-        named = made if len(model.stacks) == 1 else replace(made, layers=tuple(map(model.called, made.layers)))
+        named = made if len(model.stacks) == 1 else replace(made, layers=_names(made, model))
         return made, named, None
     stacks = _stacks_of(selector, model)
     if stacks[0][0] == "":
@@ -147,6 +147,10 @@ def _by_index(selector: Explicit, model: ModelInfo) -> Explicit:
     return resolved(named, len(model))
 
 
+def _names(selector: Explicit, model: ModelInfo) -> tuple[str, ...]:
+    return tuple(model.called(index) for index in model.indices(selector.layers))
+
+
 def _adapted(selector: AnySelector, scores: LayerScores | None) -> tuple[Any, str | None]:
     if isinstance(selector, AdaptiveSelector) and scores is not None:
         return selector.adapt(scores)
@@ -172,5 +176,3 @@ def of_stack(scores: LayerScores, own: range) -> LayerScores:
         choice=None,
         deviations=None,
     )
-
-

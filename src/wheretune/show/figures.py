@@ -111,7 +111,7 @@ def _number_layers(axis: Axis, layers: int, names: Sequence[str] | None = None) 
 
     if names is not None:
         ticks = range(0, layers, -(-layers // MANY_LAYERS))
-        axis.set_ticks(ticks, [names[tick] for tick in ticks], rotation=90 if axis.axis_name == "x" else 0)
+        axis.set_ticks(ticks, [names[tick] for tick in ticks], rotation=90 if axis is axis.axes.xaxis else 0)
     elif layers <= MANY_LAYERS:
         axis.set_ticks(range(layers))
     else:

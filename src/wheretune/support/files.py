@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wheretune.errors import OutputError, WheretuneError
+from wheretune.support.log import log
 
 SHOWN = 3  # differences that a message names
 PARTIAL = ".partial-"  # in the name of every draft, so that what a killed process left is known and swept
@@ -189,6 +190,37 @@ def _clear(folder: Path, owned: Sequence[str]) -> None:
         for path in folder.glob(pattern):
             shutil.move(path, aside / path.name)  # overlay file systems rename no folder of a lower layer
     shutil.rmtree(aside)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process works in `folder`, which is made, and keeps others out until the end.
+
+    It leaves no file behind, and the system lets go of the folder of a process that dies. Where a file system has no
+    locks on folders nobody waits.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(folder, error, "choose another folder") from error
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another process works in %s; waiting for it", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def claim(

@@ -92,6 +92,12 @@ def check_one_process() -> None:
         )
 
 
+def forget_launcher() -> None:
+    """Leaves aside what a launcher (srun, mpirun) told the processes of which this one is a descendant."""
+    for name in (*_RANK, *_WORLD_SIZE):
+        os.environ.pop(name, None)
+
+
 # --- meeting and parting --------------------------------------------------------------------------
 
 

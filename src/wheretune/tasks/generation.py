@@ -104,8 +104,8 @@ class Generation(LanguageTask):
         encoder, parts = Encoder(tokenizer), self.parts
         if reads_apart(tokenizer):
             for row, (source, *_) in zip(data.rows, data.texts, strict=True):
-                ids, gone = self._read_apart(encoder, source, max_length)
-                yield Prompt(row, ids, None, gone, None if ids else "its source has no token")
+                read, lost = self._read_apart(encoder, source, max_length)
+                yield Prompt(row, read, None, lost, None if read else "its source has no token")
             return
         for row, (source, *_) in zip(data.rows, data.texts, strict=True):
             before = filled(parts, {"source": source, "target": ""}).text

@@ -125,6 +125,9 @@ def write_adapter(folder: Path, config: PeftConfig, state: dict[str, Tensor], mo
     config.inference_mode = True
     config.base_model_name_or_path = model.name
     config.revision = model.spec.revision
+    for name, value in vars(config).items():
+        if isinstance(value, set):  # PEFT would write it in another order in every process
+            setattr(config, name, sorted(value))
     folder.mkdir()
     tensors = {_BELOW_PEFT + name: value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(tensors, folder / TENSORS, {"format": "pt"})
@@ -141,18 +144,18 @@ def for_language_model(folder: Path, stack: LayerStack) -> None:
     from safetensors.torch import load_file, save_file
 
     content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    (folder / CONFIG).write_text(json.dumps({**content, "task_type": LANGUAGE[stack.split > 0]}, indent=2), encoding="utf-8")
+    (folder / CONFIG).write_text(
+        json.dumps({**content, "task_type": LANGUAGE[stack.split > 0]}, indent=2), encoding="utf-8"
+    )
     tensors = {name.removeprefix(_BELOW_PEFT): value for name, value in load_file(folder / TENSORS).items()}
-    below = _below_language_model(stack)
-    moved = {f"{below}{name}": value.clone() for name, value in tensors.items()}
+    prefix = "" if _own_base(stack) else f"{stack.base.base_model_prefix}."
+    moved = {f"{_BELOW_PEFT}{prefix}{name}": value.clone() for name, value in tensors.items()}
     save_file(moved, folder / TENSORS, {"format": "pt"})
 
 
-def _below_language_model(stack: LayerStack) -> str:
-    """What stands before the names of a base model's modules in PEFT's checkpoint of the language model around it."""
-    if stack.split and not stack.base_path:  # T5 is its own base model
-        return _BELOW_PEFT
-    return f"{_BELOW_PEFT}{getattr(stack.base, 'base_model_prefix', '')}."
+def _own_base(stack: LayerStack) -> bool:
+    """Whether a language model is its own base model, as T5 is."""
+    return getattr(stack.base, "get_output_embeddings", lambda: None)() is not None
 
 
 def attach_saved(stack: LayerStack, folder: Path) -> Attached:
@@ -170,8 +173,8 @@ def attach_saved(stack: LayerStack, folder: Path) -> Attached:
     except (OSError, ValueError, TypeError) as error:
         raise DeltaError(f"{folder} holds no PEFT checkpoint ({error})", "tune again, or restore the folder") from error
     _, attached = attach(stack, config, seed=0)
-    prefix = _below_language_model(stack) if config.task_type in LANGUAGE else _BELOW_PEFT
-    state = {name.removeprefix(prefix): value for name, value in saved.items()}
+    prefix = f"{getattr(stack.base, 'base_model_prefix', '')}." if config.task_type in LANGUAGE else ""
+    state = {name.removeprefix(_BELOW_PEFT).removeprefix(prefix): value for name, value in saved.items()}
     result: Any = set_peft_model_state_dict(stack.base, state)
     if result.unexpected_keys or set(state) != set(adapter_state(stack.base)):
         attached.detach()
