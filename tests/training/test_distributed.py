@@ -40,7 +40,11 @@ def tune(place, output, *more, chat=False):
     pairs = iter(more)
     given |= dict(zip(pairs, pairs, strict=True))
     flags = [name for name, value in given.items() if value is True]
-    return ["tune", *flags, *(one for pair in given.items() if pair[1] not in (None, True) for one in pair)]
+    return [
+        "tune",
+        *flags,
+        *(one for pair in given.items() if pair[1] is not None and pair[1] is not True for one in pair),
+    ]
 
 
 def tensors(folder):
@@ -236,6 +240,37 @@ def test_a_defect_in_one_keeps_its_traceback_and_ends_all(nursery, place, tmp_pa
     ended = nursery.run(tmp_path / "said", 2, "training.test_distributed:of_its_own", *command, defect=True)
     assert 0 not in ended.codes and ended.seconds < 60
     assert "ZeroDivisionError" in ended.err[1] and len(ended.errors) == 1 and "has ended" in ended.errors[0]
+
+
+def sums():
+    """What the gradients of two processes become; run in both."""
+    from wheretune.errors import TrainingError
+    from wheretune.support.processes import join, leave, part
+    from wheretune.training.sharing import sum_gradients
+
+    join()
+    number = part()[0]
+    held = {name: torch.nn.Parameter(torch.zeros(3, dtype=kind)) for name, kind in KINDS.items()}
+    held["both"].grad, held["half"].grad = torch.ones(3) + number, torch.ones(3, dtype=torch.bfloat16)
+    if number == 1:
+        held["one"].grad = torch.full((3,), 5.0)
+    held["frozen"].requires_grad = False
+    assert sum_gradients(held, torch.tensor(0.25 + number)).item() == 1.5
+    assert held["both"].grad.tolist() == [3.0] * 3 and held["one"].grad.tolist() == [5.0] * 3
+    assert held["half"].grad.tolist() == [2.0] * 3
+    assert held["none"].grad is None and held["frozen"].grad is None
+    held["none"].requires_grad = number == 0
+    with pytest.raises(TrainingError, match="disagree on whether none trains in this step"):
+        sum_gradients(held, torch.tensor(0.0))
+    leave()
+
+
+KINDS = dict.fromkeys(("both", "one", "none", "frozen"), torch.float32) | {"half": torch.bfloat16}
+
+
+def test_gradients_are_summed_where_any_process_has_one(nursery, tmp_path):
+    done = nursery.run(tmp_path, 2, "training.test_distributed:sums")
+    assert done.codes == [0, 0], done.err
 
 
 @pytest.mark.slow
