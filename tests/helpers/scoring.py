@@ -24,7 +24,7 @@ def gather_all(model_or_stack, tokenizer, data, scorers, *, settle=None, shard=(
 
 def score_all(model_or_stack, tokenizer, data, scorers, **settings):
     """`gather` and `finish` in one."""
-    from wheretune.scoring.one_pass import finish
+    from wheretune.scoring.gathered import finish
 
     return finish(gather_all(model_or_stack, tokenizer, data, scorers, **settings))
 

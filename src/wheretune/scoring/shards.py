@@ -25,7 +25,7 @@ from wheretune.records.data import DataInfo
 from wheretune.records.model import ModelInfo
 from wheretune.records.scores import Reading
 from wheretune.scorers.base import Finished, GradientScorer, StackScorer, StreamScorer
-from wheretune.scoring.one_pass import PassState, finish, merge
+from wheretune.scoring.gathered import PassState, finish, merge
 from wheretune.support.files import write
 
 if TYPE_CHECKING:

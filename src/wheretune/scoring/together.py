@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wheretune.errors import DataError
-from wheretune.scoring.one_pass import PassState, gather, merge
+from wheretune.scoring.gathered import PassState, merge
+from wheretune.scoring.one_pass import gather
 from wheretune.scoring.shards import packed, unpacked
 from wheretune.support.processes import gathered, part
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wheretune.records.data import DataSpec
     from wheretune.records.model import ModelSpec
     from wheretune.records.scores import LayerScores, Reading
-    from wheretune.scoring.one_pass import PassState
+    from wheretune.scoring.gathered import PassState
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,6 @@ def score(
         if error.field != "shard":
             raise
         raise DataError(error.problem, error.remedy, "shards") from error
-    from wheretune.scoring.one_pass import finish, merge
+    from wheretune.scoring.gathered import finish, merge
 
     return finish(merge(states))
