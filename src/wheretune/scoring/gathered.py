@@ -89,10 +89,10 @@ def merge(shards: Sequence[PassState]) -> PassState:
 def _check_alike(shards: Sequence[PassState]) -> None:
     if not shards:
         raise ConfigError("there is no shard to merge", "give all shards of a pass")
-    first, common = shards[0], _common(shards[0])
+    first, wanted = shards[0], common(shards[0])
     for other in shards:
-        theirs = _common(other)
-        differs = [name for name, value in common.items() if theirs[name] != value]
+        theirs = common(other)
+        differs = [name for name, value in wanted.items() if theirs[name] != value]
         if differs:
             one, another = ("/".join(map(str, part.shard)) for part in (other, first))
             raise ConfigError(f"shards {one} and {another} are of different passes ({differs[0]})", "merge like shards")
@@ -110,8 +110,8 @@ def _check_complete(shards: Sequence[PassState]) -> None:
         raise ConfigError(f"shard {missing[0]} of {of} is missing", f"score shard {missing[0]}/{of} and merge all")
 
 
-def _common(state: PassState) -> dict[str, Any]:
-    """What shards must have in common, by name."""
+def common(state: PassState) -> dict[str, Any]:
+    """What the shards of one pass must have in common, by name."""
     return {
         "number of shards": state.shard[1],
         "scorers": list(state.states),

@@ -7,7 +7,7 @@ gradients (one backward pass). What it has gathered is a `PassState`, of which `
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
@@ -29,7 +29,8 @@ from wheretune.scoring.by_stack import by_stack
 from wheretune.scoring.checking import check
 from wheretune.scoring.gathered import PassState, finish
 from wheretune.scoring.gradients import stream_gradients
-from wheretune.scoring.reading import Texts
+from wheretune.scoring.reading import Place, Texts
+from wheretune.scoring.resuming import Going, Keep
 from wheretune.scoring.states import stream_states
 from wheretune.support.progress import progress
 from wheretune.support.provenance import versions
@@ -46,18 +47,31 @@ if TYPE_CHECKING:
     from wheretune.scorers.base import Finished, Scorer
 
 Kind = TypeVar("Kind")
-Track = Callable[[Iterable[Kind], str], Iterable[Kind]]  # shows progress under a description
+Track = Callable[[Iterable[Kind], str, int], Iterable[Kind]]  # shows progress under a description, from a sample on
 
 
 @runtime_checkable
 class Watch(Protocol):
-    """Looks on while a scorer's pass runs and says when its choice is settled."""
+    """Looks on while a scorer's pass runs and says when its choice is settled.
+
+    Attributes:
+        settings: What it goes by, in words; a pass that was watched otherwise is another pass.
+    """
+
+    @property
+    def settings(self) -> str: ...
 
     def see(self, states: States) -> None:
         """One more batch."""
 
     def look(self, finished: Finished, n: int) -> Settlement:
         """What can be said after `n` samples."""
+
+    def kept(self) -> dict[str, Any]:
+        """What it has seen, as tensors, arrays, numbers, tuples and dicts."""
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Goes on from what another has `kept`."""
 
 
 Settle = Callable[[Any, int], Watch]
@@ -72,6 +86,7 @@ def gather(
     *,
     settle: Settle | None = None,
     shard: tuple[int, int] = (1, 1),
+    keep: Keep | None = None,
 ) -> PassState:
     """Feeds every scorer: in one forward pass those that read states, in one backward pass those that read gradients.
 
@@ -84,7 +99,9 @@ def gather(
         settle: Reads the data in a seeded random order, looks after every few batches whether the choice is settled,
             and stops there; for one scorer whose scores are means over samples.
         shard: Which of how many shards to read, counted from 1. The shards deal out the batches of one pass, so they
-            merge into what one pass gathers; see `stream_batches`.
+            merge into what one pass gathers; see `stream_chunks`.
+        keep: Where the pass writes down every so often what it has gathered, and goes on from what stands there; it
+            stays there in the end. See `scoring.resuming`.
 
     Raises:
         ConfigError: Settings that do not go together.
@@ -98,75 +115,88 @@ def gather(
     texts = Texts.of(opened, data, reading, shard, settling=settle is not None)
     of_states = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
     of_gradients = [scorer for scorer in scorers if isinstance(scorer, GradientScorer)]
-    found: dict[Any, Any] = {
-        scorer: scorer.score(opened.stack) for scorer in scorers if isinstance(scorer, StackScorer)
-    }
-    settlement = None
+    watch = None if settle is None else settle(of_states[0], len(texts.data))
+    empty = PassState({}, opened.info, data.info, texts.reading, 0, 0, 0.0, versions(), shard=shard)
+    going = Going.of(empty, scorers, "" if watch is None else watch.settings, keep, started)
+    for scorer in scorers:
+        if isinstance(scorer, StackScorer) and scorer not in going.states:
+            going.states[scorer] = scorer.score(opened.stack)
     with progress() as shown:
-        track = partial(_track, shown, texts.steps)
+        track = partial(_track, shown, texts)
         if of_states:
-            states, settlement = _from_states(opened, texts, of_states, settle, track)
-            found |= states
+            _from_states(opened, texts, of_states, watch, going, track)
         if of_gradients:
-            found |= _from_gradients(opened, texts, of_gradients, track)
-    return PassState(
-        states={scorer: found[scorer] for scorer in scorers},
-        info=opened.info,
-        data=data.info,
-        reading=texts.reading,
-        n_samples=texts.samples,
-        tokens=texts.tokens,
-        learned=texts.learned,
-        seconds=time.perf_counter() - started,
-        versions=versions(),
-        settlement=settlement,
-        shard=shard,
+            _from_gradients(opened, texts, of_gradients, going, track)
+    return replace(
+        empty,
+        states={scorer: going.states[scorer] for scorer in scorers},
+        n_samples=texts.place.samples,
+        tokens=texts.place.tokens,
+        learned=texts.place.learned,
+        seconds=going.seconds,
+        settlement=going.settlement,
     )
 
 
 # --- what is made of the texts --------------------------------------------------------------------
 
 
-def _track(shown: Any, total: int, batches: Iterable[Kind], description: str) -> Iterable[Kind]:
-    tracked: Iterable[Kind] = shown.track(batches, total=total, description=description)
+def _track(shown: Any, texts: Texts, batches: Iterable[Kind], description: str, read: int) -> Iterable[Kind]:
+    done = read // texts.reading.batch_size
+    tracked: Iterable[Kind] = shown.track(batches, texts.steps, completed=done, description=description)
     return tracked
 
 
 def _from_states(
-    opened: Opened, texts: Texts, scorers: Sequence[StreamScorer], settle: Settle | None, track: Track[States]
-) -> tuple[dict[StreamScorer, Any], Settlement | None]:
+    opened: Opened,
+    texts: Texts,
+    scorers: Sequence[StreamScorer],
+    watch: Watch | None,
+    going: Going,
+    track: Track[States],
+) -> None:
     """One forward pass; one more before it, where states are standardised."""
+    stack, forward = opened.stack, _forward(opened, texts, scorers)
+    if texts.reading.standardise:
+        _measure_moments(stack, texts, forward, going, track)
+    driven = {scorer: by_stack(scorer, opened.info) for scorer in scorers}
+    with going.during("scoring") as after:
+        if after is None:
+            return
+        going.states = {scorer: driven[scorer].init(stack) for scorer in scorers} | going.states
+        if watch is not None and going.watch:
+            watch.restore(going.watch)
+        for batch in track(forward(after), "scoring", after.samples):
+            if going.moments is not None:
+                batch = replace(batch, tokens=going.moments.standardised(batch.tokens))
+            going.states |= {scorer: driven[scorer].update(going.states[scorer], batch) for scorer in scorers}
+            if watch is not None and _settled(watch, batch, texts, scorers[0], going):
+                break
+            going.at(texts.place, {} if watch is None else watch.kept())
+
+
+def _forward(opened: Opened, texts: Texts, scorers: Sequence[StreamScorer]) -> Callable[[Place], Iterator[States]]:
+    """What runs the model over the texts after a place."""
     stack, collate, task = opened.stack, texts.task.collator(opened.tokenizer), texts.task
     reductions = {scorer.name: scorer.reduction for scorer in scorers if scorer.reduction is not None}
     meanings = _meanings(opened, texts, scorers)
-
-    def forward() -> Iterator[States]:
-        every = task.predicted if task.places == "every" else None
-        return stream_states(stack, texts.batches(), collate, texts.reading, reductions, *meanings, every)
-
-    driven = {scorer: by_stack(scorer, opened.info) for scorer in scorers}
-    moments = _moments(stack, track(forward(), "standardising")) if texts.reading.standardise else None
-    states = {scorer: driven[scorer].init(stack) for scorer in scorers}
-    watch = None if settle is None else settle(scorers[0], len(texts.data))
-    settlement = None
-    for batch in track(forward(), "scoring"):
-        if moments is not None:
-            batch = replace(batch, tokens=moments.standardised(batch.tokens))
-        states = {scorer: driven[scorer].update(state, batch) for scorer, state in states.items()}
-        if watch is not None:
-            watch.see(batch)
-            settlement = _looked(watch, texts, scorers[0], states[scorers[0]]) or settlement
-            if settlement is not None and settlement.settled:
-                break
-    return states, settlement
+    every = task.predicted if task.places == "every" else None
+    return lambda after: stream_states(
+        stack, texts.batches(after), collate, texts.reading, reductions, *meanings, every
+    )
 
 
-def _moments(stack: LayerStack, batches: Iterable[States]) -> Moments:
+def _measure_moments(
+    stack: LayerStack, texts: Texts, forward: Callable[[Place], Iterator[States]], going: Going, track: Track[States]
+) -> None:
     """Of every dimension of every latent space, over all batches."""
-    moments = Moments.empty(len(state_names(stack)), stack.hidden_size)
-    for batch in batches:
-        moments = moments.merge(Moments.of(batch.tokens))
-    return moments
+    with going.during("standardising") as after:
+        if after is None:
+            return
+        going.moments = going.moments or Moments.empty(len(state_names(stack)), stack.hidden_size)
+        for batch in track(forward(after), "standardising", after.samples):
+            going.moments = going.moments.merge(Moments.of(batch.tokens))
+            going.at(texts.place)
 
 
 def _meanings(
@@ -198,24 +228,31 @@ def _meanings(
     return semantic_bases(opened.stack, tokens), lambda row: place[token(row)]
 
 
-def _looked(watch: Watch, texts: Texts, scorer: StreamScorer, state: Any) -> Settlement | None:
-    """What the watch says, if it is time to look."""
+def _settled(watch: Watch, batch: States, texts: Texts, scorer: StreamScorer, going: Going) -> bool:
+    """Whether the choice is, as the watch says where it is time to look."""
+    watch.see(batch)
     if not texts.time_to_look:
-        return None
-    return replace(watch.look(scorer.finish(state), texts.samples), texts=len(texts.data))
+        return False
+    found = watch.look(scorer.finish(going.states[scorer]), texts.place.samples)
+    going.settlement = replace(found, texts=len(texts.data))
+    return found.settled
 
 
 def _from_gradients(
-    opened: Opened, texts: Texts, scorers: Sequence[GradientScorer], track: Track[Any]
-) -> dict[GradientScorer, Any]:
+    opened: Opened, texts: Texts, scorers: Sequence[GradientScorer], going: Going, track: Track[Any]
+) -> None:
     """One backward pass."""
     per_sample = any(scorer.per_sample for scorer in scorers)
     collate = texts.task.collator(opened.tokenizer)
-    stream = stream_gradients(opened.stack, texts.data, texts.batches(), collate, per_sample, texts.reading.seed)
-    states = {scorer: scorer.init(opened.stack) for scorer in scorers}
-    for gradients in track(stream, "scoring by gradients"):
-        states = {scorer: scorer.update(state, gradients) for scorer, state in states.items()}
-    return states
+    with going.during("scoring by gradients") as after:
+        if after is None:
+            return
+        going.states = {scorer: scorer.init(opened.stack) for scorer in scorers} | going.states
+        rows = texts.batches(after)
+        stream = stream_gradients(opened.stack, texts.data, rows, collate, per_sample, texts.reading.seed)
+        for gradients in track(stream, "scoring by gradients", after.samples):
+            going.states |= {scorer: scorer.update(going.states[scorer], gradients) for scorer in scorers}
+            going.at(texts.place)
 
 
 def score(

@@ -55,7 +55,7 @@ class Work:
 
     def __call__(self, shard: Shard) -> PassState:
         """What the pass over a shard has gathered."""
-        from wheretune.pipeline import pass_over
+        from wheretune.scoring.by_name import pass_over
 
         made = [catalog.build("scorer", spec) for spec in self.scorers]
         place = (shard.number, shard.of)
