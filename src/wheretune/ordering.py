@@ -44,7 +44,7 @@ class Order:
     plan: Plan
     batches: list[list[int]] | None = None
 
-    def arranged(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def arranged(self, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The rows, with the batches in which they are to be read."""
         return rows if self.batches is None else Arranged(rows, self.batches)
 

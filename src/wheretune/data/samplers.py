@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch
 from wheretune.data.batches import filled
 
 
-class Arranged(list[dict[str, Any]]):
+class Arranged(Sequence[dict[str, Any]]):
     """Rows with the batches in which they are to be read, once, in that order.
 
     Attributes:
@@ -19,8 +19,21 @@ class Arranged(list[dict[str, Any]]):
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], batches: Sequence[Sequence[int]]) -> None:
-        super().__init__(dict(row) for row in rows)
+        self._rows = rows
         self.batches = [list(batch) for batch in batches]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, place: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        found = self._rows[place]
+        return dict(found) if isinstance(found, Mapping) else [dict(row) for row in found]
 
 
 class TokenBatches(torch.utils.data.Sampler[list[int]]):
