@@ -2,8 +2,8 @@
 
     python benchmarks/memory_by_rows.py 10000 100000
 
-Rows are made up, as long as those of SST-2 (9 words in the mean); the model is a tiny BERT made on the spot, so that what
-grows is the data's. `encoded` only reads and tokenises.
+Rows are made up, as long as those of SST-2 (9 words in the mean); the model is a tiny BERT made on the spot, so that
+what grows is the data. `encoded` only reads and tokenises.
 """
 
 from __future__ import annotations
