@@ -251,8 +251,8 @@ def test_launchers(place, tmp_path):
 
     env = os.environ | {"PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     launchers = {
-        "torchrun": ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"),
-        "accelerate": ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"),
+        "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        "accelerate": ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"),
     }
     for name, launcher in launchers.items():
         command = map(str, tune(place, tmp_path / name, "--layers", "2,3"))
