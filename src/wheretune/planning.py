@@ -16,9 +16,11 @@ from wheretune.errors import ConfigError, PlanError, WheretuneError
 from wheretune.records.base import Spec, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Choice, LayerScores
+from wheretune.schedules.base import WorkingCopy
 from wheretune.schedules.static import Static
 from wheretune.scheduling import scheduled, stages_of
-from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector, resolved
+from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector
+from wheretune.selectors.stacks import check_for, choice_of
 from wheretune.tuners.whole_layers import WholeLayers
 
 if TYPE_CHECKING:
@@ -34,14 +36,17 @@ AnySelector = Selector | AdaptiveSelector
 NOTHING = Choice(Spec("none"), (), None, None)  # what no selector chooses
 
 
-def check(selector: AnySelector, layers: int) -> None:
-    """Refuses, before anything is scored, a selector that cannot choose among so many layers.
+def check(selector: AnySelector, model: ModelInfo | int) -> None:
+    """Refuses, before anything is scored, a selector that cannot choose among a model's layers, or among so many.
 
     Raises:
         PlanError: k is below 1 or above the number of layers, a named layer does not exist, or another setting is
             wrong.
     """
-    check_selector(selector, layers)
+    if isinstance(model, int):
+        check_selector(selector, model)
+    else:
+        check_for(selector, model)
 
 
 def choose(scores: LayerScores, selector: AnySelector) -> Choice:
@@ -52,9 +57,8 @@ def choose(scores: LayerScores, selector: AnySelector) -> Choice:
     """
     from wheretune.scoring.confidence import how_sure
 
-    plain, reason = selector.adapt(scores) if isinstance(selector, AdaptiveSelector) else (selector, None)
-    spec = Spec.of(resolved(selector, len(scores.layers)))
-    return Choice(spec, plain.select(scores.values), how_sure(scores, plain), reason)
+    plain, settled, reason = choice_of(selector, scores.model, scores)
+    return Choice(Spec.of(settled), plain.select(scores.values), how_sure(scores, plain), reason)
 
 
 def _choose_unscored(model: ModelInfo, selector: AnySelector) -> Choice:
@@ -69,7 +73,8 @@ def _choose_unscored(model: ModelInfo, selector: AnySelector) -> Choice:
             "score the layers first, or choose without scores (explicit, top, bottom, random)",
             "selector",
         )
-    return Choice(Spec.of(resolved(selector, len(model))), selector.select(np.zeros(len(model))), None, None)
+    plain, settled, _ = choice_of(selector, model)
+    return Choice(Spec.of(settled), plain.select(np.zeros(len(model))), None, None)
 
 
 # --- plans ---------------------------------------------------------------------------------------
@@ -139,6 +144,7 @@ def plan(
         PlanError: k is below 1 or above the number of layers, a named layer does not exist, there is no selector, or it
             chooses by scores and there are none; or nothing would train.
         ConfigError: The schedule cannot serve the tuner, or so few layers.
+        ModelError: The schedule makes a smaller copy of the layers, and these do not show how.
     """
     if data is None and isinstance(scores_or_model, LayerScores):
         data = scores_or_model.data
@@ -172,6 +178,8 @@ def _planned(
     from wheretune.tasks.base import task_of
 
     schedule.check(len(choice.layers), Spec.of(tuner))
+    if isinstance(schedule, WorkingCopy):
+        schedule.check_model([model.layers[layer] for layer in choice.layers])
     outputs = 1 if data is None else task_of(data).outputs(data.classes)
     on_top = head.count(model, outputs)
     length, learned = tokens[0] or TOKENS, tokens[1]

@@ -192,13 +192,14 @@ def test_an_encoder_decoder_is_scored_by_its_weights_and_tuned_in_the_user_s_own
     common = ("--model", tmp_path / "t5", "--train", files["train"])
     code, _, err = run("score", *common, "--scorer", "weight-snr", "--output", tmp_path / "s.json")
     assert code == 0, err
-    one_line(*run("score", *common, "--output", tmp_path / "n.json")[::2], "encoder-decoder", "weight-snr")
+    one_line(*run("score", *common, "--output", tmp_path / "n.json")[::2], "no decoder_start_token_id")
     code, _, err = run(
         "plan", tmp_path / "s.json", "--layers", "1,4", "--tuner", "lora", "--output", tmp_path / "p.json"
     )
     assert code == 0, err
     one_line(
-        *run("tune", "--plan", tmp_path / "p.json", *common[2:], "--output", tmp_path / "r")[::2], "encoder-decoder"
+        *run("tune", "--plan", tmp_path / "p.json", *common[2:], "--output", tmp_path / "r")[::2],
+        "no decoder_start_token_id",
     )
     assert not (tmp_path / "r").exists()
     plan = wt.load(wt.Plan, tmp_path / "p.json")

@@ -17,6 +17,7 @@ from wheretune.records.plan import load_plan
 from wheretune.records.runs import TrainSettings, WatchSettings, load_result
 from wheretune.schedules.salf import Salf
 from wheretune.schedules.timetable import timetable
+from wheretune.tasks.loading import load_data
 from wheretune.training.loop import train
 
 TEXTS = (16000, 4076, 8544, 5452, 10060)
@@ -117,6 +118,19 @@ def test_a_run_reads_every_row_once_and_no_batch_mixes_stages(run, tiny_folder, 
     language, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     scores = wt.score(language, tokenizer, wt.load_data(words), wt.SemanticDeviation())
     assert list(scores.deviations.eof_layers) == np.bincount(kept, minlength=4).tolist()
+
+
+def test_some_of_the_rows_are_ordered_by_their_own_layers(run, tiny_folder, words, tmp_path):
+    """Rows that are drawn from a file have the numbers of the file."""
+    given = ("tune", "--model", tiny_folder("gpt2"), "--train", words, "--max-samples", 14, "--schedule", "salf")
+    code, _, err = run(*given, "--epochs", 1, "--batch-size", 4, "--output", tmp_path / "some", "--json")
+    assert code == 0, err
+    assert run(*given[:-4], *given[-2:], "--epochs", 1, "--output", tmp_path / "all", "--json")[0] == 0
+    some, every = (
+        json.loads((tmp_path / name / "eof-layers.json").read_text())["eof_layers"] for name in ("some", "all")
+    )
+    drawn = load_data(wt.DataSpec(str(words), max_samples=14)).rows
+    assert max(drawn) > 14 and some == [every[row] for row in drawn]
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def _from_scores(
     check_preset(choice.preset, scores.model.causal)
     made = {axis: catalog.build(axis, spec) for axis, spec in axes.items() if spec is not None}
     chooses = made["tuner"].needs_layers
-    selector = selector_for(choice, len(scores.layers), scores.scorer, seed) if chooses else None
+    selector = selector_for(choice, scores.model, scores.scorer, seed) if chooses else None
     return planning.plan(scores, selector, **made)
 
 
@@ -208,9 +208,9 @@ def cost(
 
         session = Session(shared=False)
         session.data(spec, labels="ignored")  # data is refused before the model is looked at
-        from wheretune import pipeline
+        from wheretune import pricing
 
-        found = pipeline.cost(given, spec, where, epochs=epochs, batch_size=batch_size, session=session)
+        found = pricing.cost(given, spec, where, epochs=epochs, batch_size=batch_size, session=session)
         if measure:
             from wheretune.training.timing import time_steps
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wheretune.agreement import Agreement
     from wheretune.planning import AnySelector
     from wheretune.records.base import Spec
-    from wheretune.records.model import ModelSpec
+    from wheretune.records.model import ModelInfo, ModelSpec
     from wheretune.records.plan import Plan
     from wheretune.records.scores import LayerScores
 
@@ -64,8 +64,8 @@ class ReportOptions(Group):
         return None if self.before is None else one_of(load_scores(self.before), "semantic-deviation")
 
 
-def selector_for(choice: ChoiceOptions, layers: int, scorer: Spec, seed: int) -> AnySelector:
-    """The selector that was asked for, seen to be able to choose among so many layers.
+def selector_for(choice: ChoiceOptions, model: ModelInfo | int, scorer: Spec, seed: int) -> AnySelector:
+    """The selector that was asked for, seen to be able to choose among a model's layers, or among so many.
 
     Raises:
         PlanError: It is not.
@@ -73,7 +73,7 @@ def selector_for(choice: ChoiceOptions, layers: int, scorer: Spec, seed: int) ->
     from wheretune import catalog, planning
 
     made: AnySelector = catalog.build("selector", choice.selector(scorer, seed))
-    planning.check(made, layers)
+    planning.check(made, model)
     return made
 
 
@@ -92,7 +92,7 @@ def selector_that_fits(choice: ChoiceOptions, model: ModelSpec, scorer: Spec, se
 
     _, info = outline(model)
     check_preset(choice.preset, info.causal)
-    selector_for(choice, len(info), scorer, seed)
+    selector_for(choice, info, scorer, seed)
     return choice.selector(scorer, seed)
 
 
@@ -272,7 +272,8 @@ def report_on(
     else:
         for scores in every:
             show(scores.profile(scores.choice.layers if scores.choice is not None else ()))
-            for said in (scores.settlement, scores.deviations, scores.choice):
+            chosen = None if scores.choice is None else scores.choice.in_words(scores.model.called)
+            for said in (scores.settlement, scores.deviations, chosen):
                 if said is not None:
                     show(str(said))
         if side_by_side is not None:

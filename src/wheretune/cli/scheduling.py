@@ -69,9 +69,10 @@ def schedule(
     target = None if figure is None else file_to_write(figure)
     asked.check(count, Spec("full"))
     named = catalog.text_of(Spec.of(asked))
-    if asked.unit == "tensor":
+    if asked.unit != "layer":
         refuse(context, ("figure",), f"--schedule {asked.name}, which goes by how much weights change")
-        _show_first(asked, named, count, length, seed, json_)
+        first = _show_first if asked.unit == "tensor" else _show_round
+        first(asked, named, count, length, seed, json_)
         return
     spans = timetable(asked, count, range(count), length, seed)
     table = share_table(f"{named}, {count} layers, {length} steps, seed {seed}", shares(spans, count, STRETCHES))
@@ -105,4 +106,26 @@ def _show_first(asked: Schedule, named: str, layers: int, steps: int, seed: int,
     span = {"from": 0, "to": 0, "layers": inside, "tensors": list(first), "names": names}
     found = {"layers": layers, "steps": steps, "spans": [span], "known": f"{why}; {what}"}
     show(table(title, ("tensor", "name"), rows, left=("name",)), json_, found)
+    note(why)
+
+
+def _show_round(asked: Any, named: str, layers: int, steps: int, seed: int, json_: bool) -> None:
+    """Shows how large the first working copy is: which rows it has goes by the weights, and is not known beforehand."""
+    from wheretune.schedules.recap import copy_of_bert
+    from wheretune.show.tables import table
+
+    state = asked.init(layers, range(layers), {}, steps, seed)
+    last = max(step for step in range(steps) if asked.round(state, step)[0] == 0)
+    found = copy_of_bert(asked, layers)
+    why = (
+        f"{asked.name} goes by the weights and their gradients, anew in each of its {asked.rounds} rounds, so no more "
+        "than the size of its first set is known beforehand"
+    )
+    what = f"a BERT-base of {layers} layers, all of which train; embeddings, norms and head train whole"
+    title = f"{named}, round 0 (steps 0 to {last}), seed {seed}: the working copy of {what}"
+    rows = [(name, f"{some:,}", f"{every:,}") for name, (some, every) in found.items()]
+    copy = {name: {"taken": some, "of": every} for name, (some, every) in found.items()}
+    span = {"from": 0, "to": last, "layers": list(range(layers)), "copy": copy}
+    plain = {"layers": layers, "steps": steps, "spans": [span], "known": f"{why}; {what}"}
+    show(table(title, ("what", "taken", "of"), rows, left=("what",)), json_, plain)
     note(why)

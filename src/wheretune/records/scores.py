@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +25,10 @@ LastState = Literal["normed", "raw"]
 Matrix = tuple[tuple[float, ...], ...]
 
 
+ENOUGH = 1024
+"""Texts by which a run chooses by itself; docs/evidence.md: 128 settle the choice. `wheretune score` reads all."""
+
+
 @record
 class Reading:
     """How texts are read to be scored: all that the numbers depend on, beside the model, the data and the scorer.
@@ -40,6 +44,7 @@ class Reading:
             few dimensions of great variance (rogue ones, Timkey and van Schijndel 2021) do not decide every cosine.
         seed: Seed for the order of the texts, where they are read in random order, and for a fresh head.
         max_length: Tokens that texts were cut to; None where no text was read.
+        most: Texts that are read at most, drawn by the seed; None reads all.
     """
 
     batch_size: int = 32
@@ -48,9 +53,10 @@ class Reading:
     standardise: bool = False
     seed: int = 0
     max_length: int | None = None
+    most: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("batch_size", self.batch_size), ("max_length", self.max_length)):
+        for name, value in (("batch_size", self.batch_size), ("max_length", self.max_length), ("most", self.most)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', ' ')} is {value}", "give 1 or more", name)
         check_seed(self.seed)
@@ -137,7 +143,11 @@ class Confidence:
         require(all(-1e-9 <= share <= 1 + 1e-9 for share in shares), "a share of resamples is not from 0 to 1")
 
     def __str__(self) -> str:
-        doubtful = [f"{layer} ({share:.0%})" for layer, share in enumerate(self.layers) if 0.05 < share < 0.95]
+        return self.in_words(str)
+
+    def in_words(self, called: Callable[[int], str]) -> str:
+        """How sure it is, with what layers are called."""
+        doubtful = [f"{called(layer)} ({share:.0%})" for layer, share in enumerate(self.layers) if 0.05 < share < 0.95]
         words = f"{self.selection:.0%} of resamples choose the same layers"
         if doubtful:
             words += f"; in doubt: layers {', '.join(doubtful)}"
@@ -166,10 +176,14 @@ class Choice:
         require(list(self.layers) == sorted(set(self.layers)), "the chosen layers are not ascending")
 
     def __str__(self) -> str:
-        words = f"{self.selector} chooses layer{'s' * (len(self.layers) > 1)} {', '.join(map(str, self.layers))}"
+        return self.in_words(str)
+
+    def in_words(self, called: Callable[[int], str]) -> str:
+        """What is chosen, with what layers are called."""
+        words = f"{self.selector} chooses layer{'s' * (len(self.layers) > 1)} {', '.join(map(called, self.layers))}"
         if self.reason is not None:
             words += f" ({self.reason})"
-        return words if self.confidence is None else f"{words}: {self.confidence}"
+        return words if self.confidence is None else f"{words}: {self.confidence.in_words(called)}"
 
 
 @record
@@ -219,7 +233,8 @@ class LayerScores(Shown):
         reading: How the texts were read.
         n_samples: The samples the scores are made of; 0 where the scorer read no text.
         layers: One entry per layer, in order.
-        similarity: Mean similarity of every pair of layers (L x L), where the scorer has one.
+        similarity: Mean similarity of every pair of layers (L x L), where the scorer has one; 0 between the stacks of
+            an encoder-decoder, which are not compared.
         covariance: n times the covariance of the layers' scores over resamples of the data (L x L): for scores that are
             means, the population covariance over samples.
         settlement: Whether the pass stopped early, and why.
