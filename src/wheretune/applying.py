@@ -95,14 +95,17 @@ class Tuned:
                 self.trainable[name] = parameter
         self._keep_frozen_out()
         self.followers: tuple[Follower, ...] = self.attached.followers
-        self._scheduled: Scheduled | None = None
+        self._scheduled = self._following(schedule, seed)
+        if self._scheduled is not None:
+            self.followers = (self._scheduled, *self.followers)
+
+    def _following(self, schedule: Schedule, seed: int) -> Scheduled | None:
+        """What carries a schedule out; None where nothing moves."""
         if isinstance(schedule, WorkingCopy):
-            self._scheduled = schedule.follow(self.stack, plan.layers, self.trainable, seed)
-        elif schedule.moves:
-            self._scheduled = ScheduleFollower(
-                schedule, self.stack, plan.layers, self.trainable, seed, self._keep_frozen_out
-            )
-        self.followers = (*([] if self._scheduled is None else [self._scheduled]), *self.followers)
+            return schedule.follow(self.stack, self.plan.layers, self.trainable, seed)
+        if not schedule.moves:
+            return None
+        return ScheduleFollower(schedule, self.stack, self.plan.layers, self.trainable, seed, self._keep_frozen_out)
 
     def _check_attached(self, tuner: Tuner, schedule: Schedule) -> None:
         """Takes the tuner off again if what it attached cannot train, or not by this schedule."""

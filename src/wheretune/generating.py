@@ -232,8 +232,8 @@ class Writer:
         mask = self._padded([(1,) * len(one.ids) for one in prompts], 0).to(device)
         start = 1 if self._apart else longest
         check_ids(self._model, {"input_ids": ids})
-        images = [one.images for one in prompts if one.images]
-        seen = {} if not images else seen_beside(ids, images, self._tokenizer)
+        images = [one.images for one in prompts]
+        seen = seen_beside(ids, images, self._tokenizer) if any(images) else {}
         own = LogitsProcessorList([Finite()])
         if self._decoding.rules is not None and self._decoding.no_repeat_ngram_size:
             own.append(OfTheWritten(NoRepeatNGramLogitsProcessor(self._decoding.no_repeat_ngram_size), start))

@@ -17,9 +17,10 @@ from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec, read_json
 from wheretune.schedules.base import OrdersRows
 from wheretune.scorers.eof_layers import EofLayers
-from wheretune.scoring.one_pass import gather
+from wheretune.scoring.together import gather_together
 from wheretune.selectors.base import TakesK
 from wheretune.support.files import write_json
+from wheretune.support.processes import from_first
 
 if TYPE_CHECKING:
     from wheretune.records.plan import Plan
@@ -70,9 +71,10 @@ def order(spec: RunSpec, plan: Plan, settings: TrainSettings, folder: Path, sess
         return Order(plan)
     check(plan.schedule.name, settings)
     kept = folder / EOF_LAYERS
-    if not kept.is_file():
-        write_json(kept, {"eof_layers": _eof_layers(spec, schedule.variant, session)})
-    stages = schedule.stages(read_json(kept)["eof_layers"], plan.layers, settings.seed)
+    if not from_first(kept.is_file):
+        found = {"eof_layers": _eof_layers(spec, schedule.variant, session)}
+        from_first(lambda: write_json(kept, found))
+    stages = schedule.stages(from_first(lambda: read_json(kept))["eof_layers"], plan.layers, settings.seed)
     batches = [_batches(rows, settings.batch_size) for rows in stages]
     ends = tuple(accumulate(map(len, batches)))
     arranged = replace(plan, schedule=Spec(plan.schedule.name, {**plan.schedule.params, "ends": ends}))
@@ -137,7 +139,7 @@ def _eof_layers(spec: RunSpec, variant: str, session: Session) -> list[int]:
             "take another schedule",
         )
     scorer = EofLayers(variant)  # type: ignore[arg-type]
-    found = gather(opened, texts, [scorer], spec.reading).states[scorer]
+    found = gather_together(opened, texts, [scorer], spec.reading).states[scorer]
     by_row = dict(zip(found.rows, found.layers, strict=True))
     return [by_row[row] for row in texts.rows]  # their numbers in the source, of which some may be left out
 

@@ -61,7 +61,8 @@ def stages_of(
     if isinstance(schedule, WorkingCopy):  # what stands outside the layers trains whole
         rest = of(()).below
         below = rest + round(schedule.runs * schedule.trains * (training.below - rest))
-        return Stages([(1.0, replace(training, below=below, share=schedule.trains, runs=schedule.runs))], keeps=keeps)
+        part = replace(training, below=below, share=schedule.trains, runs=schedule.runs)
+        return Stages([(1.0, part)], keeps=keeps, looks=schedule.looks, looked_at=schedule.batches)
     if schedule.observes:  # which tensors train is not known beforehand, how many are
         share = sum(schedule.expected(count)) / count
         part = replace(training, below=round(share * training.below), share=share * training.share)

@@ -1,15 +1,18 @@
 """Tiny random models that see, with a processor of their own, pictures, and conversations about them."""
 
+# ruff: noqa: E501  (templates have long lines)
+
 import json
 
 import numpy as np
 import torch
 import transformers as hf
-from helpers.chats import chat_tokenizer
 from PIL import Image
 from tokenizers import AddedToken
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+from helpers.chats import chat_tokenizer
 
 LLAVA = """{% for m in messages %}{{ m.role | upper + ': ' }}{% for p in m.content | selectattr('type', 'equalto', 'image') %}\
 {{ '<image>\n' }}{% endfor %}{% for p in m.content | selectattr('type', 'equalto', 'text') %}{{ p.text }}{% endfor %}\
@@ -55,7 +58,7 @@ def idefics3(side="right"):
         image_seq_len=4, chat_template=IN_ORDER,
     )  # fmt: skip
     config = hf.Idefics3Config(
-        vision_config=hf.Idefics3VisionConfig(**EYES) if hasattr(hf, "Idefics3VisionConfig") else EYES,
+        vision_config=EYES,
         text_config=hf.LlamaConfig(vocab_size=len(tokenizer), **TEXT), scale_factor=2,
         image_token_id=processor.image_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
@@ -82,3 +85,45 @@ def kept(folder, family="llava", side="right"):
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)
+
+
+def picture(path, seed, size=(20, 24)):
+    """A picture of noise; returns its path."""
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(noise).save(path)
+    return str(path)
+
+
+def asked(images, words="what is it?"):
+    """A user's content: images, then words."""
+    return [{"type": "image"}] * images + [{"type": "text", "text": words}]
+
+
+def rows(folder, n=9, most=2):
+    """Conversations with none, one or two pictures of different sizes, which are drawn into `folder/pictures`."""
+    made = []
+    for i in range(n):
+        names = [f"pictures/{i}-{k}.png" for k in range(i % (most + 1))]
+        for k, name in enumerate(names):
+            picture(folder / name, 10 * i + k, (12 + 5 * i % 17, 30 - i))
+        said = {"role": "assistant", "content": "yes " * (i % 3 + 1) + str(i)}
+        made.append({"messages": [{"role": "user", "content": asked(len(names))}, said], "images": names})
+    return made
+
+
+def written(folder, every=None, name="train.jsonl"):
+    """A file of them."""
+    path = folder / name
+    path.write_text("\n".join(map(json.dumps, rows(folder) if every is None else every)), encoding="utf-8")
+    return str(path)
+
+
+def as_processors_take_it(row, folder):
+    """A row of `rows` with its pictures in their places, every content in parts."""
+    pictures, messages = iter(row["images"]), []
+    for one in row["messages"]:
+        parts = [{"type": "text", "text": one["content"]}] if isinstance(one["content"], str) else one["content"]
+        shown = [{**p, "path": str(folder / next(pictures))} if p["type"] == "image" else p for p in parts]
+        messages.append({**one, "content": shown})
+    return messages

@@ -26,6 +26,7 @@ from wheretune.cli.groups import FIELDS, expanded, flag_of, was_given
 from wheretune.cli.printing import note, readable_anywhere
 from wheretune.cli.usage import said
 from wheretune.errors import WheretuneError
+from wheretune.support.processes import check_one_process, join, leave, may_speak, over, world_size
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
@@ -37,6 +38,7 @@ AFTER_STOP = {  # by command, what a stop leaves; of the others, nothing
     "demo": "give the same command again to run only what is missing",
     "predict": "texts that are in the output stay there; give the same command again to go on",
 }
+SEVERAL = ("tune", "run", "score")  # commands that several processes share
 DATA = ("--train", "--validation", "--test", "--data")  # options that take several files
 DATA_NAMES = {*DATA, *(f"--{name}" for name, ours in SAME.items() if f"--{ours}" in DATA)}
 COMMANDS = {  # by panel of the help: command -> module:function
@@ -192,7 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = joined(sys.argv[1:] if arguments is None else list(arguments))
     try:
         with terminable() as terminated:
+            _meet(_asked(given))
             code = application(_asked(given))(args=given, prog_name="wheretune", standalone_mode=False)
+            leave()
     except WheretuneError as error:
         _fail(str(error))
     except USAGE_ERROR as error:
@@ -202,9 +206,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = STOPPED
     if code == STOPPED:
-        note(f"stopped; {AFTER_STOP.get(_asked(given) or '', 'nothing was written')}", style="bold")
+        if may_speak():
+            left = AFTER_STOP.get(_asked(given) or "", "nothing was written")
+            note(f"stopped; {left}", style="bold", anyway=True)
         code = TERMINATED if terminated else STOPPED
-    sys.exit(code if isinstance(code, int) else 0)
+    _exit(code if isinstance(code, int) else 0)
+
+
+def _meet(command: str | None) -> None:
+    """Joins the other processes of the run, where a launcher started several.
+
+    Raises:
+        ConfigError: The command is one for a single process.
+        ProcessError: The others do not come.
+    """
+    if world_size() > 1 and command in SEVERAL:
+        join()
+    elif any(command in commands for panel, commands in COMMANDS.items() if panel != "List"):
+        check_one_process()
+
+
+def _exit(code: int) -> None:
+    """Ends the process; one of several that fails at once, without waiting for what its libraries still await."""
+    if code and world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        over()
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextmanager
@@ -258,5 +287,6 @@ def _asked(arguments: Sequence[str]) -> str | None:
 
 
 def _fail(message: str) -> None:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
-    sys.exit(2)
+    if may_speak():
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    _exit(2)

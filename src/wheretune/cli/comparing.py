@@ -22,6 +22,7 @@ from wheretune.cli.options import (
     metric_names,
 )
 from wheretune.cli.printing import note, show
+from wheretune.cli.spreading import SpreadOptions
 from wheretune.cli.training import CacheOptions, LoopOptions, SavingOptions, WatchOptions, rates_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def compare(
     savings: SavingOptions,
     cache: CacheOptions,
     watching: WatchOptions,
+    spreading: SpreadOptions,
     to: ComparisonFolderOptions,
     methods: Annotated[
         str,
@@ -93,9 +95,6 @@ def compare(
             rich_help_panel="Training",
         ),
     ] = "auto",
-    executor: Annotated[
-        str, option("--executor", "How the runs are spread over machines.", axis="executor", rich_help_panel="Training")
-    ] = "serial",
     metric: Metrics = None,
     json_: AsJson = False,
     config: Config = None,
@@ -110,6 +109,8 @@ def compare(
     --methods full,prism,top,bottom,random,head-only --k 3 --seeds 0,42,100 --output runs/compared
 
     wheretune compare --config compare.yaml --learning-rates 1e-5,2e-5,5e-5
+
+    wheretune compare --config compare.yaml --on ray --gpus-per-run 1
 
     wheretune compare --recipe cka-lora-encoder --model M --train train.jsonl --test test.jsonl --output runs/cka
     """
@@ -147,7 +148,7 @@ def compare(
         head=None if head is None else whole("head", head),
         settings=settings,
         metrics=metric_names(metric),
-        executor=whole("executor", executor),
+        executor=spreading.executor(),
     )
     check_trains(what.model)
     for method in what.methods:

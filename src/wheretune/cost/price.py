@@ -54,7 +54,7 @@ def price(
     spent = (
         compute_share(parts, training, tokens, epochs)
         if stages is None
-        else scheduled_share(parts, stages, tokens, epochs)
+        else scheduled_share(parts, stages, tokens, epochs) + stages.looking(texts, batch_size, epochs)
     )
     return Cost(
         trainable_parameters=training.parameters,

@@ -58,11 +58,19 @@ class Stages:
         each: What trains, and in which share of the steps; the shares make 1.
         rises: The lowest layer that trains only goes up, so that the prefix cache can follow.
         keeps: The optimizer keeps the state of what is frozen.
+        looks: How often a schedule looks at some batches of its own, all of the model forward and back.
+        looked_at: How many batches these are.
     """
 
     each: Sequence[tuple[float, Training]]
     rises: bool = False
     keeps: bool = False
+    looks: int = 0
+    looked_at: int = 0
+
+    def looking(self, texts: int, batch_size: int, epochs: int) -> float:
+        """What looking costs, as a share of full fine-tuning; 0 where it is not known how many texts there are."""
+        return self.looks * min(self.looked_at * batch_size, texts) / (texts * epochs) if texts else 0.0
 
     def frozen(self, training: Training, layers: int) -> int:
         """The layer below which the prefix cache reaches in a stage."""

@@ -99,8 +99,8 @@ def language_collator(tokenizer: Any) -> Collate:
             return torch.tensor([pad + list(row[name]) if left else list(row[name]) + pad for row, pad in both])
 
         batch = {name: column(name) for name in rows[0] if name not in ("row", "images")}
-        images = [row["images"] for row in rows if "images" in row]
-        return batch | seen_beside(batch["input_ids"], images, tokenizer) if images else batch
+        images = [row.get("images", ()) for row in rows]
+        return batch | seen_beside(batch["input_ids"], images, tokenizer) if any(images) else batch
 
     return collate
 

@@ -69,7 +69,7 @@ class Eyes:
         return self._known[sizes]
 
     def seen(self, rows: Sequence[Sequence[str]]) -> Batch:
-        """What the model reads of the images of some rows, beside their tokens.
+        """What the model reads of the images of some rows, of which not all need have any, beside their tokens.
 
         Raises:
             DataError: A file cannot be read.
@@ -125,7 +125,7 @@ def seen_beside(ids: Tensor, images: Sequence[Sequence[str]], tokenizer: Any) ->
 
     Args:
         ids: The tokens.
-        images: The files of the rows that have images, in their order.
+        images: The files of the images of each row; some row has any.
         tokenizer: Part of the model's processor.
 
     Raises:

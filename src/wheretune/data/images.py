@@ -128,5 +128,6 @@ def _before_the_first(messages: list[dict[str, Any]], images: int) -> list[dict[
     if first is None:
         raise BadRow("images, and no user who shows them")
     text = messages[first].get("content", "")
-    shown = {**messages[first], "content": [*([dict(IMAGE)] * images), *([{"type": "text", "text": text}] if text else [])]}
+    said = [{"type": "text", "text": text}] if text else []
+    shown = {**messages[first], "content": [dict(IMAGE) for _ in range(images)] + said}
     return [*messages[:first], shown, *messages[first + 1 :]]

@@ -26,9 +26,9 @@ SINGLE, HALF = 1e-4, 5e-2  # of the highest logit: by how much rounding in fp32 
 def merge(tuned: Finetuned, output: Path) -> str | None:
     """Writes a plain Transformers checkpoint with the delta merged in.
 
-    A language model becomes one again, with its tokenizer (or processor), chat template and generation settings. Where the family's
-    own sequence classifier can compute the head, and is seen to give the same logits, the checkpoint is that
-    classifier. Otherwise it is the base model, with the head beside it in `head.safetensors`.
+    A language model becomes one again, with its tokenizer (or processor), chat template and generation settings. Where
+    the family's own sequence classifier can compute the head, and is seen to give the same logits, the checkpoint is
+    that classifier. Otherwise it is the base model, with the head beside it in `head.safetensors`.
 
     The weights are written in the precision that the base model was opened in; what was trained of a half-precision
     one in fp32 is rounded to it.

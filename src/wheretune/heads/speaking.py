@@ -6,6 +6,7 @@ ever stands in memory: of every chunk the loss and its gradient with respect to 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from wheretune.model.speech import Speech
 from wheretune.model.two_stacks import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -223,20 +224,17 @@ class _Chunks(torch.autograd.Function):
         judged = []
         for start in range(0, len(states), size):
             part, tokens = states[start : start + size], targets[start : start + size]
-            with torch.set_grad_enabled(wants_states or bool(wanted)):
+            with torch.set_grad_enabled(wants_states or bool(wanted)), _watched(spoken.speech.output) as maps:
                 leaf = part.detach().requires_grad_(wants_states)
                 logits = spoken.speech.logits(leaf).float()
                 loss = spoken.loss(logits, tokens) * len(tokens)
             total += loss.detach()
             if spoken.judged:
                 judged.append(_judged(logits.detach(), tokens))
-            if wants_states or wanted:
-                found = torch.autograd.grad(loss, [*([leaf] if wants_states else []), *wanted])
-                if down is not None:
-                    down[start : start + size] = found[0]
-                for sum_, more in zip(own, found[-len(own) :] if own else (), strict=True):
-                    sum_ += more
-            del logits, loss
+            states_gradient = _add_gradients(loss, leaf if wants_states else None, wanted, own, maps)
+            if down is not None and states_gradient is not None:
+                down[start : start + size] = states_gradient
+            del logits, loss, maps
         numbers = torch.cat(judged) if judged else states.new_zeros(len(states) if spoken.judged else 0, 3).float()
         ctx.save_for_backward(*([down] if down is not None else []), *own)
         ctx.mark_non_differentiable(numbers)
@@ -245,9 +243,49 @@ class _Chunks(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        saved = [one * gradient.to(one.dtype) for one in ctx.saved_tensors]
+        # in place: a copy of the matrix would come on top of all that the backward pass still needs
+        saved = [one.mul_(gradient.to(one.dtype)) for one in ctx.saved_tensors]
         down = saved.pop(0) if ctx.needs_input_grad[1] else None
         return (None, down, None, *saved)
+
+
+@contextmanager
+def _watched(output: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Notes what goes into a linear output matrix inside, and what comes out; of any other it notes nothing."""
+    noted: list[tuple[Tensor, Tensor]] = []
+
+    def note(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        if type(output) is nn.Linear and given and made.dtype == output.weight.dtype == given[0].dtype:
+            noted.append((given[0].detach(), made))
+
+    hook = output.register_forward_hook(note)
+    try:
+        yield noted
+    finally:
+        hook.remove()
+
+
+def _add_gradients(
+    loss: Tensor, leaf: Tensor | None, wanted: list[Tensor], own: list[Tensor], maps: list[tuple[Tensor, Tensor]]
+) -> Tensor | None:
+    """Adds a chunk's gradients of the output matrix to `own`; returns that of the states, where there is a leaf of it.
+
+    Where the matrix was called once, plainly, its gradient is added in place: autograd would make one of the size of
+    the matrix for every chunk.
+    """
+    states = [] if leaf is None else [leaf]
+    if not states and not wanted:
+        return None
+    once = bool(wanted) and len(maps) == 1
+    found = torch.autograd.grad(loss, [*states, *([maps[0][1]] if once else wanted)])
+    if once:
+        given, above = (one.flatten(0, -2) for one in (maps[0][0], found[-1]))
+        for sum_ in own:
+            _ = sum_.addmm_(above.T, given) if sum_.dim() == 2 else sum_.add_(above.sum(0))
+    else:
+        for sum_, more in zip(own, found[len(states) :], strict=True):
+            sum_ += more
+    return found[0] if states else None
 
 
 def _judged(logits: Float[Tensor, "place token"], tokens: Int[Tensor, " place"]) -> Float[Tensor, "place 3"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from wheretune.support.sight import give_processor
@@ -25,7 +26,7 @@ def opened_by(config: Any) -> str:
     return SEES if sees(config) else READS
 
 
-def with_processor(tokenizer: Any, name: str, arguments: dict[str, Any]) -> Any:
+def with_processor(tokenizer: Any, name: str, arguments: Mapping[str, Any]) -> Any:
     """The tokenizer of a model that sees, as part of the model's processor.
 
     Without one it reads text all the same; what is missing is said when an image comes.
@@ -38,7 +39,8 @@ def with_processor(tokenizer: Any, name: str, arguments: dict[str, Any]) -> Any:
     from transformers import AutoProcessor
 
     try:
-        processor: Any = AutoProcessor.from_pretrained(name, trust_remote_code=False, **arguments)
+        auto: Any = AutoProcessor
+        processor = auto.from_pretrained(name, trust_remote_code=False, **arguments)
         if not isinstance(getattr(processor, "image_token", None), str):
             raise ValueError("it has no token that stands for an image")
     except Exception as error:  # a file or a package (torchvision) that is missing, in whatever words

@@ -34,7 +34,7 @@ RECAP = Recipe(
             """,
         ),
     ),
-    decided="2 real epochs a round make 12, for full fine-tuning too (the code counts steps of 8 texts, so its 2 are 8, "
+    decided="2 real epochs a round make 12, for full fine-tuning too (the code counts steps of 8 texts: its 2 are 8, "
     "of 10,000 steps at most); P's own runs explain neither number: with .17 pruned and plain masks no more than 1.20 "
     "can be saved, and .17 with .875 masked trains 32.14 M",
 )

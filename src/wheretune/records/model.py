@@ -248,7 +248,7 @@ class ModelInfo:
         require([layer.index for layer in self.layers] == list(range(len(self.layers))), "its layers are out of order")
         require(self.hidden_size >= 1 and self.parameters >= 1, "it has no width or no parameters")
         own = sum(layer.parameters for layer in self.layers)
-        require(0 <= self.eyes and own + self.eyes <= self.parameters, "its layers have more than it has")
+        require(self.eyes >= 0 and own + self.eyes <= self.parameters, "its layers have more than it has")
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ from wheretune.savings.prefix_cache.following import Rise, follow, rises
 from wheretune.savings.prefix_cache.job import CacheJob
 from wheretune.savings.prefix_cache.layout import Layout
 from wheretune.savings.prefix_cache.making import cached
+from wheretune.support.processes import writes
 
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
@@ -149,7 +150,8 @@ def _prefix(
         finally:
             if following is not None:
                 following.end()
-        (folder / DECIDED).unlink(missing_ok=True)
+        if writes():
+            (folder / DECIDED).unlink(missing_ok=True)
         return
     with cached(job, weights_hash, epochs, cache, folder) as report:
         if job.layout.first == 0 and report.where == "off" and cache.where != "off" and len(lowest) > 1:

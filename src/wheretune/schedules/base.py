@@ -133,6 +133,14 @@ class WorkingCopy(Protocol):
     """A schedule that trains a smaller copy of the layers and brings the follower that makes it (RECAP)."""
 
     @property
+    def batches(self) -> int:
+        """How many batches it looks at to make the copy."""
+
+    @property
+    def looks(self) -> int:
+        """How often it looks at them in a training."""
+
+    @property
     def runs(self) -> float:
         """The share of the chosen layers' maps that is in the copy."""
 

@@ -14,10 +14,12 @@ from wheretune.model.forward import evaluating
 from wheretune.model.inputs import model_device
 from wheretune.schedules.draws import key
 from wheretune.schedules.follower import check_label, label
-from wheretune.schedules.recap import MOST, groups_of, least, share_of
+from wheretune.schedules.pruning import MOST, groups_of, least, share_of
 from wheretune.schedules.witness import LEAST_RATE
 from wheretune.schedules.working_copy import CutMap
 from wheretune.support.log import log
+from wheretune.support.processes import part as own_part
+from wheretune.support.processes import world_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
     from wheretune.model.steps import Training
     from wheretune.schedules.base import State
-    from wheretune.schedules.recap import Group, Recap
+    from wheretune.schedules.pruning import Group
+    from wheretune.schedules.recap import Recap
 
 FINE, COARSE = 1e-3, 2**-4  # how far the loss of the small copy may be from that of the zeroed model; in half precision
 REFUSALS = (RuntimeError, IndexError, ValueError)  # what a family raises at shapes that its layers do not take
@@ -84,15 +87,14 @@ class RoundsFollower:
         """Looks at the model as it is before the first round.
 
         Raises:
-            TrainingError: There are several processes, or no data to look at.
+            TrainingError: DDP would have to follow it, or there is no data to look at.
             ConfigError: There are too few steps.
         """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            if torch.distributed.get_world_size() > 1:
-                raise TrainingError(
-                    "recap makes parameters smaller as it trains, which DDP does not follow",
-                    "train in one process, or by another schedule",
-                )
+        if world_size() > 1 and own_part() == (0, 1):  # those that act together sum gradients without DDP
+            raise TrainingError(
+                "recap makes parameters smaller as it trains, which DDP does not follow",
+                "train by `wheretune tune`, in one process, or by another schedule",
+            )
         self._training = training
         shapes = {name: tuple(parameter.shape) for name, parameter in self._parameters.items()}
         self._state: State = self._schedule.init(
@@ -145,7 +147,7 @@ class RoundsFollower:
             self._compare(step)
 
     def pause(self) -> None:
-        """Makes every parameter whole again, with what has been learned; what is removed is 0 unless `full` is asked."""
+        """Makes every parameter whole again, with what was learned; what is removed is 0 unless `full` is asked."""
         if not self._cut:
             return
         self._cut = False
@@ -201,32 +203,43 @@ class RoundsFollower:
 
     def _choose(self, number: int) -> None:
         """Says what is removed, and what of the rest trains."""
-        count = len(self._groups) // 2
         kinds = [self._groups[::2], self._groups[1::2]]  # attention and MLP, layer by layer
-        gone = [[np.zeros(group.units, dtype=bool) for group in groups] for groups in kinds]
+        gone = {(group.layer, group.kind): np.zeros(group.units, dtype=bool) for group in self._groups}
         for part in range(self._schedule.substeps if self._schedule.prune else 0):
             importance = self._looked_at(number, self._importances)
-            for place, groups in enumerate(kinds):
-                share = self._schedule.prune * (part + 1) / self._schedule.substeps
-                # what is gone stays so: it comes before all that have an importance
-                values = [np.where(out, -1.0, importance[group.layer, group.kind]) for out, group in
-                          zip(gone[place], groups, strict=True)]  # fmt: skip
-                now = least(values, share_of(share, sum(group.units for group in groups)), MOST)
-                for layer in range(count):
-                    self._remove(groups[layer], now[layer] & ~gone[place][layer])
-                gone[place] = now
+            for groups in kinds:
+                self._prune(groups, importance, gone, part + 1)
             if number == part == 0:
                 self._check_small(number)
         scores = self._looked_at(number, self._row_scores) if self._schedule.mask else {}
         for groups in kinds:
-            maps = [self._maps[group.layer, path] for group in groups for path, *_ in group.maps()]
-            kept = [one.weight.kept for one in maps]
-            if self._schedule.mask:
-                values = [scores[one.weight.name][places.numpy()] for one, places in zip(maps, kept, strict=True)]
-                masked = least(values, share_of(self._schedule.mask, sum(map(len, kept))))
-                kept = [places[torch.from_numpy(~out)] for places, out in zip(kept, masked, strict=True)]
-            for one, places in zip(maps, kept, strict=True):
-                one.train(places)
+            self._mask([self._maps[group.layer, path] for group in groups for path, *_ in group.maps()], scores)
+
+    def _prune(
+        self,
+        groups: Sequence[Group],
+        importance: Mapping[Any, NDArray[np.float64]],
+        gone: dict[tuple[int, Any], NDArray[np.bool_]],
+        parts: int,
+    ) -> None:
+        """Removes the units of some groups that matter least, those of `gone` among them, and notes them there."""
+        share = self._schedule.prune * parts / self._schedule.substeps
+        keys = [(group.layer, group.kind) for group in groups]
+        values = [np.where(gone[one], -1.0, importance[one]) for one in keys]  # what is gone comes first
+        now = least(values, share_of(share, sum(group.units for group in groups)), MOST)
+        for group, one, units in zip(groups, keys, now, strict=True):
+            self._remove(group, units & ~gone[one])
+            gone[one] = units
+
+    def _mask(self, maps: Sequence[CutMap], scores: Mapping[Any, NDArray[np.float64]]) -> None:
+        """Says which rows of some maps train."""
+        kept = [one.weight.kept for one in maps]
+        if self._schedule.mask:
+            values = [scores[one.weight.name][places.numpy()] for one, places in zip(maps, kept, strict=True)]
+            masked = least(values, share_of(self._schedule.mask, sum(map(len, kept))))
+            kept = [places[torch.from_numpy(~out)] for places, out in zip(kept, masked, strict=True)]
+        for one, places in zip(maps, kept, strict=True):
+            one.train(places)
 
     def _remove(self, group: Group, units: NDArray[np.bool_]) -> None:
         for path, _, width in group.maps():
@@ -295,9 +308,7 @@ class RoundsFollower:
 
     def _row_scores(self, gradients: Mapping[str, Tensor]) -> dict[Any, Tensor]:
         """By map the sum of g^2 over every row, or column."""
-        return {
-            one.weight.name: along(gradients[one.weight.name].square(), one.dim) for one in self._maps.values()
-        }
+        return {one.weight.name: along(gradients[one.weight.name].square(), one.dim) for one in self._maps.values()}
 
     def _loss(self, batch: Mapping[str, Any]) -> Tensor:
         device = model_device(self._stack.model)
@@ -312,12 +323,12 @@ class RoundsFollower:
     def _batches(self, number: int) -> Iterator[Mapping[str, Any]]:
         """Some batches of the training data, which hang on the seed and the round alone."""
         loader = self._training.loader
-        rows: Any = None if loader is None else loader.dataset
-        if loader is None or not isinstance(rows, Sized) or len(rows) == 0:
+        if loader is None or not isinstance(loader.dataset, Sized) or len(loader.dataset) == 0:
             raise TrainingError(
                 "recap looks at texts of its own choice, and the training data has no length or is not known",
                 "train on a data set that is no stream, in a Trainer",
             )
+        rows: Any = loader.dataset
         drawn = np.random.default_rng(key("recap", self._seed, number)).permutation(len(rows))
         size = self._training.batch_size
         for place in range(0, min(len(drawn), size * self._schedule.batches), size):

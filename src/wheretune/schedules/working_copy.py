@@ -1,7 +1,7 @@
 """A smaller working copy of linear maps: some rows (or columns) run, and some of these train.
 
-A parameter holds what trains, and nothing else, so gradients and the optimizer's state are as small. The whole tensor is
-set aside (in the machine's own memory, where the model is on an accelerator), and is given back with what has been
+A parameter holds what trains, and nothing else, so gradients and the optimizer's state are as small. The whole tensor
+is set aside (in the machine's own memory, where the model is on an accelerator), and is given back with what has been
 learned.
 """
 
@@ -38,7 +38,7 @@ class CutTensor:
         canvas: The rows that run, if it is cut now.
     """
 
-    def __init__(self, name: str, parameter: nn.Parameter, dim: int, optimizer: Optimizer) -> None:
+    def __init__(self, name: str, parameter: Tensor, dim: int, optimizer: Optimizer) -> None:
         self.name, self.parameter, self.dim, self._optimizer = name, parameter, dim, optimizer
         self.size, self.shape = parameter.shape[dim], parameter.shape
         self.removed = torch.zeros(0, dtype=torch.int64)
@@ -190,7 +190,8 @@ class CutMap:
     def _forward(self, _: Callable[..., Any], states: Tensor) -> Tensor:
         bias, canvas = self.module.bias, self.weight.canvas
         runs = self.tensors[1].canvas if len(self.tensors) > 1 else bias
-        made: Tensor = _Partly.apply(states, self.module.weight, bias, canvas, runs, self._within, self.dim)
+        apply: Callable[..., Tensor] = _Partly.apply
+        made = apply(states, self.module.weight, bias, canvas, runs, self._within, self.dim)
         self.coarse = made.dtype in (torch.bfloat16, torch.float16)
         return made
 

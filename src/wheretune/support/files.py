@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wheretune.errors import OutputError, WheretuneError
+from wheretune.support.log import log
 
 SHOWN = 3  # differences that a message names
 PARTIAL = ".partial-"  # in the name of every draft, so that what a killed process left is known and swept
@@ -191,6 +192,37 @@ def _clear(folder: Path, owned: Sequence[str]) -> None:
     shutil.rmtree(aside)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process works in `folder`, which is made, and keeps others out until the end.
+
+    It leaves no file behind, and the system lets go of the folder of a process that dies. Where a file system has no
+    locks on folders nobody waits.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(folder, error, "choose another folder") from error
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another process works in %s; waiting for it", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def claim(
     path: Path,
     content: Mapping[str, Any],
@@ -216,7 +248,7 @@ def claim(
         write_json(path, wanted)
         return
     there = _filled(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(defaults or {})))
-    found = list(_differences(there, wanted))
+    found = list(differences(there, wanted))
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise OutputError(
@@ -267,11 +299,11 @@ def _filled(there: Any, defaults: Any) -> Any:
     return defaults | {key: _filled(value, defaults.get(key)) for key, value in there.items()}
 
 
-def _differences(there: Any, wanted: Any, where: str = "") -> Iterator[str]:
+def differences(there: Any, wanted: Any, where: str = "") -> Iterator[str]:
     """The settings that differ, with both values where these are short; of a setting of its own, its name alone."""
     if isinstance(there, dict) and isinstance(wanted, dict):
         for key in [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]:
-            yield from _differences(there.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+            yield from differences(there.get(key), wanted.get(key), f"{where}.{key}" if where else key)
     elif there != wanted:
         values = [json.dumps(value, ensure_ascii=False) for value in (there, wanted)]
         short = max(map(len, values)) <= 40

@@ -52,7 +52,7 @@ class Chat(LanguageTask):
         input_column: The column of its input.
         output_column: The column of its output.
         tools_column: The column of the schemas of tools.
-        images_column: The column of the images of a row, as paths; see `data/images.py`. Their tokens are never learned.
+        images_column: The column of the images of a row, as paths; see `data/images.py`. They are never learned.
         turns: Which turns of the assistant are learned.
         train_on: Whether the assistant's turns are learned, or every token.
         cut: Where a conversation that is too long is cut.
@@ -322,9 +322,7 @@ def _begun(encoder: Encoder, ids: list[int]) -> list[int]:
     return ids if tuple(ids[: len(encoder.beginning)]) == encoder.beginning else [*encoder.beginning, *ids]
 
 
-def _asking(
-    reader: _Reader, messages: list[Any], tools: list[Any] | None, files: Sequence[str] = ()
-) -> list[int]:
+def _asking(reader: _Reader, messages: list[Any], tools: list[Any] | None, files: Sequence[str] = ()) -> list[int]:
     """The tokens after which the assistant speaks: those before the first that would hold a letter of its answer.
 
     Where a template asks for no turn, what it writes before one asks for it.
