@@ -326,8 +326,8 @@ def inspect(model: ModelSpec) -> dict[str, Any]:
     """The layers of a model, without its weights: index, path, parameters, and what each tuner would train there.
 
     Returns:
-        Plain data: `model`, `hidden_size`, `causal`, `parameters` and `layers`, whose `tuners` have the count of every
-        tuner with its default settings, or None where it has nothing to attach to.
+        Plain data: `model`, `hidden_size`, `causal`, `parameters` and `layers` with their names, whose `tuners` have
+        the count of every tuner with its default settings, or None where it has nothing to attach to.
 
     Raises:
         ModelError: The model cannot be opened, or its layers are not found.
@@ -350,7 +350,11 @@ def inspect(model: ModelSpec) -> dict[str, Any]:
         "causal": info.causal,
         "parameters": info.parameters,
         "layers": [
-            to_json(one) | {"tuners": {name: trained(tuner, one.index) for name, tuner in tuners.items()}}
+            to_json(one)
+            | {
+                "name": info.called(one.index),
+                "tuners": {name: trained(tuner, one.index) for name, tuner in tuners.items()},
+            }
             for one in info.layers
         ],
     }

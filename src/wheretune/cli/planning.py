@@ -304,7 +304,7 @@ def inspect(
     tuners = list(found["layers"][0]["tuners"])
     rows = [
         (
-            str(one["index"]),
+            one["name"],
             one["path"],
             count(one["parameters"]),
             *("–" if n is None else count(n) for n in one["tuners"].values()),

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +89,3 @@ def write_out(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def comma(layers: Sequence[int]) -> str:
-    """Layers in words."""
-    return ", ".join(map(str, layers)) or "none"
