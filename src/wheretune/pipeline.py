@@ -149,9 +149,12 @@ def choose(
     """
     selector, tuner = catalog.build("selector", spec.selector), catalog.build("tuner", spec.tuner)
     scoring = selector.needs_scores and tuner.needs_layers
-    data = session.texts(spec.train, catalog.find("scorer", spec.scorer.name).card.needs if scoring else ())
+    needs = catalog.find("scorer", spec.scorer.name).card.needs if scoring else ()
+    data = session.texts(spec.train, needs)
     head = planning.head_of(spec.head, data.info)
-    opened = session.model(spec.model, language=head.speaks or (scoring and _speaks(spec.scorer)))
+    opened = session.model(spec.model, language=head.speaks or "language-model" in needs)
+    if head.speaks:
+        headed(opened.stack, head, data, 0)  # refuses, before layers are scored, an output matrix that cannot train
     scores, tokens, learned = None, None, None
     if scoring and kept is not None and from_first(kept.is_file):
         scores = load(LayerScores, kept)
@@ -165,7 +168,7 @@ def choose(
         length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
         rows = task_of(data.info).encode(data, opened.tokenizer, length)
         tokens, learned = mean_length(rows), mean_learned(rows)
-    return scores, planning.plan(
+    plan = planning.plan(
         scores or opened.info,
         selector if tuner.needs_layers else None,
         tuner=tuner,
@@ -175,6 +178,7 @@ def choose(
         tokens=tokens,
         learned=learned,
     )
+    return scores, trained_head.fitted(plan, session.model(spec.model), data.info)
 
 
 def tune(
@@ -187,14 +191,11 @@ def tune(
     show: Callable[[object], object] = lambda _: None,
     description: str | None = None,
 ) -> RunResult:
-    """Scores, chooses, trains, proves the engagement, judges and saves.
-
-    A finished run is read back, a stopped one goes on. Several processes do it together, each with the whole model;
-    the first one writes.
+    """Scores, chooses, trains, proves the engagement, judges and saves; several processes do it together, and the first writes.
 
     Args:
         spec: Everything needed to repeat the run.
-        folder: Its own folder; holds nothing but this run.
+        folder: Its own folder, of this run alone; a finished run is read back, a stopped one goes on.
         session: What is open already; the base model in it is left as it was.
         cache: Where the states of the frozen prefix are kept; decided by what pays by default.
         watch: How the training is watched and kept.
@@ -347,11 +348,6 @@ def _settled(spec: RunSpec, plan: Plan, texts: int, show: Callable[[object], obj
     return settings
 
 
-def _speaks(scorer: Spec) -> bool:
-    """Whether a scorer reads what a language model would say."""
-    return "language-model" in catalog.find("scorer", scorer.name).card.needs
-
-
 def _data(spec: RunSpec, session: Session) -> Mapping[str, TextData]:
     """What a run reads, by split; what is judged shares the task and the classes of the training data."""
     train = session.data(spec.train)
@@ -364,15 +360,15 @@ def _data(spec: RunSpec, session: Session) -> Mapping[str, TextData]:
 def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[object], object]) -> Plan:
     """The plan that was given, that a stopped run made, or that is made now."""
     if spec.plan is not None:  # of a model that may lie elsewhere now
-        where = session.model(spec.model).info.spec
-        scores, plan = None, replace(spec.plan, model=replace(spec.plan.model, spec=where))
+        opened, scores = session.model(spec.model), None
+        plan = replace(spec.plan, model=replace(spec.plan.model, spec=opened.info.spec))
+        plan = trained_head.fitted(plan, opened, session.data(spec.train).info)
     else:
         scores, plan = choose(spec, session, probes=folder / PROBES, kept=folder / SCORES)
     if from_first((folder / PLAN).is_file):
         plan = load(Plan, folder / PLAN)
-    fitted = trained_head.fitted(plan, session.model(spec.model), session.data(spec.train).info)
-    from_first(lambda: save(fitted, folder / PLAN))
-    plan = from_first(lambda: fitted)
+    from_first(lambda: save(plan, folder / PLAN))
+    plan = from_first(lambda: plan)
     for made in (scores, plan):
         if made is not None:
             show(made)

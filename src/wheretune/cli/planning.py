@@ -96,10 +96,8 @@ def plan(
     else:
         asked = scorer_of(scorer or "cosine-centrality")
         refuse_unread(context, needs_of([asked]))
-        check_free(target, overwrite)
         choice = choice.checked(context, asked, seed)
-        probes = target.parent / f"{target.stem}-probe"
-        scores, made = _from_model(model, data, reading, choice, axes, asked, probes, seed)
+        scores, made = _from_model(model, data, reading, choice, axes, asked, target, overwrite, seed)
         if scores is not None and not json_:
             show(scores)
     write_unless_other(target, lambda path: save(made, path), overwrite)
@@ -130,7 +128,8 @@ def _from_model(
     choice: ChoiceOptions,
     axes: dict[str, Any],
     scorer: Spec,
-    probes: Path,
+    target: Path,
+    overwrite: bool,
     seed: int,
 ) -> tuple[LayerScores | None, Plan]:
     """Scores, where the selector reads scores, and the plan that follows."""
@@ -141,11 +140,12 @@ def _from_model(
     session = Session(shared=False)
     session.texts(train, needs_of([scorer]))  # data is refused before the model is opened
     selector = selector_that_fits(choice, spec, scorer, seed)
+    check_free(target, overwrite)
     from wheretune.pipeline import choose
     from wheretune.records.runs import RunSpec
 
     asked = RunSpec(spec, train, scorer=scorer, reading=how, selector=selector, **axes)
-    return choose(asked, session, probes=probes)
+    return choose(asked, session, probes=target.parent / f"{target.stem}-probe")
 
 
 # --- what it costs -------------------------------------------------------------------------------
