@@ -1,15 +1,17 @@
-"""Which rows a schedule trains on at which stage (SALF): found once, on the untuned model, before the training."""
+"""Which rows a schedule trains on at which stage (SALF): found by a pass before the training, or at each stage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wheretune import catalog
-from wheretune.data.samplers import Arranged
+from wheretune.data.samplers import Arranged, Batches
+from wheretune.data.texts import take
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec, read_json
 from wheretune.schedules.base import OrdersRows
@@ -18,12 +20,16 @@ from wheretune.scoring.one_pass import gather
 from wheretune.support.files import write_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wheretune.model.steps import Follower, Training
     from wheretune.records.plan import Plan
-    from wheretune.records.runs import RunSpec, TrainSettings
+    from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings
     from wheretune.session import Session
 
 EOF_LAYERS = "eof-layers.json"
 NEEDS = ("states", "labels", "language-model")
+Look = Callable[[Sequence[int]], list[int]]  # from some rows to the eof layer of each, by the model as it is now
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,100 @@ class Order:
     Attributes:
         plan: The plan, whose schedule knows in which steps its stages end.
         batches: The rows of every batch, in their order; None where the schedule orders none.
+        followers: What must remember which rows were read.
+        seconds: What finding the order took before the training.
     """
 
     plan: Plan
-    batches: list[list[int]] | None = None
+    batches: Batches | None = None
+    followers: tuple[Follower, ...] = ()
+    seconds: float = 0.0
 
     def arranged(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows, with the batches in which they are to be read."""
         return rows if self.batches is None else Arranged(rows, self.batches)
+
+
+class Rescan:
+    """The batches of a schedule that looks for the eof layers again at each stage, and their memory.
+
+    A stage's rows are found when its first batch is asked for, which must be after the last step of the stage before
+    it. As a follower it keeps in the checkpoint which rows have been given out, so that a stopped run does not ask
+    again, and other weights, for what it has begun.
+
+    Args:
+        schedule: Says which rows a stage takes.
+        chosen: The layers of the plan.
+        rows: How many there are.
+        batch_size: Rows in a batch.
+        seed: Seed for what is drawn.
+        look: Finds the eof layers of some rows.
+        path: Where the eof layers go, each as it was when its row was last looked at.
+    """
+
+    name = "rescan"
+
+    def __init__(
+        self,
+        schedule: OrdersRows,
+        chosen: Sequence[int],
+        rows: int,
+        batch_size: int,
+        seed: int,
+        look: Look,
+        path: Path,
+    ) -> None:
+        self._schedule, self._chosen, self._size, self._seed = schedule, chosen, batch_size, seed
+        self._look, self._path = look, path
+        self._amounts = schedule.amounts(rows, len(chosen))
+        self._eof = [-1] * rows
+        self._read: list[int] = []
+
+    def __len__(self) -> int:
+        return self.ends()[-1]
+
+    def ends(self) -> tuple[int, ...]:
+        """The steps before which the stages end."""
+        return tuple(accumulate(-(-amount // self._size) for amount in self._amounts))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start = 0
+        for stage, amount in enumerate(self._amounts):
+            if amount and len(self._read) == start:
+                self._begin(stage, amount)
+            yield from _batches(self._read[start : start + amount], self._size)
+            start += amount
+
+    def _begin(self, stage: int, amount: int) -> None:
+        left = sorted(set(range(len(self._eof))) - set(self._read))
+        for row, layer in zip(left, self._look(left), strict=True):
+            self._eof[row] = layer
+        found = {row: self._eof[row] for row in left}
+        self._read += self._schedule.stage(stage, amount, found, self._chosen[stage], self._seed)
+        write_json(self._path, {"eof_layers": self._eof})
+
+    def begin(self, training: Training) -> None:
+        self._read = []
+
+    def before_step(self, step: int) -> None:
+        return None
+
+    def penalty(self) -> None:
+        return None
+
+    def after_step(self, step: int) -> None:
+        return None
+
+    def end(self) -> None:
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        import torch
+
+        return {"read": torch.tensor(self._read), "eof_layers": torch.tensor(self._eof)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self._read, self._eof = state["read"].tolist(), state["eof_layers"].tolist()
 
 
 def asks_language(spec: RunSpec) -> bool:
@@ -50,10 +142,18 @@ def asks_language(spec: RunSpec) -> bool:
     return spec.plan is None and "language-model" in catalog.find("scorer", spec.scorer.name).card.needs
 
 
-def order(spec: RunSpec, plan: Plan, settings: TrainSettings, folder: Path, session: Session) -> Order:
+def order(
+    spec: RunSpec,
+    plan: Plan,
+    settings: TrainSettings,
+    folder: Path,
+    session: Session,
+    cache: CacheSettings | None = None,
+) -> Order:
     """The order of a run's rows.
 
-    The eof layers of all rows are found in one forward pass and kept in the run's folder; a stopped run reads them.
+    The eof layers of all rows are found in one forward pass and kept in the run's folder; a stopped run reads them. A
+    schedule that looks again at each stage does so while it trains.
 
     Raises:
         ConfigError: The settings read rows twice, or in batches of another kind.
@@ -64,14 +164,26 @@ def order(spec: RunSpec, plan: Plan, settings: TrainSettings, folder: Path, sess
     if not isinstance(schedule, OrdersRows):
         return Order(plan)
     check(plan.schedule.name, settings)
+    look, count = _look(spec, schedule.variant, session)
     kept = folder / EOF_LAYERS
+    if schedule.rescan:
+        _check_rescan(spec, cache)
+        late = Rescan(schedule, plan.layers, count, settings.batch_size, settings.seed, look, kept)
+        return Order(_ending(plan, late.ends()), late, (late,))
     if not kept.is_file():
-        write_json(kept, {"eof_layers": _eof_layers(spec, schedule.variant, session)})
-    stages = schedule.stages(read_json(kept)["eof_layers"], plan.layers, settings.seed)
+        started = time.perf_counter()
+        found = look(range(count))
+        write_json(kept, {"eof_layers": found, "seconds": time.perf_counter() - started})
+    content = read_json(kept)
+    stages = schedule.stages(content["eof_layers"], plan.layers, settings.seed)
     batches = [_batches(rows, settings.batch_size) for rows in stages]
-    ends = tuple(accumulate(map(len, batches)))
-    arranged = replace(plan, schedule=Spec(plan.schedule.name, {**plan.schedule.params, "ends": ends}))
-    return Order(arranged, [batch for stage in batches for batch in stage])
+    arranged = _ending(plan, tuple(accumulate(map(len, batches))))
+    return Order(arranged, [batch for stage in batches for batch in stage], seconds=content.get("seconds", 0.0))
+
+
+def _ending(plan: Plan, ends: tuple[int, ...]) -> Plan:
+    """The plan with the steps before which its stages end."""
+    return replace(plan, schedule=Spec(plan.schedule.name, {**plan.schedule.params, "ends": ends}))
 
 
 def check(schedule: str, settings: TrainSettings) -> None:
@@ -97,7 +209,28 @@ def check(schedule: str, settings: TrainSettings) -> None:
             )
 
 
-def _eof_layers(spec: RunSpec, variant: str, session: Session) -> list[int]:
+def _check_rescan(spec: RunSpec, cache: CacheSettings | None) -> None:
+    """Refuses what stands in the way of looking at all layers while the model trains.
+
+    Raises:
+        ConfigError: There is any.
+    """
+    if cache is not None and cache.where not in ("auto", "off"):
+        raise ConfigError(
+            "rescan runs all layers of the texts that are left at each stage, and the prefix cache runs none below",
+            "leave out the one or the other",
+            "cache",
+        )
+    if spec.reading.pooling != "token":
+        raise ConfigError(
+            f"pooling is {spec.reading.pooling}, and while it trains the last layer makes one token",
+            "take token",
+            "pooling",
+        )
+
+
+def _look(spec: RunSpec, variant: str, session: Session) -> tuple[Look, int]:
+    """What finds the eof layers of some rows by the run's model as it is then, and how many rows there are."""
     opened = session.model(spec.model, language=True)
     texts = session.texts(spec.train, NEEDS)
     if texts.labels is None or not texts.info.classes:
@@ -106,9 +239,14 @@ def _eof_layers(spec: RunSpec, variant: str, session: Session) -> list[int]:
             "take another schedule",
         )
     scorer = EofLayers(variant)  # type: ignore[arg-type]
-    found = gather(opened, texts, [scorer], spec.reading).states[scorer]
-    by_row = dict(zip(found.rows, found.layers, strict=True))
-    return [by_row[row] for row in range(len(texts))]
+
+    def look(places: Sequence[int]) -> list[int]:
+        some = take(texts, places)
+        found = gather(opened, some, [scorer], spec.reading).states[scorer]
+        by_row = dict(zip(found.rows, found.layers, strict=True))
+        return [by_row[row] for row in some.rows]
+
+    return look, len(texts)
 
 
 def _batches(rows: Sequence[int], size: int) -> list[list[int]]:

@@ -43,6 +43,7 @@ from wheretune.training.checkpoints import checkpoints
 from wheretune.training.clock import Clock
 from wheretune.training.engagement import EngagementCallback
 from wheretune.training.loop import train
+from wheretune.training.pace import Pace
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
@@ -209,7 +210,7 @@ def tune(
     plan = _planned(spec, folder, session, show)
     rows = task.encode(texts, opened.tokenizer, length)
     settings = _settled(spec, plan, len(rows), show)
-    order = ordering.order(spec, plan, settings, folder, session)
+    order = ordering.order(spec, plan, settings, folder, session, cache)
     lowest = scheduling.lowest_layers(order.plan, planning.steps_of(settings, plan, len(rows)), settings.seed)
     rows = order.arranged(rows)
     model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
@@ -222,6 +223,8 @@ def tune(
         before=opened.hashes_below(model.base_path),
         masters=True,
     )
+
+    pace = Pace(tuned.stack)
 
     def measure(name: str) -> Any:
         return judge(model, data[name], opened.tokenizer, length, names=spec.metrics)
@@ -239,7 +242,7 @@ def tune(
                     settings,
                     folder,
                     Clock(description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"),
-                    (*tuned.followers, *saved.followers),
+                    (*([pace] if lowest else ()), *tuned.followers, *order.followers, *saved.followers),
                     [EngagementCallback(tuned)],
                     watch,
                     judge_of(spec, decisive, lambda: measure("validation")[0]),
@@ -250,6 +253,7 @@ def tune(
         save_delta(tuned, folder, data=texts.info, max_length=length)
         started = time.perf_counter()
         judged = {name: measure(name) for name in data if name != "train"}
+        took = time.perf_counter() - started
         predictions = {name: save_predictions(found, folder, name) for name, (_, found) in judged.items()}
     result = RunResult(
         spec=spec,
@@ -257,12 +261,12 @@ def tune(
         data={name: part.info for name, part in data.items()},
         metrics={name: metrics for name, (metrics, _) in judged.items()},
         trainable_parameters=tuned.trainable_parameters,
-        seconds={"train": trained.seconds, "cache": saved.cache.seconds, "evaluate": time.perf_counter() - started},
+        seconds={"train": trained.seconds, "cache": saved.cache.seconds, "order": order.seconds, "evaluate": took},
         peak_memory_bytes=memory.get("peak"),
         steps=trained.steps,
         versions=versions(),
         provenance=provenance(),
-        saved=saved.description | kept_weights(trained, decisive),
+        saved=saved.description | pace.saved(scheduling.backward_saved(plan)) | kept_weights(trained, decisive),
         predictions=predictions,
         learning_rate=settings.learning_rate,
     )
