@@ -68,6 +68,7 @@ class Rescan:
         seed: Seed for what is drawn.
         look: Finds the eof layers of some rows.
         path: Where the eof layers go, each as it was when its row was last looked at.
+        layers: How many the model has.
     """
 
     name = "rescan"
@@ -81,9 +82,10 @@ class Rescan:
         seed: int,
         look: Look,
         path: Path,
+        layers: int,
     ) -> None:
         self._schedule, self._chosen, self._size, self._seed = schedule, chosen, batch_size, seed
-        self._look, self._path = look, path
+        self._look, self._path, self._layers = look, path, layers
         self._amounts = schedule.amounts(rows, len(chosen))
         self._eof = [-1] * rows
         self._read: list[int] = []
@@ -109,7 +111,7 @@ class Rescan:
             self._eof[row] = layer
         found = {row: self._eof[row] for row in left}
         self._read += self._schedule.stage(stage, amount, found, self._chosen[stage], self._seed)
-        write_json(self._path, {"eof_layers": self._eof})
+        write_json(self._path, {"layers": self._layers, "eof_layers": self._eof})
 
     def begin(self, training: Training) -> None:
         self._read = []
@@ -168,12 +170,13 @@ def order(
     kept = folder / EOF_LAYERS
     if schedule.rescan:
         _check_rescan(spec, cache)
-        late = Rescan(schedule, plan.layers, count, settings.batch_size, settings.seed, look, kept)
+        late = Rescan(schedule, plan.layers, count, settings.batch_size, settings.seed, look, kept, len(plan.model))
         return Order(_ending(plan, late.ends()), late, (late,))
     if not kept.is_file():
         started = time.perf_counter()
         found = look(range(count))
-        write_json(kept, {"eof_layers": found, "seconds": time.perf_counter() - started})
+        took = time.perf_counter() - started
+        write_json(kept, {"layers": len(plan.model), "eof_layers": found, "seconds": took})
     content = read_json(kept)
     stages = schedule.stages(content["eof_layers"], plan.layers, settings.seed)
     batches = [_batches(rows, settings.batch_size) for rows in stages]
@@ -239,12 +242,13 @@ def _look(spec: RunSpec, variant: str, session: Session) -> tuple[Look, int]:
             "take another schedule",
         )
     scorer = EofLayers(variant)  # type: ignore[arg-type]
+    reading = replace(spec.reading, most=None)  # every row has a layer of its own
 
     def look(places: Sequence[int]) -> list[int]:
         some = take(texts, places)
-        found = gather(opened, some, [scorer], spec.reading).states[scorer]
+        found = gather(opened, some, [scorer], reading).states[scorer]
         by_row = dict(zip(found.rows, found.layers, strict=True))
-        return [by_row[row] for row in some.rows]
+        return [by_row[row] for row in some.rows]  # their numbers in the source, of which some may be left out
 
     return look, len(texts)
 

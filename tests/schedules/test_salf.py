@@ -17,12 +17,18 @@ from wheretune.errors import ConfigError
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe, tensor_hashes
 from wheretune.ordering import Rescan
+from wheretune.pipeline import tune
+from wheretune.records.base import Spec
+from wheretune.records.model import ModelSpec
 from wheretune.records.plan import load_plan
-from wheretune.records.runs import TrainSettings, WatchSettings, load_result
+from wheretune.records.runs import RunSpec, TrainSettings, WatchSettings, load_result
+from wheretune.records.scores import Reading
 from wheretune.schedules.salf import Salf
 from wheretune.schedules.timetable import timetable
+from wheretune.tasks.loading import load_data
 from wheretune.training.loop import train
 
+ONCE = TrainSettings(epochs=1, learning_rate=1e-2)
 TEXTS = (16000, 4076, 8544, 5452, 10060)
 TABLE_5 = {  # S, Llama3-8B with its 32 layers
     ("half", "breadth-first"): (0.484, 0.483, 0.484, 0.484, 0.484),
@@ -123,6 +129,28 @@ def test_a_run_reads_every_row_once_and_no_batch_mixes_stages(run, tiny_folder, 
     assert list(scores.deviations.eof_layers) == np.bincount(kept, minlength=4).tolist()
 
 
+def test_some_of_the_rows_are_ordered_by_their_own_layers(run, tiny_folder, words, tmp_path):
+    """Rows that are drawn from a file have the numbers of the file."""
+    given = ("tune", "--model", tiny_folder("gpt2"), "--train", words, "--max-samples", 14, "--schedule", "salf")
+    code, _, err = run(*given, "--epochs", 1, "--batch-size", 4, "--output", tmp_path / "some", "--json")
+    assert code == 0, err
+    assert run(*given[:-4], *given[-2:], "--epochs", 1, "--output", tmp_path / "all", "--json")[0] == 0
+    some, every = (
+        json.loads((tmp_path / name / "eof-layers.json").read_text())["eof_layers"] for name in ("some", "all")
+    )
+    drawn = load_data(wt.DataSpec(str(words), max_samples=14)).rows
+    assert max(drawn) > 14 and some == [every[row] for row in drawn]
+
+
+def test_all_rows_are_looked_at_however_few_the_scores_are_made_of(run, tiny_folder, words, tmp_path):
+    spec = RunSpec(
+        ModelSpec(str(tiny_folder("gpt2"))), wt.DataSpec(str(words)), reading=Reading(most=5), settings=ONCE,
+        schedule=Spec("salf"), selector=Spec("explicit", {"every": True}),
+    )  # fmt: skip
+    tune(spec, tmp_path / "run")
+    assert len(json.loads((tmp_path / "run" / "eof-layers.json").read_text())["eof_layers"]) == 26
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -212,7 +240,7 @@ def test_rescan_looks_after_each_stage_and_a_stopped_run_goes_on_byte_for_byte(t
                 done.append(weight())
                 super().after_step(step)
 
-        late = Rescan(made, (0, 1, 2, 3), len(rows), settings.batch_size, settings.seed, look, tmp_path / "eof.json")
+        late = Rescan(made, (0, 1, 2, 3), len(rows), settings.batch_size, settings.seed, look, tmp_path / "eof", 4)
         assert late.ends() == (1, 2, 4, 6) and len(late) == 6
 
         def read(some):

@@ -43,6 +43,20 @@ def test_how_the_texts_were_read_stands_in_the_scores():
     assert shorter.reading.max_length == 5 and shorter.tokens <= 5  # the reading's goes before the data's
 
 
+def test_a_pass_over_some_of_the_texts_is_one_over_these_alone():
+    model, tokenizer = tiny_model("bert")
+    texts = sentences(9)
+    some = score_all(model, tokenizer, wt.from_texts(texts), [wt.CosineCentrality()], most=4, seed=3)[0]
+    drawn = sorted(np.random.default_rng(3).choice(9, 4, replace=False))
+    alone = score_all(model, tokenizer, wt.from_texts([texts[i] for i in drawn]), [wt.CosineCentrality()])[0]
+    assert some.n_samples == 4 and np.allclose(some.values, alone.values, atol=1e-6)
+    assert some.data.rows == 9
+    every = score_all(model, tokenizer, wt.from_texts(texts), [wt.CosineCentrality()], most=9, seed=3)[0]
+    assert every.n_samples == 9 and not np.allclose(every.values, some.values)
+    with pytest.raises(ConfigError, match="most is 0"):
+        Reading(most=0)
+
+
 def test_a_fresh_head_hangs_on_the_reading_s_seed():
     model, tokenizer = tiny_model("bert")
     data = wt.from_texts(sentences(9), classes_of(9))

@@ -87,7 +87,7 @@ def tune(
     wheretune run runs/mine/result.json --output runs/again
     """
     from wheretune.records.runs import RunSpec, check_cache
-    from wheretune.records.scores import Reading
+    from wheretune.records.scores import ENOUGH, Reading
 
     folder, names = to.folder, metric_names(metric)
     if training.tokens_per_batch is not None:
@@ -111,7 +111,8 @@ def tune(
     choice = choice.through(context, axes["schedule"]).checked(context, asked, seed)
     spec = RunSpec(
         model.spec("--model, or --plan,"), train, **judged, scorer=asked,
-        reading=Reading(batch_size=2 * training.batch_size, seed=seed), **axes, metrics=names, settings=settings,
+        reading=Reading(batch_size=2 * training.batch_size, seed=seed, most=ENOUGH), **axes, metrics=names,
+        settings=settings,
     )  # fmt: skip
     _tune(spec, folder, to, kept, watching, hub, json_, lambda: selector_that_fits(choice, spec.model, asked, seed))
 

@@ -25,6 +25,10 @@ LastState = Literal["normed", "raw"]
 Matrix = tuple[tuple[float, ...], ...]
 
 
+ENOUGH = 1024
+"""Texts by which a run chooses by itself; docs/evidence.md: 128 settle the choice. `wheretune score` reads all."""
+
+
 @record
 class Reading:
     """How texts are read to be scored: all that the numbers depend on, beside the model, the data and the scorer.
@@ -40,6 +44,7 @@ class Reading:
             few dimensions of great variance (rogue ones, Timkey and van Schijndel 2021) do not decide every cosine.
         seed: Seed for the order of the texts, where they are read in random order, and for a fresh head.
         max_length: Tokens that texts were cut to; None where no text was read.
+        most: Texts that are read at most, drawn by the seed; None reads all.
     """
 
     batch_size: int = 32
@@ -48,9 +53,10 @@ class Reading:
     standardise: bool = False
     seed: int = 0
     max_length: int | None = None
+    most: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("batch_size", self.batch_size), ("max_length", self.max_length)):
+        for name, value in (("batch_size", self.batch_size), ("max_length", self.max_length), ("most", self.most)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', ' ')} is {value}", "give 1 or more", name)
         check_seed(self.seed)

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wheretune.data.batches import CHUNK, stream_batches
-from wheretune.data.texts import shuffled
+from wheretune.data.texts import shuffled, take
 from wheretune.data.tokens import learned_tokens
 from wheretune.errors import DataError
 from wheretune.model.inputs import max_tokens
@@ -48,9 +50,15 @@ class Texts:
 
     @classmethod
     def of(cls, opened: Opened, data: TextData, reading: Reading, shard: tuple[int, int], settling: bool) -> Texts:
-        """The texts as a model reads them, cut to what it can read; in random order where the pass may stop early."""
+        """The texts as a model reads them, cut to what it can read; in random order where the pass may stop early.
+
+        Where not all are to be read, they are drawn by the seed and stay in their order.
+        """
         asked = data.info.spec.max_length if reading.max_length is None else reading.max_length
         reading = replace(reading, max_length=max_tokens(opened.stack.base, opened.tokenizer, asked))
+        if reading.most is not None and reading.most < len(data):
+            drawn = np.random.default_rng(reading.seed).choice(len(data), reading.most, replace=False)
+            data = take(data, sorted(drawn.tolist()))
         data = shuffled(data, reading.seed) if settling else data
         return cls(data, opened.tokenizer, reading, shard, LOOK_EVERY if settling else CHUNK)
 

@@ -17,7 +17,7 @@ from wheretune import catalog, planning
 from wheretune.errors import WheretuneError
 from wheretune.records.base import Spec, to_json
 from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings, WatchSettings, check_cache
-from wheretune.records.scores import Reading, load_scores, save_scores
+from wheretune.records.scores import ENOUGH, Reading, load_scores, save_scores
 from wheretune.selectors.base import resolve_k
 from wheretune.session import Session
 from wheretune.studies import methods
@@ -185,7 +185,7 @@ class _Study:
         missing = [scorer for scorer in dict.fromkeys(self.scorers.values()) if scorer not in known]
         if missing:
             what = self.what
-            reading = Reading(batch_size=2 * what.settings.batch_size, seed=what.train.seed)
+            reading = Reading(batch_size=2 * what.settings.batch_size, seed=what.train.seed, most=ENOUGH)
             probes = self.folder / PROBES
             made = score(what.model, what.train, missing, reading, folder=probes, session=self.session)
             known |= zip(missing, made, strict=True)
