@@ -17,7 +17,7 @@ from wheretune.records.base import Spec, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Choice, LayerScores
 from wheretune.schedules.static import Static
-from wheretune.scheduling import scheduled, stages_of
+from wheretune.scheduling import check_schedule, scheduled, stages_of
 from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector, resolved
 from wheretune.tuners.whole_layers import WholeLayers
 
@@ -171,7 +171,7 @@ def _planned(
     """The plan of a choice, with its cost, without what was scored; `tokens` are those of a text, all and learned."""
     from wheretune.tasks.base import task_of
 
-    schedule.check(len(choice.layers), Spec.of(tuner))
+    check_schedule(schedule, tuner, len(choice.layers))
     outputs = 1 if data is None else task_of(data).outputs(data.classes)
     on_top = head.count(model, outputs)
     length, learned = tokens[0] or TOKENS, tokens[1]

@@ -36,13 +36,25 @@ def scheduled(tuner: Tuner, schedule: Schedule) -> Tuner:
     return made
 
 
-def check_schedule(schedule: Schedule, tuner: Tuner) -> None:
-    """Refuses a schedule that cannot serve a tuner, however many layers there are.
+def check_schedule(schedule: Schedule, tuner: Tuner, chosen: int | None = None) -> None:
+    """Refuses a schedule that cannot serve a tuner, before a model is opened.
+
+    Args:
+        schedule: The schedule.
+        tuner: The tuner.
+        chosen: How many layers the plan has; where that is not known yet, as many as it takes.
 
     Raises:
         ConfigError: It cannot.
     """
-    schedule.check(sys.maxsize if tuner.needs_layers else 0, Spec.of(scheduled(tuner, schedule)))
+    if schedule.moves and tuner.needs_every_step:
+        raise ConfigError(
+            f"the tuner {tuner.name} needs its layers at every step, and the schedule {schedule.name} freezes some",
+            "take another tuner, or the schedule static",
+            "schedule",
+        )
+    most = sys.maxsize if tuner.needs_layers else 0
+    schedule.check(most if chosen is None else chosen, Spec.of(scheduled(tuner, schedule)))
 
 
 def stages_of(

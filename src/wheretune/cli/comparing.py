@@ -180,7 +180,7 @@ def _report(compared: Compared, paper: Recipe | None, folder: Path, json_: bool)
     """Says which learning rates were best, what failed, and shows the table beside the paper's numbers."""
     from wheretune.show.tables import table
     from wheretune.studies.statistics import as_json, lines
-    from wheretune.studies.tables import COLUMNS, cells, title
+    from wheretune.studies.tables import COLUMNS, UNKNOWN, cells, title
     from wheretune.support.words import rate_in_words
 
     for row in compared.rows:
@@ -193,8 +193,11 @@ def _report(compared: Compared, paper: Recipe | None, folder: Path, json_: bool)
     content: dict[str, object] = {"methods": [as_json(line) for line in found]}
     if paper is not None:
         content["printed_in_the_paper"] = [asdict(one) for one in paper.printed]
-    shown = table(title(compared), COLUMNS, (cells(line) for line in found), left=("method", "layers", "test"))
-    show(shown, json_, content)
+    rows = [[name.replace("+", "+\n"), *rest] for name, *rest in map(cells, found)]
+    used = [place for place in range(len(COLUMNS)) if any(row[place] != UNKNOWN for row in rows)]
+    body = ([row[place] for place in used] for row in rows)
+    left = ("method", "layers", "test")
+    show(table(title(compared), [COLUMNS[place] for place in used], body, left=left), json_, content)
     if paper is not None and not json_:
         show(f"{paper.paper} printed, on other models and data, so to look at and not to match:")
         for one in paper.printed:

@@ -32,6 +32,18 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], lef
     return made
 
 
+def unbroken(made: Table, width: int) -> Table:
+    """The same table, with columns that are as wide as their longest words, where all of these fit into a width."""
+    least = [
+        max((len(word) for cell in (column.header, *column.cells) for word in str(cell).split()), default=0)
+        for column in made.columns
+    ]
+    if sum(least) + 3 * len(least) + 1 <= width:
+        for column, longest in zip(made.columns, least, strict=True):
+            column.min_width = longest
+    return made
+
+
 def profile_table(title: str, values: Sequence[float], stds: Sequence[float], chosen: Sequence[int] = ()) -> Table:
     """The score of every layer with a bar from the lowest to the highest; chosen layers are marked.
 
