@@ -166,5 +166,6 @@ def test_no_word_of_a_table_is_broken_where_all_fit():
         console.print(unbroken(table("", columns, [row]), width))
         return console.file.getvalue().replace("│", " ").replace("┃", " ").split()
 
+    assert "109.5 M" in " ".join(words(90)) and len(words(200)) == len(words(1000))
     assert {"lisa:layers=2:every=20", "accuracy", "trainable", "speed-up", "0.0034"} <= set(words(90))
     assert max(map(len, words(50))) <= 50 and "trainable" not in words(50)  # narrower than its words: broken
