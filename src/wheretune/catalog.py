@@ -350,6 +350,11 @@ _KINDS: Mapping[str, _Kind] = {
         lambda text: tuple(float(part) for part in text.replace("+", ",").split(",")),
         lambda value: isinstance(value, tuple) and all(map(_number, value)),
     ),
+    "tuple[str, ...]": _Kind(
+        "names with commas or + between them",
+        lambda text: tuple(text.replace("+", ",").split(",")) if text else (),
+        lambda value: isinstance(value, tuple) and all(isinstance(part, str) for part in value),
+    ),
     "dict[str, str]": _Kind(
         "name=word pairs with commas between them",
         _pairs,

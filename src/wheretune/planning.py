@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wheretune import catalog
+from wheretune import budgeting, catalog
 from wheretune.cost.flops import EPOCHS, TOKENS
 from wheretune.cost.price import BATCH_SIZE, price
 from wheretune.cost.training import Training, share_of
@@ -19,6 +19,7 @@ from wheretune.records.scores import Choice, LayerScores
 from wheretune.schedules.static import Static
 from wheretune.scheduling import check_schedule, scheduled, stages_of
 from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector, resolved
+from wheretune.selectors.budget import Budget
 from wheretune.tuners.whole_layers import WholeLayers
 
 if TYPE_CHECKING:
@@ -142,6 +143,18 @@ def plan(
     """
     if data is None and isinstance(scores_or_model, LayerScores):
         data = scores_or_model.data
+    if isinstance(selector, Budget) and selector.schedules and isinstance(scores_or_model, LayerScores):
+        if schedule is not None and schedule.moves:
+            raise PlanError(
+                f"the budget is to choose a schedule, and {schedule.name} is named", "name no schedule", "schedule"
+            )
+        given: dict[str, Any] = {"tuner": tuner, "head": head, "data": data, "tokens": tokens, "learned": learned}
+        return budgeting.best(
+            selector,
+            scores_or_model,
+            tuner or WholeLayers(),
+            lambda chosen, moving: plan(scores_or_model, chosen, schedule=moving, **given),
+        )
     head, schedule = head or head_of(None, data), schedule or Static()
     tuner = scheduled(tuner or WholeLayers(), schedule)
     if (selector is None) == tuner.needs_layers:
