@@ -38,6 +38,7 @@ import torch
 from transformers import AutoModel
 
 from helpers.models import tiny_model
+from helpers.ranks import Nursery
 from helpers.texts import jsonl, rows_of
 from wheretune.cli.app import main
 from wheretune.demo import model_folder
@@ -66,6 +67,14 @@ def tiny_folder(tmp_path_factory):
         return str(made[key])
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def nursery():
+    """What starts several processes of one run."""
+    made = Nursery()
+    yield made
+    made.end()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ EXAMPLES = {  # by annotation, values to try
     "Spec": (Spec("lora", {"r": 4}),),
     "tuple[int, ...]": ((1, 3),),
     "dict[str, str]": ({"0": "bad", "1": "good"},),
+    "tuple[int": ((0, 2), ("encoder.0", "decoder.2")),
 }
 
 
@@ -34,6 +35,8 @@ def settings_of(axis, name):
     made = catalog.find(axis, name)
     if name == "near":
         return [made(catalog.read("selector", inner), 0.02) for inner in ("highest:k=3", "block-lowest", "suffix")]
+    if name == "of-stack":
+        return [made(catalog.read("selector", inner), "decoder") for inner in ("highest:k=3", "auto", "random")]
     found = []
     for field in (None, *dataclasses.fields(made)):
         for value in (None,) if field is None else values_of(field.type):

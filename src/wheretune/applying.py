@@ -24,7 +24,7 @@ from wheretune.model.recomputing import checkpoint_activations
 from wheretune.model.unread import read_on_top
 from wheretune.records.base import looks
 from wheretune.records.data import check_seed
-from wheretune.schedules.base import OrdersRows
+from wheretune.schedules.base import OrdersRows, WorkingCopy
 from wheretune.schedules.follower import ScheduleFollower
 from wheretune.support.files import PARTIAL
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from wheretune.model.steps import Follower
     from wheretune.records.plan import Plan
-    from wheretune.schedules.base import Schedule
+    from wheretune.schedules.base import Schedule, Scheduled
     from wheretune.tuners.base import Tuner
 
 
@@ -95,12 +95,17 @@ class Tuned:
                 self.trainable[name] = parameter
         self._keep_frozen_out()
         self.followers: tuple[Follower, ...] = self.attached.followers
-        self._scheduled: ScheduleFollower | None = None
-        if schedule.moves:
-            self._scheduled = ScheduleFollower(
-                schedule, self.stack, plan.layers, self.trainable, seed, self._keep_frozen_out
-            )
+        self._scheduled = self._following(schedule, seed)
+        if self._scheduled is not None:
             self.followers = (self._scheduled, *self.followers)
+
+    def _following(self, schedule: Schedule, seed: int) -> Scheduled | None:
+        """What carries a schedule out; None where nothing moves."""
+        if isinstance(schedule, WorkingCopy):
+            return schedule.follow(self.stack, self.plan.layers, self.trainable, seed)
+        if not schedule.moves:
+            return None
+        return ScheduleFollower(schedule, self.stack, self.plan.layers, self.trainable, seed, self._keep_frozen_out)
 
     def _check_attached(self, tuner: Tuner, schedule: Schedule) -> None:
         """Takes the tuner off again if what it attached cannot train, or not by this schedule."""
@@ -197,7 +202,8 @@ class Tuned:
     def _unmoved(self, trained: Mapping[str, nn.Parameter], changed: Set[str]) -> list[str]:
         """The parts that trained and of which no tensor changed."""
         prefix = f"{self.stack.base_path}." if self.stack.base_path else ""
-        paths = {f"layer {index}": f"{prefix}{self.stack.layers[index].path}." for index in self.plan.layers}
+        called = self.plan.model.called
+        paths = {f"layer {called(i)}": f"{prefix}{self.stack.layers[i].path}." for i in self.plan.layers}
 
         def inside(path: str, names: Iterable[str]) -> bool:
             return any(name.startswith(path) for name in names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,8 @@ from wheretune.selectors.fixed import Explicit
 from wheretune.selectors.near import NEAR
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from wheretune.records.plan import Plan
     from wheretune.records.scores import LayerScores
     from wheretune.schedules.base import Schedule
@@ -51,34 +53,52 @@ def best(
     values = scores.values if (budget.prefer or direction_of(scores.scorer)) == "highest" else -scores.values
     worth = np.nan_to_num(values - np.nanmin(values))
     scored = Explicit(tuple(np.flatnonzero(np.isfinite(values)).tolist()))
-    found: list[tuple[float, float, Plan]] = []
+    found: list[Priced] = []
     refused: PlanError | None = None
     for schedule in _named(budget, tuner, len(scored.layers)):
-        try:
-            made = planned(scored if schedule.moves else replace(budget, schedules=()), schedule)
-        except PlanError as error:
-            if schedule.moves:
-                raise
-            refused = error  # the budget pays for no layer that trains all the time
+        if schedule.moves:
+            found.append(Priced.of(planned(scored, schedule), schedule, worth))
             continue
-        shares = schedule.expected(len(made.layers))
-        total = sum(share * worth[layer] for share, layer in zip(shares, made.layers, strict=True))
-        found.append((float(total), 1 / made.cost.expected_speed_up, made))
-    within = [one for one in found if one[1] <= budget.share]
-    said = ", ".join(f"{plan.schedule.name} {spent:.1%}" for _, spent, plan in sorted(found, key=lambda one: one[1]))
+        try:
+            found.append(Priced.of(planned(replace(budget, schedules=()), schedule), schedule, worth))
+        except PlanError as error:  # it pays for no layer that trains all the time
+            refused = error
+    said = ", ".join(f"{one.name} {one.spent:.1%}" for one in sorted(found, key=lambda one: one.spent))
+    within = [one for one in found if one.spent <= budget.share]
     if not within:
         raise refused or PlanError(
             f"a budget of {budget.share:.1%} pays for none of the schedules ({said})",
-            f"allow {min(spent for _, spent, _ in found):.3f} or more",
+            f"allow {min(one.spent for one in found):.3f} or more",
             "budget",
         )
-    most = max(total for total, _, _ in within)
-    total, spent, plan = min((one for one in within if one[0] >= (1 - NEAR) * most), key=lambda one: one[1])
+    most = max(one.worth for one in within)
+    taken = min((one for one in within if one.worth >= (1 - NEAR) * most), key=lambda one: one.spent)
     why = (
-        f"{plan.schedule.name} has {total / (worth.sum() or 1.0):.0%} of the score of all layers, by the steps in "
-        f"which each trains, for {spent:.1%} of full fine-tuning's compute, of {budget.share:.1%} allowed ({said})"
+        f"{taken.name} has {taken.worth:.0%} of the score of all layers, by the steps in which each trains, for "
+        f"{taken.spent:.1%} of full fine-tuning's compute, of {budget.share:.1%} allowed ({said})"
     )
-    return replace(plan, selector=Spec.of(budget), reason=why)
+    return replace(taken.plan, selector=Spec.of(budget), reason=why)
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A plan, what it is worth as a share of the worth of all layers, and what it spends of full fine-tuning."""
+
+    plan: Plan
+    worth: float
+    spent: float
+
+    @classmethod
+    def of(cls, plan: Plan, schedule: Schedule, worth: Float[np.ndarray, " layer"]) -> Priced:
+        """A plan whose schedule is `schedule`, with what each layer is worth."""
+        shares = zip(schedule.expected(len(plan.layers)), plan.layers, strict=True)
+        total = sum(share * worth[layer] for share, layer in shares)
+        return cls(plan, float(total / (worth.sum() or 1.0)), 1 / plan.cost.expected_speed_up)
+
+    @property
+    def name(self) -> str:
+        """Of the schedule."""
+        return self.plan.schedule.name
 
 
 def _named(budget: Budget, tuner: Tuner, layers: int) -> list[Schedule]:

@@ -6,12 +6,10 @@ A row is `"name": "module:Name"`. Another package adds rows of its own under the
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import difflib
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -19,6 +17,7 @@ from typing import Any, NoReturn
 
 from wheretune.errors import ConfigError
 from wheretune.records.base import Spec
+from wheretune.records.fields import fields_of
 from wheretune.support.log import log
 
 ROWS: Mapping[str, Mapping[str, str]] = {
@@ -52,6 +51,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "budget": "wheretune.selectors.budget:Budget",
         "auto": "wheretune.selectors.auto:Auto",
         "near": "wheretune.selectors.near:Near",
+        "of-stack": "wheretune.selectors.stacks:OfStack",
     },
     "tuner": {
         "full": "wheretune.tuners.whole_layers:WholeLayers",
@@ -112,6 +112,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "lift-star": "wheretune.schedules.lift:LiftStar",
         "lisa": "wheretune.schedules.lisa:Lisa",
         "slimfit": "wheretune.schedules.slimfit:SlimFit",
+        "recap": "wheretune.schedules.recap:Recap",
         "salf": "wheretune.schedules.salf:Salf",
     },
     "export": {
@@ -122,7 +123,10 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "unsloth": "wheretune.exports.unsloth:unsloth",
         "ms-swift": "wheretune.exports.ms_swift:ms_swift",
     },
-    "executor": {"serial": "wheretune.support.executors.serial:Serial"},
+    "executor": {
+        "serial": "wheretune.support.executors.serial:Serial",
+        "ray": "wheretune.support.executors.ray:Ray",
+    },
     "recipe": {
         "prism": "wheretune.recipes.prism:PRISM",
         "prism-journal": "wheretune.recipes.prism_journal:JOURNAL",
@@ -133,9 +137,11 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "lift": "wheretune.recipes.lift:LIFT",
         "lisa": "wheretune.recipes.lisa:LISA",
         "slimfit": "wheretune.recipes.slimfit:SLIMFIT",
+        "recap": "wheretune.recipes.recap:RECAP",
     },
 }
 
+MAIN = {"executor": "address"}  # by axis, the option that may stand behind a name without its own: ray:HOST:PORT
 SPELLINGS = {"lift*": "lift-star"}  # names as papers print them, which no shell or folder likes
 
 
@@ -197,7 +203,7 @@ def build(axis: str, spec: Spec) -> Any:
         ConfigError: The name or a parameter is unknown, or a value is not of the parameter's kind.
     """
     made = find(axis, spec.name)
-    fields = _fields(made)
+    fields = fields_of(made)
     given: dict[str, Any] = {}
     for key, value in spec.params.items():
         if key not in fields:
@@ -219,6 +225,8 @@ def build(axis: str, spec: Spec) -> Any:
 def read(axis: str, text: str, options: Iterable[str] = ()) -> Any:
     """The object that `text` names: a name, and options after colons, as in `lora:r=8:targets=all-linear`.
 
+    A value may hold colons, as an address does. One option of an axis may stand without its name: `ray:HOST:PORT`.
+
     Args:
         axis: Which axis.
         text: What the user wrote.
@@ -236,9 +244,12 @@ def written(axis: str, text: str, options: Iterable[str] = ()) -> Spec:
     Raises:
         ConfigError: The name or an option is unknown, or a value is not of the option's kind.
     """
-    name, *inside = text.split(":")
+    first, *inside = re.split(r":(?=\w+=)", text)
+    name, colon, main = first.partition(":")
     name = SPELLINGS.get(name, name)
-    fields = _fields(find(axis, name))
+    fields = fields_of(find(axis, name))
+    if colon:
+        inside.insert(0, f"{MAIN[axis]}={main}" if MAIN.get(axis) in fields else main)
     params: dict[str, Any] = {}
     for option in [*inside, *options]:
         key, equals, value = option.partition("=")
@@ -279,7 +290,7 @@ def filled(axis: str, spec: Spec, **offered: Any) -> Spec:
     Raises:
         ConfigError: The name is unknown.
     """
-    fields = _fields(find(axis, spec.name))
+    fields = fields_of(find(axis, spec.name))
     taken = {key: value for key, value in offered.items() if key in fields and value is not None}
     return Spec(spec.name, {**taken, **spec.params})
 
@@ -287,98 +298,3 @@ def filled(axis: str, spec: Spec, **offered: Any) -> Spec:
 def _refuse_unknown(axis: str, name: str, key: str, fields: Mapping[str, Any]) -> NoReturn:
     what = nearest(key, fields) if fields else "it has none"
     raise ConfigError(f"the {axis} {name} has no option {key!r}", what, axis)
-
-
-# --- what a field's annotation says of its values -------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What may stand in a field.
-
-    Attributes:
-        words: In words, for a message.
-        read: Makes a value of what a user wrote; raises ValueError or KeyError if it is none.
-        fits: Whether a value is one.
-        keeps_spec: Whether a spec in it stays a spec.
-    """
-
-    words: str
-    read: Callable[[str], Any]
-    fits: Callable[[Any], bool]
-    keeps_spec: bool = False
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _thing(value: Any) -> bool:
-    return isinstance(value, Spec) or not isinstance(value, str | int | float | tuple | dict)
-
-
-def _pairs(text: str) -> dict[str, str]:
-    """What `name=word,name=word` says; the first `=` of a part divides it.
-
-    Raises:
-        ValueError: A part has no name or no word, or a name stands twice.
-    """
-    parts = [part.partition("=") for part in text.split(",")]
-    pairs = {name.strip(): word.strip() for name, _, word in parts}
-    if len(pairs) < len(parts) or not all((*pairs, *pairs.values())):
-        raise ValueError(text)
-    return pairs
-
-
-_KINDS: Mapping[str, _Kind] = {
-    "int": _Kind("a whole number", int, _whole),
-    "float": _Kind("a number", float, _number),
-    "bool": _Kind("true or false", {"true": True, "false": False}.__getitem__, lambda value: isinstance(value, bool)),
-    "str": _Kind("a text", str, lambda value: isinstance(value, str)),
-    "Spec": _Kind("a name", Spec, _thing, keeps_spec=True),
-    "tuple[int, ...]": _Kind(
-        "whole numbers with commas or + between them",
-        lambda text: tuple(int(part) for part in text.replace("+", ",").split(",")),
-        lambda value: isinstance(value, tuple) and all(map(_whole, value)),
-    ),
-    "tuple[float, ...]": _Kind(
-        "numbers with commas or + between them",
-        lambda text: tuple(float(part) for part in text.replace("+", ",").split(",")),
-        lambda value: isinstance(value, tuple) and all(map(_number, value)),
-    ),
-    "tuple[str, ...]": _Kind(
-        "names with commas or + between them",
-        lambda text: tuple(text.replace("+", ",").split(",")) if text else (),
-        lambda value: isinstance(value, tuple) and all(isinstance(part, str) for part in value),
-    ),
-    "dict[str, str]": _Kind(
-        "name=word pairs with commas between them",
-        _pairs,
-        lambda value: isinstance(value, dict) and all(isinstance(part, str) for part in (*value, *value.values())),
-    ),
-}
-
-
-def _fields(made: Any) -> dict[str, _Kind]:
-    """By field of a dataclass that may be given, what its annotation says."""
-    if not dataclasses.is_dataclass(made):
-        return {}
-    return {one.name: _kind(one.type) for one in dataclasses.fields(made) if one.init}
-
-
-def _kind(annotation: Any) -> _Kind:
-    """What an annotation says; where it is none of ours, a spec of the same axis or an object fits."""
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-    parts = [part for part in text.split(" | ") if part != "None"]
-    if parts[0].startswith("Literal["):
-        choices = ast.literal_eval(parts[0].removeprefix("Literal"))
-        kind = _Kind(" or ".join(map(str, choices)), str, lambda value: value in choices)
-    else:
-        kind = _KINDS.get(parts[0], _Kind("a name", Spec, _thing))
-    if "None" not in text.split(" | "):
-        return kind
-    return dataclasses.replace(kind, fits=lambda value: value is None or kind.fits(value))

@@ -4,6 +4,8 @@ The command line prints the message and exits with code 2; everything that is no
 `WheretuneError` is a defect of ours and keeps its traceback.
 """
 
+from __future__ import annotations
+
 
 class WheretuneError(Exception):
     """Something the user can mend.
@@ -19,6 +21,9 @@ class WheretuneError(Exception):
         self.remedy = remedy
         self.field = field
         super().__init__(f"{problem}; {remedy}")
+
+    def __reduce__(self) -> tuple[type[WheretuneError], tuple[str, str, str | None]]:
+        return type(self), (self.problem, self.remedy, self.field)  # another process may have met it
 
 
 class ConfigError(WheretuneError):
@@ -63,3 +68,7 @@ class OutputError(WheretuneError):
 
 class UnavailableError(WheretuneError):
     """What cannot be had on this machine: a program or a package is missing."""
+
+
+class ProcessError(WheretuneError):
+    """Another process of the same run is gone, or never came."""

@@ -27,9 +27,11 @@ from transformers import (
 )
 
 from wheretune.data.batches import length_batches
+from wheretune.data.eyes import seen_beside
+from wheretune.data.images import known_by
 from wheretune.data.reading import rows_in_words
 from wheretune.errors import ConfigError, TrainingError
-from wheretune.model.finding import text_config
+from wheretune.model.finding import find_layers, is_encoder_decoder, text_config
 from wheretune.model.forward import evaluating
 from wheretune.model.inputs import check_ids, max_tokens
 from wheretune.records.base import to_json
@@ -37,6 +39,7 @@ from wheretune.support.files import digest_rows
 from wheretune.support.log import log
 from wheretune.support.progress import progress
 from wheretune.tasks.base import task_of
+from wheretune.tasks.language import check_apart
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,13 +80,13 @@ class Job:
 
     def content(self) -> dict[str, Any]:
         """What a file of these texts is for, but for the model."""
-        prompts = digest_rows((one.row, one.ids, one.lead) for one in self.prompts)
+        prompts = digest_rows((one.row, one.ids, one.lead, *map(known_by, one.images)) for one in self.prompts)
         unread = digest_rows(sorted(self.unread.items()))
         return {"prompts": prompts, "unread": unread, "ends": sorted(self.ends), "decoding": to_json(self.decoding)}
 
     def key(self, prompt: Prompt) -> Any:
         """What makes prompts one that is answered once."""
-        return prompt.row if self.decoding.do_sample else (prompt.ids, prompt.lead)
+        return prompt.row if self.decoding.do_sample else (prompt.ids, prompt.lead, prompt.images)
 
 
 def job_of(model: nn.Module, tokenizer: Any, data: TextData, decoding: Decoding, max_length: int | None = None) -> Job:
@@ -101,6 +104,7 @@ def job_of(model: nn.Module, tokenizer: Any, data: TextData, decoding: Decoding,
         ModelError: The tokenizer lacks what the task needs, or the model has fewer positions.
     """
     task: Any = task_of(data.info)
+    check_apart(task, tokenizer)
     every = list(task.prompts(data, tokenizer, max_tokens(model, tokenizer, max_length)))
     cut = [one.row for one in every if one.cut and one.left_out is None]
     if cut:
@@ -112,6 +116,7 @@ def job_of(model: nn.Module, tokenizer: Any, data: TextData, decoding: Decoding,
     unread = {**data.unread, **{one.row: one.left_out for one in every if one.left_out is not None}}
     positions = getattr(text_config(model), "max_position_embeddings", None)
     longest = max((len(one.ids) for one in prompts), default=0)
+    longest = 1 if is_encoder_decoder(model) else longest  # what a decoder writes begins with its start token
     room = positions - longest if isinstance(positions, int) and positions > 0 else None
     own: Any = model.generation_config
     settled = decoding.settled(own.to_dict(), room)
@@ -186,7 +191,7 @@ def _missing(batch: Sequence[Alike], writer: Writer, there: Mapping[int, Line]) 
 
 
 class Writer:
-    """A language model that answers batches of prompts.
+    """A language model that answers batches of prompts: goes on with them or, an encoder-decoder, writes a text anew.
 
     Args:
         model: As for `job_of`.
@@ -197,6 +202,7 @@ class Writer:
     def __init__(self, model: nn.Module, tokenizer: Any, job: Job) -> None:
         self._model: Any = model
         self._tokenizer, self._decoding, self._ends = tokenizer, job.decoding, job.ends
+        self._apart = is_encoder_decoder(model)
         own: Any = model.generation_config
         self._config = copy.deepcopy(own)
         settings = {name: value for name, value in to_json(job.decoding).items() if name not in ("seed", "rules")}
@@ -206,6 +212,8 @@ class Writer:
         self._config.max_length = None
         self._config.num_return_sequences = 1
         self._config.return_dict_in_generate = False
+        if self._apart and not _cache_fits(model):
+            self._config.use_cache = False
         self._config.pad_token_id = tokenizer.pad_token_id
         self._config.eos_token_id = sorted(job.ends) or None
         if job.decoding.rules is not None:
@@ -220,20 +228,29 @@ class Writer:
         """The text that follows each of some prompts."""
         device = next(self._model.parameters()).device
         longest = max(len(one.ids) for one in prompts)
-        pad = self._tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (longest - len(one.ids)) + list(one.ids) for one in prompts], device=device)
-        mask = torch.tensor([[0] * (longest - len(one.ids)) + [1] * len(one.ids) for one in prompts], device=device)
+        ids = self._padded([one.ids for one in prompts], self._tokenizer.pad_token_id).to(device)
+        mask = self._padded([(1,) * len(one.ids) for one in prompts], 0).to(device)
+        start = 1 if self._apart else longest
         check_ids(self._model, {"input_ids": ids})
+        images = [one.images for one in prompts]
+        seen = seen_beside(ids, images, self._tokenizer) if any(images) else {}
         own = LogitsProcessorList([Finite()])
         if self._decoding.rules is not None and self._decoding.no_repeat_ngram_size:
-            own.append(OfTheWritten(NoRepeatNGramLogitsProcessor(self._decoding.no_repeat_ngram_size), longest))
+            own.append(OfTheWritten(NoRepeatNGramLogitsProcessor(self._decoding.no_repeat_ngram_size), start))
         if self._decoding.do_sample:
-            own.append(Draw(self._warpers, self._decoding.seed, [one.row for one in prompts], longest))
+            own.append(Draw(self._warpers, self._decoding.seed, [one.row for one in prompts], start))
         with torch.no_grad():
             found = self._model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=self._config, logits_processor=own
+                input_ids=ids, attention_mask=mask, generation_config=self._config, logits_processor=own, **seen
             )
-        return [self._text(one, row[longest:]) for one, row in zip(prompts, found.tolist(), strict=True)]
+        return [self._text(one, row[start:]) for one, row in zip(prompts, found.tolist(), strict=True)]
+
+    def _padded(self, rows: Sequence[Sequence[int]], filler: int) -> Int[Tensor, "row token"]:
+        """Rows of numbers, padded on the left, or on the right for an encoder."""
+        longest = max(map(len, rows))
+        pads = [[filler] * (longest - len(row)) for row in rows]
+        both = zip(pads, rows, strict=True)
+        return torch.tensor([[*row, *pad] if self._apart else [*pad, *row] for pad, row in both])
 
     def _text(self, prompt: Prompt, ids: list[int]) -> str:
         """What was written, up to its end."""
@@ -242,6 +259,13 @@ class Writer:
         if self._decoding.rules is not None:
             return text.split(BLANK_LINE)[0].strip()
         return text.strip() if prompt.lead is None else text.removeprefix(prompt.lead)
+
+
+def _cache_fits(model: nn.Module) -> bool:
+    """Whether `generate` gives every layer of a decoder a cache: T5's has as many as the encoder has layers."""
+    stack, config = find_layers(model), text_config(model)
+    said = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    return not isinstance(said, int) or said >= len(stack) - stack.split
 
 
 # --- what is done to logits ----------------------------------------------------------------------

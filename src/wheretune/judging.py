@@ -22,6 +22,7 @@ from wheretune.records.base import from_json, record, require
 from wheretune.records.runs import Metric
 from wheretune.support.files import write_text
 from wheretune.support.log import log
+from wheretune.support.processes import gathered, part
 from wheretune.support.progress import progress
 from wheretune.tasks.base import brief, task_of
 
@@ -86,6 +87,8 @@ def predict(
 ) -> Float[np.ndarray, "row output"]:
     """What a model puts out of every row, in the order of the rows, the model in eval mode and left as it was.
 
+    Several processes run every so-manieth batch each, and all have the whole in the end.
+
     Args:
         model: Gives `logits`, a row of numbers per text, when called with a batch.
         rows: Encoded rows.
@@ -107,11 +110,13 @@ def predict(
     device = next(model.parameters()).device
     logits: dict[int, np.ndarray] = {}
     placed = [{**row, "row": place} for place, row in enumerate(rows)]  # two rows may come from one text
+    number, size = part()
     with progress() as shown, torch.no_grad(), evaluating(model):
-        for batch in shown.track(length_batches(placed, batch_size), description=description):
+        for batch in shown.track(length_batches(placed, batch_size)[number::size], description=description):
             inputs = {name: value.to(device) for name, value in collate(batch).items()}
             for row, values in zip(batch, model(**inputs).logits.float().cpu().numpy(), strict=True):
                 logits[row["row"]] = values
+    logits = {place: values for every in gathered(logits) for place, values in every.items()}
     found = np.stack([logits[place] for place in range(len(rows))])
     if not np.isfinite(found).all():
         raise TrainingError("the model's outputs are not finite: training diverged", "lower the learning rate")

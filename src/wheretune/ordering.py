@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog
+import numpy as np
+
+from wheretune import catalog, planning
 from wheretune.data.samplers import Arranged, Batches
 from wheretune.data.texts import take
+from wheretune.data.tokens import mean_length
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec, read_json
 from wheretune.schedules.base import OrdersRows
 from wheretune.scorers.eof_layers import EofLayers
-from wheretune.scoring.one_pass import gather
+from wheretune.scoring.together import gather_together
+from wheretune.selectors.base import TakesK
 from wheretune.support.files import write_json
+from wheretune.support.processes import from_first, world_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from wheretune.model.steps import Follower, Training
     from wheretune.records.plan import Plan
     from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings
+    from wheretune.schedules.base import Schedule
     from wheretune.session import Session
 
 EOF_LAYERS = "eof-layers.json"
@@ -172,12 +178,13 @@ def order(
         _check_rescan(spec, cache)
         late = Rescan(schedule, plan.layers, count, settings.batch_size, settings.seed, look, kept, len(plan.model))
         return Order(_ending(plan, late.ends()), late, (late,))
-    if not kept.is_file():
+    if not from_first(kept.is_file):
         started = time.perf_counter()
         found = look(range(count))
         took = time.perf_counter() - started
-        write_json(kept, {"layers": len(plan.model), "eof_layers": found, "seconds": took})
-    content = read_json(kept)
+        content: dict[str, Any] = {"layers": len(plan.model), "eof_layers": found, "seconds": took}
+        from_first(lambda: write_json(kept, content))
+    content = from_first(lambda: read_json(kept))
     stages = schedule.stages(content["eof_layers"], plan.layers, settings.seed)
     batches = [_batches(rows, settings.batch_size) for rows in stages]
     arranged = _ending(plan, tuple(accumulate(map(len, batches))))
@@ -187,6 +194,32 @@ def order(
 def _ending(plan: Plan, ends: tuple[int, ...]) -> Plan:
     """The plan with the steps before which its stages end."""
     return replace(plan, schedule=Spec(plan.schedule.name, {**plan.schedule.params, "ends": ends}))
+
+
+def check_time(
+    schedule: Spec, selector: Spec, layers: int, settings: TrainSettings, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Refuses, before layers are scored, a training that a schedule cannot serve, as far as that can be known.
+
+    Args:
+        schedule: When layers train.
+        selector: What chooses them; of one that does not say how many, nothing is known yet.
+        layers: How many layers the model has.
+        settings: How it trains.
+        rows: The encoded rows.
+
+    Raises:
+        ConfigError: There are too few steps for the layers, or rows are read as the schedule cannot bear.
+    """
+    made: Schedule = catalog.build("schedule", schedule)
+    if isinstance(made, OrdersRows):
+        check(schedule.name, settings)
+    chooses = catalog.build("selector", selector)
+    chosen = None if chooses.needs_scores else chooses.select(np.zeros(layers))
+    if isinstance(chooses, TakesK):
+        chosen = range(chooses.count(layers))
+    if made.moves and chosen is not None:
+        made.init(layers, chosen, {}, planning.steps_of(settings, len(rows), mean_length(rows)), settings.seed)
 
 
 def check(schedule: str, settings: TrainSettings) -> None:
@@ -224,6 +257,12 @@ def _check_rescan(spec: RunSpec, cache: CacheSettings | None) -> None:
             "leave out the one or the other",
             "cache",
         )
+    if world_size() > 1:
+        raise ConfigError(
+            "rescan gives out rows as it trains, and several processes would have to agree on them",
+            "take one process, or leave rescan out",
+            "schedule",
+        )
     if spec.reading.pooling != "token":
         raise ConfigError(
             f"pooling is {spec.reading.pooling}, and while it trains the last layer makes one token",
@@ -246,7 +285,7 @@ def _look(spec: RunSpec, variant: str, session: Session) -> tuple[Look, int]:
 
     def look(places: Sequence[int]) -> list[int]:
         some = take(texts, places)
-        found = gather(opened, some, [scorer], reading).states[scorer]
+        found = gather_together(opened, some, [scorer], reading).states[scorer]
         by_row = dict(zip(found.rows, found.layers, strict=True))
         return [by_row[row] for row in some.rows]  # their numbers in the source, of which some may be left out
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,19 +22,20 @@ from wheretune.delta.saving import remove_delta, save_delta
 from wheretune.finished import RESULT
 from wheretune.heads.headed import headed
 from wheretune.judging import calibrated, judge, measures, save_predictions
-from wheretune.model.finding import check_one_sequence
-from wheretune.model.identity import check_layers, check_plan
+from wheretune.model.identity import check_plan
 from wheretune.model.inputs import max_tokens
-from wheretune.model.opening import load_tokenizer, outline
+from wheretune.model.two_stacks import start_and_padding
+from wheretune.ordering import EOF_LAYERS
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
-from wheretune.selectors.base import TakesK
+from wheretune.scoring.together import gather_together
 from wheretune.session import Session
-from wheretune.support.files import claim, sweep
+from wheretune.support.files import claimed, sweep
+from wheretune.support.processes import check_alike, check_sees, from_first, gathered, join
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
 from wheretune.training.arguments import check_judging
@@ -46,15 +47,16 @@ from wheretune.training.loop import train
 from wheretune.training.pace import Pace
 
 if TYPE_CHECKING:
+    from wheretune.applying import Tuned
     from wheretune.data.texts import TextData
     from wheretune.model.opening import Opened
-    from wheretune.records.cost import Cost
-    from wheretune.records.data import DataSpec
+    from wheretune.records.data import DataInfo, DataSpec
     from wheretune.records.model import ModelSpec
     from wheretune.records.runs import CacheSettings
     from wheretune.scoring.one_pass import PassState, Settle
 
 RUN, SCORES, PLAN, PROBES = "run.json", "scores.json", "plan.json", "probe"
+OLDER = {"settings": to_json(TrainSettings())}  # what an earlier version means where it does not say
 
 
 def score(
@@ -68,6 +70,8 @@ def score(
     settle: Settle | None = None,
 ) -> list[LayerScores]:
     """Scores the layers: all scorers but those that train in one pass, these by trials.
+
+    Several processes share the pass, and all have the scores in the end.
 
     Args:
         model: Which model.
@@ -84,7 +88,9 @@ def score(
     Raises:
         WheretuneError: Of every kind, for what the user can mend.
     """
+    join()
     session = session or Session()
+    check_alike({"scorers": list(map(str, scorers)), "reading": to_json(reading), "until_settled": settle is not None})
     made = {spec: catalog.build("scorer", spec) for spec in scorers}
     passing = [scorer for scorer in made.values() if not trials.trains(scorer)]
     scored: dict[Any, LayerScores] = {}
@@ -115,14 +121,19 @@ def pass_over(
     settle: Settle | None = None,
     shard: tuple[int, int] = (1, 1),
 ) -> PassState:
-    """Opens a model and data by name and feeds every scorer; see `scoring.one_pass.gather`."""
+    """Opens a model and data by name and feeds every scorer; see `scoring.one_pass.gather`.
+
+    Without a shard, several processes share the pass.
+    """
     session = session or Session()
     needs = {need for scorer in scorers for need in scorer.card.needs}
     texts = session.texts(data, needs)
     task = task_of(texts.info)
     speaks = "gradients" in needs and catalog.find("head", task.head).speaks
     opened = session.model(model, language=speaks or "language-model" in needs)
-    return gather(opened, texts, scorers, reading, settle=settle, shard=shard)
+    if shard != (1, 1):
+        return gather(opened, texts, scorers, reading, shard=shard)
+    return gather_together(opened, texts, scorers, reading, settle)
 
 
 def choose(
@@ -142,14 +153,14 @@ def choose(
     head = planning.head_of(spec.head, data.info)
     opened = session.model(spec.model, language=head.speaks or (scoring and _speaks(spec.scorer)))
     scores, tokens, learned = None, None, None
-    if scoring and kept is not None and kept.is_file():
+    if scoring and kept is not None and from_first(kept.is_file):
         scores = load(LayerScores, kept)
     elif scoring:
-        planning.check(selector, len(opened.info))
+        planning.check(selector, opened.info)
         scorer = trials.tuned_as(spec.scorer, spec.tuner)
         scores = score(spec.model, spec.train, [scorer], spec.reading, folder=probes, session=session)[0]
         if kept is not None:
-            save(scores, kept)
+            from_first(lambda: save(scores, kept))
     else:
         length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
         rows = task_of(data.info).encode(data, opened.tokenizer, length)
@@ -178,7 +189,8 @@ def tune(
 ) -> RunResult:
     """Scores, chooses, trains, proves the engagement, judges and saves.
 
-    A finished run is read back, a stopped one goes on.
+    A finished run is read back, a stopped one goes on. Several processes do it together, each with the whole model;
+    the first one writes.
 
     Args:
         spec: Everything needed to repeat the run.
@@ -193,6 +205,7 @@ def tune(
         WheretuneError: Of every kind, for what the user can mend.
         OutputError: The folder holds another run.
     """
+    join()
     check_judging(spec.settings, spec.tuner if spec.plan is None else spec.plan.tuner)
     session, watch = session or Session(shared=False), watch or WatchSettings()
     data = _data(spec, session)
@@ -201,28 +214,30 @@ def tune(
     decisive = decisive_metric(spec, measures(task, spec.metrics))  # refuses what cannot read the task
     spec, opened = _opened(spec, texts, session)
     length = _length(spec, opened)
-    sweep(folder)
-    claim(folder / RUN, _claimed(spec, opened, data), defaults={"settings": to_json(TrainSettings())})
-    if (folder / RESULT).is_file():
-        _leave_no_checkpoint(folder)
-        return finished.with_metrics(folder, spec.metrics)
+    check_alike({**_claimed(spec, opened, data), "watch": to_json(watch), "cache": repr(cache)})
+    with _claiming(folder, _claimed(spec, opened, data)):
+        if from_first((folder / RESULT).is_file):
+            return from_first(lambda: _finished(spec, folder))
 
-    plan = _planned(spec, folder, session, show)
-    rows = task.encode(texts, opened.tokenizer, length)
-    settings = _settled(spec, plan, len(rows), show)
-    order = ordering.order(spec, plan, settings, folder, session, cache)
-    lowest = scheduling.lowest_layers(order.plan, planning.steps_of(settings, plan, len(rows)), settings.seed)
-    rows = order.arranged(rows)
-    model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
-    trained_head.fill(model, plan, opened, texts.info)
-    tuned = apply(
-        model,
-        order.plan,
-        settings.seed,
-        frozen_dropout=settings.frozen_dropout,
-        before=opened.hashes_below(model.base_path),
-        masters=True,
-    )
+        rows = task.encode(texts, opened.tokenizer, length)
+        if spec.plan is None:
+            ordering.check_time(spec.schedule, spec.selector, len(opened.info), spec.settings, rows)
+        plan = _planned(spec, folder, session, show)
+        settings = _settled(spec, plan, len(rows), show)
+        order = ordering.order(spec, plan, settings, folder, session, cache)
+        steps = planning.steps_of(settings, len(rows), plan.cost.tokens)
+        lowest = scheduling.lowest_layers(order.plan, steps, settings.seed)
+        rows = order.arranged(rows)
+        model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
+        trained_head.fill(model, plan, opened, texts.info)
+        tuned = apply(
+            model,
+            order.plan,
+            settings.seed,
+            frozen_dropout=settings.frozen_dropout,
+            before=opened.hashes_below(model.base_path),
+            masters=True,
+        )
 
     pace = Pace(tuned.stack)
 
@@ -241,20 +256,21 @@ def tune(
                     collate,
                     settings,
                     folder,
-                    Clock(description or f"tuning layers {', '.join(map(str, plan.layers)) or 'none'}"),
-                    (*([pace] if lowest else ()), *tuned.followers, *order.followers, *saved.followers),
+                    Clock(description or f"tuning layers {plan.model.named(plan.layers) or 'none'}"),
+                    (pace, *tuned.followers, *order.followers, *saved.followers),
                     [EngagementCallback(tuned)],
                     watch,
                     judge_of(spec, decisive, lambda: measure("validation")[0]),
                 )
         data = calibrated(model, data, opened.tokenizer, length)
         texts = data["train"]
-        remove_delta(folder)  # of a sitting that was killed before its result was written
-        save_delta(tuned, folder, data=texts.info, max_length=length)
+        from_first(lambda: _kept(tuned, folder, texts.info, length))
         started = time.perf_counter()
         judged = {name: measure(name) for name in data if name != "train"}
         took = time.perf_counter() - started
-        predictions = {name: save_predictions(found, folder, name) for name, (_, found) in judged.items()}
+        predictions = from_first(
+            lambda: {name: save_predictions(found, folder, name) for name, (_, found) in judged.items()}
+        )
     result = RunResult(
         spec=spec,
         plan=plan,
@@ -262,7 +278,7 @@ def tune(
         metrics={name: metrics for name, (metrics, _) in judged.items()},
         trainable_parameters=tuned.trainable_parameters,
         seconds={"train": trained.seconds, "cache": saved.cache.seconds, "order": order.seconds, "evaluate": took},
-        peak_memory_bytes=memory.get("peak"),
+        peak_memory_bytes=max(gathered(memory["peak"])),
         steps=trained.steps,
         versions=versions(),
         provenance=provenance(),
@@ -270,9 +286,41 @@ def tune(
         predictions=predictions,
         learning_rate=settings.learning_rate,
     )
+    from_first(lambda: _ended(result, folder))
+    return result
+
+
+@contextmanager
+def _claiming(folder: Path, content: Mapping[str, Any]) -> Iterator[None]:
+    """Holds a run's folder, as `claimed` does in the first process; the others hear its refusal, and see the folder."""
+    with ExitStack() as inside:
+
+        def claim() -> None:
+            sweep(folder)
+            made = (SCORES, PLAN, EOF_LAYERS)
+            inside.enter_context(claimed(folder / RUN, content, defaults=OLDER, made=made))
+
+        from_first(claim)
+        check_sees(folder / RUN)
+        yield
+
+
+def _finished(spec: RunSpec, folder: Path) -> RunResult:
+    """The result that is there, with the metrics that are asked for now."""
+    _leave_no_checkpoint(folder)
+    return finished.with_metrics(folder, spec.metrics)
+
+
+def _kept(tuned: Tuned, folder: Path, data: DataInfo, length: int) -> None:
+    """Proves the engagement and writes what was tuned."""
+    remove_delta(folder)  # of a sitting that was killed before its result was written
+    save_delta(tuned, folder, data=data, max_length=length)
+
+
+def _ended(result: RunResult, folder: Path) -> None:
+    """Writes the result, last of all, and takes away what only a stopped run needs."""
     finished.write(result, folder)
     _leave_no_checkpoint(folder)
-    return result
 
 
 def _opened(spec: RunSpec, texts: TextData, session: Session) -> tuple[RunSpec, Opened]:
@@ -286,7 +334,8 @@ def _opened(spec: RunSpec, texts: TextData, session: Session) -> tuple[RunSpec, 
 
 def _length(spec: RunSpec, opened: Opened) -> int:
     """How many tokens texts are cut to; a model that cannot be tuned so is refused."""
-    check_one_sequence(opened.stack.base)
+    if opened.stack.split:
+        start_and_padding(opened.stack.base)
     length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
     if spec.plan is not None:
         check_plan(opened.info, spec.plan)
@@ -297,7 +346,7 @@ def _settled(spec: RunSpec, plan: Plan, texts: int, show: Callable[[object], obj
     """The settings with what they leave open; what was taken is shown in one line."""
     settings, why = planning.settled(spec.settings, plan, texts)
     if why is not None:
-        show(f"{_share(spec, plan)}{why}")
+        show(f"{planning.quarter(spec.selector, plan) if spec.plan is None else ''}{why}")
     return settings
 
 
@@ -322,22 +371,15 @@ def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[obje
         scores, plan = None, replace(spec.plan, model=replace(spec.plan.model, spec=where))
     else:
         scores, plan = choose(spec, session, probes=folder / PROBES, kept=folder / SCORES)
-    if (folder / PLAN).is_file():
+    if from_first((folder / PLAN).is_file):
         plan = load(Plan, folder / PLAN)
-    plan = trained_head.fitted(plan, session.model(spec.model), session.data(spec.train).info)
-    save(plan, folder / PLAN)
+    fitted = trained_head.fitted(plan, session.model(spec.model), session.data(spec.train).info)
+    from_first(lambda: save(fitted, folder / PLAN))
+    plan = from_first(lambda: fitted)
     for made in (scores, plan):
         if made is not None:
             show(made)
     return plan
-
-
-def _share(spec: RunSpec, plan: Plan) -> str:
-    """How many layers were chosen, where the spec leaves it open."""
-    selector = catalog.build("selector", spec.selector)
-    if spec.plan is not None or not isinstance(selector, TakesK) or (selector.k, selector.ratio) != (None, None):
-        return ""
-    return f"{len(plan.layers)} of {len(plan.model)} layers, a quarter rounded up; "
 
 
 def _claimed(spec: RunSpec, opened: Opened, data: Mapping[str, TextData]) -> dict[str, Any]:
@@ -353,47 +395,3 @@ def _leave_no_checkpoint(folder: Path) -> None:
     for path in checkpoints(folder):
         shutil.rmtree(path, ignore_errors=True)
     (folder / BEST).unlink(missing_ok=True)
-
-
-# --- without weights -----------------------------------------------------------------------------
-
-
-def cost(
-    plan: Plan,
-    data: DataSpec,
-    model: ModelSpec | None = None,
-    *,
-    epochs: int,
-    batch_size: int,
-    session: Session | None = None,
-) -> Cost:
-    """What a plan costs on some texts, from the model's shapes and the texts' tokens; opens no weights.
-
-    Args:
-        plan: The plan.
-        data: The texts; their labels are not looked at.
-        model: Where the plan's model is now, if not where it was.
-        epochs: Passes over the texts.
-        batch_size: Texts in a batch.
-        session: What is open already.
-
-    Raises:
-        ConfigError: There is no epoch or nothing in a batch.
-        DataError: The texts cannot be read.
-        ModelError: The model or its tokenizer cannot be opened.
-        PlanError: The plan was made for a model of other layers.
-    """
-    texts = (session or Session()).data(data, labels="ignored")
-    stack, info = outline(model or plan.model.spec)
-    check_one_sequence(stack.base)
-    check_layers(info, plan)
-    tokenizer = load_tokenizer(info.name, info.spec.revision)
-    rows = task_of(texts.info).encode(texts, tokenizer, max_tokens(stack.base, tokenizer, data.max_length))
-    return planning.cost(
-        plan,
-        tokens=mean_length(rows),
-        learned=mean_learned(rows),
-        texts=len(rows),
-        epochs=epochs,
-        batch_size=batch_size,
-    )

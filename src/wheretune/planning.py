@@ -16,10 +16,12 @@ from wheretune.errors import ConfigError, PlanError, WheretuneError
 from wheretune.records.base import Spec, to_json
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Choice, LayerScores
+from wheretune.schedules.base import WorkingCopy
 from wheretune.schedules.static import Static
 from wheretune.scheduling import check_schedule, scheduled, stages_of
-from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector, resolved
+from wheretune.selectors.base import AdaptiveSelector, Selector, TakesK, check_selector
 from wheretune.selectors.budget import Budget
+from wheretune.selectors.stacks import check_for, choice_of
 from wheretune.tuners.whole_layers import WholeLayers
 
 if TYPE_CHECKING:
@@ -35,14 +37,17 @@ AnySelector = Selector | AdaptiveSelector
 NOTHING = Choice(Spec("none"), (), None, None)  # what no selector chooses
 
 
-def check(selector: AnySelector, layers: int) -> None:
-    """Refuses, before anything is scored, a selector that cannot choose among so many layers.
+def check(selector: AnySelector, model: ModelInfo | int) -> None:
+    """Refuses, before anything is scored, a selector that cannot choose among a model's layers, or among so many.
 
     Raises:
         PlanError: k is below 1 or above the number of layers, a named layer does not exist, or another setting is
             wrong.
     """
-    check_selector(selector, layers)
+    if isinstance(model, int):
+        check_selector(selector, model)
+    else:
+        check_for(selector, model)
 
 
 def choose(scores: LayerScores, selector: AnySelector) -> Choice:
@@ -53,9 +58,8 @@ def choose(scores: LayerScores, selector: AnySelector) -> Choice:
     """
     from wheretune.scoring.confidence import how_sure
 
-    plain, reason = selector.adapt(scores) if isinstance(selector, AdaptiveSelector) else (selector, None)
-    spec = Spec.of(resolved(selector, len(scores.layers)))
-    return Choice(spec, plain.select(scores.values), how_sure(scores, plain), reason)
+    plain, settled, reason = choice_of(selector, scores.model, scores)
+    return Choice(Spec.of(settled), plain.select(scores.values), how_sure(scores, plain), reason)
 
 
 def _choose_unscored(model: ModelInfo, selector: AnySelector) -> Choice:
@@ -70,7 +74,8 @@ def _choose_unscored(model: ModelInfo, selector: AnySelector) -> Choice:
             "score the layers first, or choose without scores (explicit, top, bottom, random)",
             "selector",
         )
-    return Choice(Spec.of(resolved(selector, len(model))), selector.select(np.zeros(len(model))), None, None)
+    plain, settled, _ = choice_of(selector, model)
+    return Choice(Spec.of(settled), plain.select(np.zeros(len(model))), None, None)
 
 
 # --- plans ---------------------------------------------------------------------------------------
@@ -140,21 +145,13 @@ def plan(
         PlanError: k is below 1 or above the number of layers, a named layer does not exist, there is no selector, or it
             chooses by scores and there are none; or nothing would train.
         ConfigError: The schedule cannot serve the tuner, or so few layers.
+        ModelError: The schedule makes a smaller copy of the layers, and these do not show how.
     """
     if data is None and isinstance(scores_or_model, LayerScores):
         data = scores_or_model.data
-    if isinstance(selector, Budget) and selector.schedules and isinstance(scores_or_model, LayerScores):
-        if schedule is not None and schedule.moves:
-            raise PlanError(
-                f"the budget is to choose a schedule, and {schedule.name} is named", "name no schedule", "schedule"
-            )
+    if isinstance(selector, Budget) and selector.schedules:
         given: dict[str, Any] = {"tuner": tuner, "head": head, "data": data, "tokens": tokens, "learned": learned}
-        return budgeting.best(
-            selector,
-            scores_or_model,
-            tuner or WholeLayers(),
-            lambda chosen, moving: plan(scores_or_model, chosen, schedule=moving, **given),
-        )
+        return _with_schedule(scores_or_model, selector, schedule, given)
     head, schedule = head or head_of(None, data), schedule or Static()
     tuner = scheduled(tuner or WholeLayers(), schedule)
     if (selector is None) == tuner.needs_layers:
@@ -172,6 +169,24 @@ def plan(
     return replace(made, scorer=scores.scorer, scores_digest=scores.digest, chosen=chosen)
 
 
+def _with_schedule(
+    scores: LayerScores | ModelInfo, budget: Budget, schedule: Schedule | None, given: dict[str, Any]
+) -> Plan:
+    """The plan whose schedule a budget chooses; `given` is what else `plan` was given.
+
+    Raises:
+        PlanError: A schedule is named besides, or there are no scores.
+    """
+    if not isinstance(scores, LayerScores):
+        raise PlanError(f"{budget.name} chooses by scores, and there are none", "score the layers first", "selector")
+    if schedule is not None and schedule.moves:
+        raise PlanError(
+            f"the budget is to choose a schedule, and {schedule.name} is named", "name no schedule", "schedule"
+        )
+    tuner = given["tuner"] or WholeLayers()
+    return budgeting.best(budget, scores, tuner, lambda chosen, when: plan(scores, chosen, schedule=when, **given))
+
+
 def _planned(
     model: ModelInfo,
     choice: Choice,
@@ -185,6 +200,8 @@ def _planned(
     from wheretune.tasks.base import task_of
 
     check_schedule(schedule, tuner, len(choice.layers))
+    if isinstance(schedule, WorkingCopy):
+        schedule.check_model([model.layers[layer] for layer in choice.layers])
     outputs = 1 if data is None else task_of(data).outputs(data.classes)
     on_top = head.count(model, outputs)
     length, learned = tokens[0] or TOKENS, tokens[1]
@@ -295,10 +312,10 @@ def learning_rate(tuner: Tuner, model: ModelInfo, layers: Sequence[int], steps: 
     return float(f"{tuner.rate * WIDTH / model.hidden_size / share**0.5 * few:.1g}")
 
 
-def steps_of(settings: TrainSettings, plan: Plan, texts: int) -> int:
-    """How many optimizer steps there will be; about so many, with batches of so many tokens."""
-    tokens = settings.tokens_per_batch
-    batch = settings.batch_size if tokens is None else max(1, int(tokens / plan.cost.tokens))
+def steps_of(settings: TrainSettings, texts: int, tokens: float) -> int:
+    """How many optimizer steps there will be for texts of so many tokens; with batches of tokens, about so many."""
+    most = settings.tokens_per_batch
+    batch = settings.batch_size if most is None else max(1, int(most / tokens))
     return settings.max_steps or settings.epochs * -(-texts // (batch * settings.gradient_accumulation_steps))
 
 
@@ -315,13 +332,21 @@ def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSetti
     """
     if settings.learning_rate is not None:
         return settings, None
-    steps = steps_of(settings, plan, texts)
+    steps = steps_of(settings, texts, plan.cost.tokens)
     rate = learning_rate(catalog.build("tuner", plan.tuner), plan.model, plan.layers, steps)
     where = f"{len(plan.layers)} of {len(plan.model)} layers" if plan.layers else "no layer"
     width = plan.model.hidden_size
     many = f"{steps} step{'s' if steps != 1 else ''}"
     why = f"learning rate {rate:g}: what suits {plan.tuner.name} on {where} of width {width} in {many}"
     return replace(settings, learning_rate=rate), why
+
+
+def quarter(selector: Spec, plan: Plan) -> str:
+    """How many layers were chosen, where the selector leaves it open; nothing where it says so itself."""
+    made = catalog.build("selector", selector)
+    if not isinstance(made, TakesK) or (made.k, made.ratio) != (None, None):
+        return ""
+    return f"{len(plan.layers)} of {len(plan.model)} layers, a quarter rounded up; "
 
 
 # --- a model without a plan ----------------------------------------------------------------------

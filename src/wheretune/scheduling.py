@@ -14,6 +14,7 @@ from wheretune.errors import ConfigError
 from wheretune.records.base import Spec, read_json
 from wheretune.records.scores import load_scores
 from wheretune.schedules import timetable
+from wheretune.schedules.base import WorkingCopy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +74,11 @@ def stages_of(
     if not schedule.moves:
         return None
     keeps, count = schedule.optimizer_state == "keep", len(training.layers)
+    if isinstance(schedule, WorkingCopy):  # what stands outside the layers trains whole
+        rest = of(()).below
+        below = rest + round(schedule.runs * schedule.trains * (training.below - rest))
+        part = replace(training, below=below, share=schedule.trains, runs=schedule.runs)
+        return Stages([(1.0, part)], keeps=keeps, looks=schedule.looks, looked_at=schedule.batches)
     if schedule.observes:  # which tensors train is not known beforehand, how many are
         share = sum(schedule.expected(count)) / count
         part = replace(training, below=round(share * training.below), share=share * training.share)

@@ -13,6 +13,7 @@ import tempfile
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from wheretune.scorers.base import Candidate, TrainingScorer
 from wheretune.scoring.scored import layer_scores
 from wheretune.selectors.fixed import Explicit
 from wheretune.support.files import claim, digest, write_json
+from wheretune.support.processes import from_first
 from wheretune.support.provenance import versions
 from wheretune.tasks.base import task_of
 from wheretune.training.clock import Clock
@@ -95,13 +97,13 @@ def score(
         OutputError: The folder was begun for something else.
     """
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as place:
+        place = from_first(lambda: place)
         trial = _Trial.of(scorer, opened, data, reading, _own(Path(place), scorer))
-        tried = candidates(Path(place), scorer)
+        tried = from_first(lambda: candidates(Path(place), scorer))
         while remaining := scorer.to_try(len(opened.info), tried):
             layer = remaining[0]
-            write_json(trial.folder / f"layer-{layer}.json", dataclasses.asdict(trial.tune(layer)))
-            shutil.rmtree(trial.folder / f"layer-{layer}", ignore_errors=True)
-            tried = candidates(Path(place), scorer)
+            from_first(partial(trial.keep, trial.tune(layer)))
+            tried = from_first(lambda: candidates(Path(place), scorer))
     return layer_scores(
         Spec.of(scorer),
         scorer.finish(len(opened.info), tried),
@@ -142,6 +144,12 @@ class _Trial:
     @classmethod
     def of(cls, scorer: TrainingScorer, opened: Opened, data: TextData, reading: Reading, folder: Path) -> _Trial:
         """Draws the rows and claims the folder."""
+        if opened.stack.split:
+            raise ConfigError(
+                f"{scorer.name} tries the layers of one stack, and an encoder-decoder has two",
+                "take another scorer",
+                "scorer",
+            )
         tuner, head = catalog.build("tuner", scorer.tuner), head_of(scorer.head, data.info)
         if not tuner.needs_layers:
             raise ConfigError(f"the tuner {tuner.name} tunes no layer", "probe with another tuner", "scorer")
@@ -156,12 +164,14 @@ class _Trial:
         asked = data.info.spec.max_length if reading.max_length is None else reading.max_length
         length = max_tokens(opened.stack.base, opened.tokenizer, asked)
         scorer.to_try(len(opened.info), ())  # refuses a model that has nothing to try before a folder is begun
-        claim(
-            folder / "probe.json",
-            {"scorer": to_json(Spec.of(scorer)), "data": data.info.hash, "model": opened.info.hash, "length": length},
-            "give another place, or delete that folder",
-        )
+        what = {"scorer": to_json(Spec.of(scorer)), "data": data.info.hash, "model": opened.info.hash, "length": length}
+        from_first(lambda: claim(folder / "probe.json", what, "give another place, or delete that folder"))
         return cls(scorer, opened, tuner, head, tuning, judging, length, folder)
+
+    def keep(self, candidate: Candidate) -> None:
+        """Writes what one candidate gave, and takes away what only a stopped training needs."""
+        write_json(self.folder / f"layer-{candidate.layer}.json", dataclasses.asdict(candidate))
+        shutil.rmtree(self.folder / f"layer-{candidate.layer}", ignore_errors=True)
 
     @property
     def tokens(self) -> float:

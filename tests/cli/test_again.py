@@ -130,7 +130,7 @@ def test_cost_without_data_takes_what_the_plan_knows(run, files, tiny_folder, tm
 
 def test_a_plan_from_a_model_needs_labels_where_a_scorer_does(run, tiny_folder, tmp_path):
     bare = jsonl(tmp_path / "bare.jsonl", [{"text": row["text"]} for row in rows_of(12)])
-    common = ("plan", "--model", tiny_folder("bert"), "--train", bare, "--output", tmp_path / "p.json")
+    common = ("plan", "--model", tiny_folder("bert"), "--train", bare, "--output", tmp_path / "p.json", "--overwrite")
     assert run(*common)[0] == 0
     code, out, err = run(*common, "--select", "top", "--k", 2, "--json")
     assert code == 0 and json.loads(out)["layers"] == [2, 3] and json.loads(out)["scorer"] is None, err

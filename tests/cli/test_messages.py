@@ -1,6 +1,7 @@
 """What the command line says: the option at fault, what a file is, what a stop leaves, and numbers without riddles."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -77,23 +78,23 @@ def test_a_device_that_is_not_there_is_refused_under_its_flag(run, tiny_folder, 
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "words", "how", "expected"),
     [
-        ("tune", "stopped; give the same command again to continue from the last finished epoch"),
-        ("compare", "stopped; give the same command again to run only what is missing"),
-        ("score", "stopped; nothing was written"),
+        ("tune", "stopped; give the same command again to continue from the last finished epoch", signal.SIGINT, 130),
+        ("compare", "stopped; give the same command again to run only what is missing", signal.SIGTERM, 143),
+        ("score", "stopped; nothing was written", signal.SIGTERM, 143),
     ],
 )
-def test_what_a_stop_leaves_is_said(run, tiny_folder, files, tmp_path, monkeypatch, command, words):
+def test_what_a_stop_leaves_is_said(run, tiny_folder, files, tmp_path, monkeypatch, command, words, how, expected):
     def stopped(*_, **__):
-        raise KeyboardInterrupt
+        signal.raise_signal(how)
 
     monkeypatch.setattr("wheretune.session.Session.data", stopped)
     more = ["--test", files["test"]] if command == "compare" else []
     code, _, err = run(
         command, "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "new", *more
     )
-    assert code == 130 and words in err and "Traceback" not in err
+    assert code == expected and words in err and "Traceback" not in err
     assert not (tmp_path / "new").exists()
 
 

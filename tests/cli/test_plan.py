@@ -1,6 +1,7 @@
 """`wheretune plan`: how many layers, and a plan that belongs to its model."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,23 @@ def test_options_that_would_have_no_effect_are_refused(run, files, scored, tmp_p
     for option in (["--k", 2], ["--head", "concat"], ["--select", "top"], ["--scorer", "cka"]):
         code, _, err = run("tune", "--plan", plan, "--train", files["train"], "--output", tmp_path / "new", *option)
         one_line(code, err, option[0], "no effect")
+
+
+def test_a_plan_that_says_something_else_is_not_lost(run, first_scores, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("plan", first_scores, "--k", 1)[0] == run("plan", first_scores, "--k", 1)[0] == 0  # the same again
+    before = Path("plan.json").read_bytes()
+    said = "plan.json is there already and says something else; replace it (--overwrite), or give another --output"
+    one_line(*run("plan", first_scores, "--k", 2)[::2], said)
+    assert Path("plan.json").read_bytes() == before
+    missing = ("plan", "--model", "nowhere", "--train", "nowhere.jsonl")
+    one_line(*run(*missing)[::2], "plan.json is there already; replace it (--overwrite)")  # before the work is done
+    assert run("plan", first_scores, "--k", 2, "--overwrite")[0] == 0
+    assert Path("plan.json").read_bytes() != before
+
+
+def test_a_map_that_shows_something_else_is_not_lost(run, tmp_path):
+    common = ("schedule", "--layers", 6, "--steps", 12, "--figure", tmp_path / "map.png", "--schedule")
+    assert run(*common, "lisa")[0] == run(*common, "lisa")[0] == 0
+    one_line(*run(*common, "lift")[::2], "map.png is there already", "--overwrite", "--figure")
+    assert run(*common, "lift", "--overwrite")[0] == 0

@@ -72,3 +72,29 @@ def test_killed_while_it_trains_it_goes_on_and_ends_the_same(run, tiny_folder, t
     assert run(*command, "--output", tmp_path / "once")[0] == 0
     assert (folder / "delta.safetensors").read_bytes() == (tmp_path / "once" / "delta.safetensors").read_bytes()
     assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "once").iterdir()}
+
+
+@pytest.mark.parametrize("selector", ["lowest", "suffix"])  # one says beforehand how many layers it chooses
+def test_a_refused_run_leaves_its_folder_free(run, files, tiny_folder, tmp_path, selector):
+    common = [
+        "tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run", *FAST,
+        "--select", selector, "--schedule", "lift",
+    ]  # fmt: skip
+    several = ["--k", 3] if selector == "lowest" else []
+    steps = 2 if selector == "lowest" else 1
+    code, _, err = run(*common, *several, "--max-steps", steps)
+    one_line(code, err, "gives each of", "train for more steps")
+    assert not (tmp_path / "run").exists()
+    code, _, err = run(*common, *several, "--max-steps", 4)
+    assert code == 0, err
+
+
+def test_a_refused_comparison_leaves_its_folder_free(run, files, tiny_folder, tmp_path):
+    common = [
+        "compare", "--model", tiny_folder("bert"), "--train", files["train"], "--test", files["test"], "--k", 3,
+        "--methods", "lowest+lift,top", "--learning-rates", "1e-3", "--seeds", "0", "--output", tmp_path / "many",
+    ]  # fmt: skip
+    one_line(*run(*common, "--max-steps", 2)[::2], "gives each of 3 layers a step, and there are 2")
+    assert not (tmp_path / "many").exists()
+    code, _, err = run(*common, "--max-steps", 3)
+    assert code == 0, err

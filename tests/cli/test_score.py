@@ -80,6 +80,7 @@ def test_scorers_side_by_side(run, files, tiny_folder, tmp_path):
 
 def test_ratio_preset_near_budget_and_auto(run, files, tiny_folder, tmp_path):
     common = ("score", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "s.json")
+    common = (*common, "--overwrite")
     assert run(*common, "--preset", "cka-encoder")[0] == 0
     scores = json.loads((tmp_path / "s.json").read_text())
     assert scores["scorer"]["params"]["estimator"] == "biased" and scores["choice"]["selector"]["name"] == "lowest"
@@ -91,7 +92,7 @@ def test_ratio_preset_near_budget_and_auto(run, files, tiny_folder, tmp_path):
     assert run(*common, "--preset", "cka-encoder", "--k", 1)[0] == 0  # the user's own puts the preset's ratio aside
     assert len(json.loads((tmp_path / "s.json").read_text())["choice"]["layers"]) == 1
     assert run(*common)[0] == 0
-    plan = ("plan", tmp_path / "s.json", "--output", tmp_path / "p.json")
+    plan = ("plan", tmp_path / "s.json", "--output", tmp_path / "p.json", "--overwrite")
     code, out, _ = run(*plan, "--select", "budget", "--budget", 0.6)
     made = json.loads((tmp_path / "p.json").read_text())
     spent = 1 / made["cost"]["expected_speed_up"]  # the budget's number is the plan's
@@ -124,11 +125,12 @@ def test_layer_probe_is_resumed_and_sees_the_training_data_only(run, tiny_folder
     (folder / "layer-3.json").unlink()
     marked = found[0] | {"value": 2.0}  # so that it can be told whether it was read or made again
     (folder / "layer-2.json").write_text(json.dumps(marked))
-    assert run(*common)[0] == 0
+    one_line(*run(*common)[::2], "s.json is there already; replace it (--overwrite), or give another --output")
+    assert run(*common, "--overwrite")[0] == 0
     again = json.loads((tmp_path / "s.json").read_text())
     assert again["layers"][2]["score"] == 2.0 and again["layers"][3]["score"] == scores["layers"][3]["score"]
     other = jsonl(tmp_path / "other.jsonl", rows_of(60, 5))
-    one_line(*run(*common[:4], other, *common[5:])[::2], "other settings (data", "another place")
+    one_line(*run(*common[:4], other, *common[5:], "--overwrite")[::2], "other settings (data", "another place")
     few = scorer.replace("48", "3")
     one_line(*run(*common[:-3], few, "--output", tmp_path / "few.json")[::2], "nothing to split")
 
@@ -136,6 +138,7 @@ def test_layer_probe_is_resumed_and_sees_the_training_data_only(run, tiny_folder
 def test_labels_that_make_no_task_are_left_aside_where_none_are_needed(run, tiny_folder, tmp_path):
     one = jsonl(tmp_path / "one.jsonl", [{"text": text, "label": "x"} for text in sentences(9)])
     common = ("score", "--model", tiny_folder("bert"), "--train", one, "--output", tmp_path / "s.json")
+    common = (*common, "--overwrite")
     code, _, err = run(*common)
     assert code == 0 and "the labels are left aside" in err and "one class only" in err
     one_line(*run(*common, "--scorer", "fisher")[::2], "one class only")
@@ -146,6 +149,7 @@ def test_labels_that_make_no_task_are_left_aside_where_none_are_needed(run, tiny
 def test_until_settled(run, tiny_folder, tmp_path):
     train = jsonl(tmp_path / "train.jsonl", rows_of(700))
     common = ("score", "--model", tiny_folder("bert"), "--train", train, "--output", tmp_path / "s.json")
+    common = (*common, "--overwrite")
     code, out, err = run(*common, "--until-settled", "--select", "highest", "--k", 1, "--batch-size", 16)
     assert code == 0, err
     settlement = json.loads((tmp_path / "s.json").read_text())["settlement"]

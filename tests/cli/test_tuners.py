@@ -1,6 +1,7 @@
 """Every tuner on the command line: planned, trained, opened again, stopped and gone on with."""
 
 import json
+import signal
 import warnings
 
 import pytest
@@ -85,13 +86,18 @@ def test_stopped_it_goes_on_and_ends_the_same(run, files, tiny_folder, tmp_path,
 
     def stop(*given):
         original(*given)
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(trainer, "save_checkpoint", stop)
-    assert command(tmp_path / "stopped")[0] == 130
+    before = signal.getsignal(signal.SIGTERM)
+    code, _, err = command(tmp_path / "stopped")
+    assert code == 143 and "stopped; give the same command again" in err and "Traceback" not in err
+    assert signal.getsignal(signal.SIGTERM) == before
     monkeypatch.undo()
     assert len(list((tmp_path / "stopped").glob("checkpoint-*"))) == 1
-    assert command(tmp_path / "stopped")[0] == command(tmp_path / "once")[0] == 0
+    again, once = command(tmp_path / "stopped"), command(tmp_path / "once")
+    assert again[0] == once[0] == 0
+    assert "goes on from step 5 of 15" in again[2] and "goes on from" not in once[2]  # 40 rows, batches of 8
     written = sorted(p.relative_to(tmp_path / "once") for p in (tmp_path / "once").rglob("*.safetensors"))
     assert len(written) == (1 if tuner == "prefix" else 2)
     for name in written:
@@ -186,13 +192,14 @@ def test_an_encoder_decoder_is_scored_by_its_weights_and_tuned_in_the_user_s_own
     common = ("--model", tmp_path / "t5", "--train", files["train"])
     code, _, err = run("score", *common, "--scorer", "weight-snr", "--output", tmp_path / "s.json")
     assert code == 0, err
-    one_line(*run("score", *common, "--output", tmp_path / "n.json")[::2], "encoder-decoder", "weight-snr")
+    one_line(*run("score", *common, "--output", tmp_path / "n.json")[::2], "no decoder_start_token_id")
     code, _, err = run(
         "plan", tmp_path / "s.json", "--layers", "1,4", "--tuner", "lora", "--output", tmp_path / "p.json"
     )
     assert code == 0, err
     one_line(
-        *run("tune", "--plan", tmp_path / "p.json", *common[2:], "--output", tmp_path / "r")[::2], "encoder-decoder"
+        *run("tune", "--plan", tmp_path / "p.json", *common[2:], "--output", tmp_path / "r")[::2],
+        "no decoder_start_token_id",
     )
     assert not (tmp_path / "r").exists()
     plan = wt.load(wt.Plan, tmp_path / "p.json")

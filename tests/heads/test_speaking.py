@@ -126,6 +126,35 @@ def test_the_output_matrix_trains_where_that_is_asked_for_and_it_is_not_the_embe
         speaking("llama", train=True)
 
 
+class Matrices(TorchDispatchMode):
+    """Counts the tensors of a shape that are made."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.made = shape, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        known = {leaf.data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor) and leaf.shape == self.shape and leaf.data_ptr() not in known:
+                self.made += 1
+        return out
+
+
+def test_one_gradient_of_the_output_matrix_is_made_whatever_the_number_of_chunks(monkeypatch):
+    monkeypatch.setattr(room, "FEW", 120 * 16)
+    model = speaking("qwen2", train=True)  # its embeddings are another matrix
+    matrix = model.language.lm_head.weight
+    model.requires_grad_(False)
+    matrix.requires_grad = True
+    given = batch()
+    assert (given["labels"] >= 0).sum() > 2 * 16
+    with Matrices(matrix.shape) as seen:
+        model(**given).loss.backward()
+    assert seen.made == 1 and matrix.grad.shape == matrix.shape
+
+
 def test_what_cannot_speak_is_refused():
     bert, _ = tiny_model("bert")
     llama, _ = tiny_model("llama")

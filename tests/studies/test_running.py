@@ -106,7 +106,7 @@ def test_a_run_that_fails_keeps_its_traceback_and_is_tried_again(what, tmp_path)
     what = dataclasses.replace(what, learning_rates=(1e-3,), seeds=(0,))
     where = tmp_path / "compared/runs/top/lr-0.001/seed-0"
     where.mkdir(parents=True)
-    (where / "run.json").write_text("{}")  # what another run left there
+    (where / "run.json").write_text('{"spec": 1}')  # what another run left there
     failed = {row.method: row for row in compare(what, tmp_path / "compared").rows}
     assert list(failed["top"].failures) == [str(where)] and failed["top"].results == ()
     assert "OutputError" in failed["top"].failures[str(where)]

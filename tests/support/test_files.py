@@ -14,7 +14,7 @@ import pytest
 
 from helpers.commands import SOURCE
 from wheretune.errors import OutputError
-from wheretune.support.files import claim, sweep, taking, write, write_json, write_text
+from wheretune.support.files import claim, claimed, sweep, taking, write, write_json, write_text
 
 
 def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path):
@@ -227,3 +227,24 @@ def test_no_module_that_windows_lacks_is_asked_for(tmp_path):
         capture_output=True, text=True,
     )  # fmt: skip
     assert found.stdout == "7\n", found.stderr
+
+
+def test_a_claim_that_was_refused_is_taken_back_and_one_that_was_there_stays(tmp_path):
+    def begin(content, *, refused=True):
+        with claimed(tmp_path / "run" / "run.json", {"steps": content}, made=("plan.json",)):
+            write_text(tmp_path / "run" / "plan.json", str(content))
+            if refused:
+                raise OutputError("x", "y")
+
+    with pytest.raises(OutputError, match="x"):
+        begin(1)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run" / "probe").mkdir(parents=True)  # hours of trials, which are good for any steps
+    with pytest.raises(OutputError, match="x"):
+        begin(1)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "probe"}
+    begin(2, refused=False)
+    with pytest.raises(OutputError, match="x"):
+        begin(2)
+    with pytest.raises(OutputError, match="steps: 2 there, 3 now"):
+        begin(3)

@@ -99,8 +99,8 @@ def test_settings_that_train_nothing(option, value):
     assert found.value.field == option
 
 
-def test_one_of_several_processes_is_refused(monkeypatch):
+def test_one_of_several_processes_that_cannot_find_the_others_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     model, _, rows, collate = fresh(layers=(1, 2))
-    with pytest.raises(ConfigError, match="started as 2 processes"):
+    with pytest.raises(ConfigError, match="started as 2 processes that know nothing of one another"):
         train(model, rows, collate, SETTINGS, None)

@@ -1,6 +1,6 @@
 """The commands, and the way in: every error of the user's in one line.
 
-Exit codes: 0 done, 1 a run of a comparison failed, 2 something the user can mend, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a run of a comparison failed, 2 something the user can mend, 130 stopped by Ctrl-C (143: SIGTERM).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +26,11 @@ from wheretune.cli.groups import FIELDS, expanded, flag_of, was_given
 from wheretune.cli.printing import note, readable_anywhere
 from wheretune.cli.usage import said
 from wheretune.errors import WheretuneError
+from wheretune.support.processes import check_one_process, join, leave, may_speak, world_size
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
+TERMINATED = 143  # and of SIGTERM, which a scheduler of jobs sends
 AFTER_STOP = {  # by command, what a stop leaves; of the others, nothing
     "tune": "give the same command again to continue from the last finished epoch",
     "run": "give the same command again to continue from the last finished epoch",
@@ -35,6 +38,7 @@ AFTER_STOP = {  # by command, what a stop leaves; of the others, nothing
     "demo": "give the same command again to run only what is missing",
     "predict": "texts that are in the output stay there; give the same command again to go on",
 }
+SEVERAL = ("tune", "run", "score")  # commands that several processes share
 DATA = ("--train", "--validation", "--test", "--data")  # options that take several files
 DATA_NAMES = {*DATA, *(f"--{name}" for name, ours in SAME.items() if f"--{ours}" in DATA)}
 COMMANDS = {  # by panel of the help: command -> module:function
@@ -189,7 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     readable_anywhere()
     given = joined(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        code = application(_asked(given))(args=given, prog_name="wheretune", standalone_mode=False)
+        with terminable() as terminated:
+            _meet(_asked(given))
+            code = application(_asked(given))(args=given, prog_name="wheretune", standalone_mode=False)
+            leave()
     except WheretuneError as error:
         _fail(str(error))
     except USAGE_ERROR as error:
@@ -199,8 +206,60 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = STOPPED
     if code == STOPPED:
-        note(f"stopped; {AFTER_STOP.get(_asked(given) or '', 'nothing was written')}", style="bold")
-    sys.exit(code if isinstance(code, int) else 0)
+        if may_speak():
+            left = AFTER_STOP.get(_asked(given) or "", "nothing was written")
+            note(f"stopped; {left}", style="bold", anyway=True)
+        code = TERMINATED if terminated else STOPPED
+    _exit(code if isinstance(code, int) else 0)
+
+
+def _meet(command: str | None) -> None:
+    """Joins the other processes of the run, where a launcher started several.
+
+    Raises:
+        ConfigError: The command is one for a single process.
+        ProcessError: The others do not come.
+    """
+    if world_size() > 1 and command in SEVERAL:
+        join()
+    elif any(command in commands for panel, commands in COMMANDS.items() if panel != "List"):
+        check_one_process()
+
+
+def _exit(code: int) -> None:
+    """Ends the process; one of several that fails at once, without waiting for what its libraries still await."""
+    if code and world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+@contextmanager
+def terminable() -> Iterator[list[int]]:
+    """Lets SIGTERM stop what is done inside as Ctrl-C does; yields a list that then holds the signal.
+
+    A second one ends the process at once, and the processes that this one starts die of theirs as ever.
+    """
+    arrived: list[int] = []
+    process = os.getpid()
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if os.getpid() != process:
+            signal.raise_signal(number)
+        arrived.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread, which alone is told of signals
+        yield arrived
+        return
+    try:
+        yield arrived
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
@@ -227,5 +286,6 @@ def _asked(arguments: Sequence[str]) -> str | None:
 
 
 def _fail(message: str) -> None:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
-    sys.exit(2)
+    if may_speak():
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    _exit(2)

@@ -79,8 +79,13 @@ class ChoiceOptions(CountOptions):
     ] = "compute"
     layers: Annotated[
         str,
-        option("--layers", "For --select explicit: the layers from 0, such as 1,4, or all.", default="none"),
-    ] = ""
+        option("--layers", "For --select explicit: the layers from 0, such as 1,4, or all; of an encoder-decoder such "
+               "as encoder.0,decoder.3.", default="none"),
+    ] = ""  # fmt: skip
+    stack: Annotated[
+        Literal["encoder", "decoder", "both"],
+        option("--stack", "Of an encoder-decoder: the stack whose layers are tuned, or --k of each."),
+    ] = "both"
 
     @property
     def asked(self) -> str | None:
@@ -91,7 +96,7 @@ class ChoiceOptions(CountOptions):
         """The same, or all layers, where a schedule moves through layers and it was not said which."""
         from wheretune import catalog
 
-        said = any(was_given(context, name) for name in ("select", "k", "ratio", "near", "layers", "preset"))
+        said = any(was_given(context, name) for name in ("select", "k", "ratio", "near", "layers", "stack", "preset"))
         return self if said or not catalog.build("schedule", schedule).moves else replace(self, layers="all")
 
     def checked(self, context: typer.Context, scorer: Spec, seed: int) -> ChoiceOptions:
@@ -140,13 +145,15 @@ class ChoiceOptions(CountOptions):
             k=self.k,
             ratio=self.ratio,
             seed=seed,
-            layers=None if every else numbers(self.layers, int, "--layers"),
+            layers=None if every else layers_named(self.layers),
             every=every or None,
             share=self.budget,
             of=self.budget_of,
             prefer=card.direction,
         )
-        return spec if self.near is None else Spec("near", {"selector": spec, "tolerance": self.near})
+        if self.near is not None:
+            spec = Spec("near", {"selector": spec, "tolerance": self.near})
+        return spec if self.stack == "both" else Spec("of-stack", {"selector": spec, "stack": self.stack})
 
 
 @group
@@ -253,6 +260,21 @@ def refuse_unread(context: typer.Context, needs: Collection[str]) -> None:
         read = said or str(context.params.get("task_name")).split(":")[0] in SAYING  # the task reads them itself
         unread = ("before",) if read else ("verbalizer", "target_column", "before")
         refuse(context, unread, "a scorer other than semantic-deviation")
+
+
+def layers_named(text: str) -> tuple[int | str, ...]:
+    """Layers with commas between them.
+
+    Raises:
+        ConfigError: One is no layer's name.
+    """
+    from wheretune.records.model import layer_names
+
+    try:
+        return layer_names(text)
+    except ValueError as error:
+        way = "give numbers with commas between them, or such as encoder.0,decoder.3"
+        raise ConfigError(f"--layers is {text!r}", way) from error
 
 
 def numbers(text: str, kind: Any, flag: str) -> tuple[Any, ...]:

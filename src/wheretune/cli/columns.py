@@ -63,6 +63,14 @@ class LanguageOptions(Group):
     tools_column: Annotated[
         str | None, _column("--tools-column", "For chat: the column of the schemas of tools.", "tools")
     ] = None
+    images_column: Annotated[
+        str | None,
+        _column(
+            "--images-column",
+            "For chat with a model that sees: the column of images, as paths from the data file's folder.",
+            "images or image, if there",
+        ),
+    ] = None
     turns: Annotated[
         Literal["all", "last"] | None,
         option("--turns", "For chat: which turns of the assistant are learned.", default="all"),

@@ -27,6 +27,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     content = read_yaml(path, "--config")
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no options", "write one `option: value` per line")
+    content = {"on" if key is True else key: value for key, value in content.items()}  # YAML 1.1 takes `on` for true
     _fill(context, _values(context, path, content), last_word=True)
     return path
 

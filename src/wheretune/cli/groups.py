@@ -158,4 +158,6 @@ FIELDS = {  # settings that the command line calls by another name
     "plan": "plan_file",
     "rules": "decoding",
     "trainer_args": "trainer_arg",
+    "executor": "on",
+    "address": "on",
 }

@@ -344,7 +344,11 @@ class JudgedOptions(TrainOptions):
         return share
 
 
-# --- the folder ----------------------------------------------------------------------------------
+# --- what is written -----------------------------------------------------------------------------
+
+Overwrite = Annotated[
+    bool, option("--overwrite", "Replace a file that is there and says something else.", rich_help_panel="Output")
+]
 
 
 @group

@@ -18,6 +18,7 @@ from wheretune.cli.options import (
     DataOptions,
     LayersAttribute,
     ModelOptions,
+    Overwrite,
     Revision,
     Seed,
     TrainOptions,
@@ -26,12 +27,14 @@ from wheretune.cli.printing import note, show, write_out
 from wheretune.cli.reading import ReadingOptions
 from wheretune.cli.reporting import (
     add_to_json,
+    check_free,
     check_preset,
     file_to_write,
     one_of,
     plan_of,
     selector_for,
     selector_that_fits,
+    write_unless_other,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +67,7 @@ def plan(
         ),
     ] = None,
     output: Annotated[Path, option("--output", "Where the plan goes.", rich_help_panel="Output")] = Path("plan.json"),
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     seed: Seed = 0,
     config: Config = None,
@@ -92,12 +96,13 @@ def plan(
     else:
         asked = scorer_of(scorer or "cosine-centrality")
         refuse_unread(context, needs_of([asked]))
+        check_free(target, overwrite)
         choice = choice.checked(context, asked, seed)
         probes = target.parent / f"{target.stem}-probe"
         scores, made = _from_model(model, data, reading, choice, axes, asked, probes, seed)
         if scores is not None and not json_:
             show(scores)
-    save(made, target)
+    write_unless_other(target, lambda path: save(made, path), overwrite)
     show(made, json_, to_json(made))
     note(f"plan in {target}; next: wheretune tune --plan {target} --train F --output DIR")
 
@@ -114,7 +119,7 @@ def _from_scores(
     check_preset(choice.preset, scores.model.causal)
     made = {axis: catalog.build(axis, spec) for axis, spec in axes.items() if spec is not None}
     chooses = made["tuner"].needs_layers
-    selector = selector_for(choice, len(scores.layers), scores.scorer, seed) if chooses else None
+    selector = selector_for(choice, scores.model, scores.scorer, seed) if chooses else None
     return planning.plan(scores, selector, **made)
 
 
@@ -215,9 +220,9 @@ def cost(
 
         session = Session(shared=False)
         session.data(spec, labels="ignored")  # data is refused before the model is looked at
-        from wheretune import pipeline
+        from wheretune import pricing
 
-        found = pipeline.cost(given, spec, where, epochs=epochs, batch_size=batch_size, session=session)
+        found = pricing.cost(given, spec, where, epochs=epochs, batch_size=batch_size, session=session)
         if measure:
             from wheretune.training.timing import time_steps
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +48,7 @@ def preview(
     wheretune preview --model M --train train.jsonl --task next-token --json
     """
     from wheretune.tasks.base import task_of
-    from wheretune.tasks.language import LanguageTask, say_what_is_missing
+    from wheretune.tasks.language import LanguageTask, check_apart, say_what_is_missing
     from wheretune.tasks.loading import load_data
 
     where = model.spec()
@@ -60,6 +61,7 @@ def preview(
             "task",
         )
     tokenizer, length = _reader(where, texts.info.spec.max_length)
+    check_apart(task, tokenizer)
     every = list(task.examples(texts, tokenizer, length))
     unread = [_unread(row, why) for row, why in texts.unread.items()]
     if json_:
@@ -84,18 +86,22 @@ def _reader(model: ModelSpec, asked: int | None) -> tuple[Any, int]:
     Raises:
         ModelError: It is an encoder, its tokenizer cannot be opened, or it has too few positions.
     """
+    from wheretune.model.apart import read_apart
     from wheretune.model.finding import causal
     from wheretune.model.opening import load_config, load_tokenizer
     from wheretune.model.reach import most_tokens
 
     config = load_config(model.name, model.revision)
-    if not causal(config):
+    apart = bool(config.is_encoder_decoder)
+    if not causal(config) and not apart:
         raise ModelError(
             f"{model.name} is an encoder ({config.model_type}), which predicts no next token",
             "give a causal language model",
             "model",
         )
     tokenizer = load_tokenizer(model.name, model.revision)
+    if apart:
+        read_apart(tokenizer)
     return tokenizer, most_tokens(config, tokenizer, asked)
 
 
@@ -108,6 +114,7 @@ def as_json(one: Example, tokenizer: Any, task: str) -> dict[str, Any]:
         "tokens": tokenizer.convert_ids_to_tokens(list(one.ids)),
         "cut": one.cut,
         "left_out": one.left_out,
+        **({} if one.source is None else {"source": list(one.source)}),
     }
 
 
@@ -121,6 +128,9 @@ def shown(one: Example, tokenizer: Any) -> Text:
     made.append(f", {one.cut} cut away" if one.cut else "", style="not bold")
     made.append(f"; left out: {one.left_out}" if one.left_out else "", style="not bold")
     made.append("\n")
+    if one.source is not None:  # what an encoder reads
+        (_, words), *_ = _runs(replace(one, ids=one.source, learned=(False,) * len(one.source)), tokenizer)
+        made.append(f"{words}\n", style="not bold dim")
     for learned, words in _runs(one, tokenizer):
         made.append(f"[[{words}]]" if learned else words, style="not bold green" if learned else "not bold dim")
     return made.append("\n")
@@ -136,7 +146,8 @@ def _runs(one: Example, tokenizer: Any) -> Iterator[tuple[bool, str]]:
 def _counts(every: list[Example], texts: TextData) -> str:
     """How much there is, is learned, is cut away and is left out."""
     kept = [one for one in every if one.left_out is None]
-    tokens, learned = sum(len(one.ids) for one in kept), sum(sum(one.learned) for one in kept)
+    tokens = sum(len(one.ids) + len(one.source or ()) for one in kept)
+    learned = sum(sum(one.learned) for one in kept)
     reasons = Counter([one.left_out for one in every if one.left_out is not None] + list(texts.unread.values()))
     lines = [
         f"{len(texts)} rows, {len(kept)} examples, {tokens} tokens, {learned} of them learned, "

@@ -1,6 +1,7 @@
 """What the command line prints: results on standard output, progress and notes on standard error.
 
-With `--json` standard output holds JSON and nothing else. Rich is opened when something is first printed.
+With `--json` standard output holds JSON and nothing else. Rich is opened when something is first printed. Of several
+processes the first one alone prints.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from wheretune.support.processes import is_main
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +62,8 @@ def console(*, stderr: bool = False) -> Console:
 
 def show(thing: object, as_json: bool = False, data: Any = None) -> None:
     """Prints what rich can print (text as it is, never as markup), or `data` as JSON where a script asked for it."""
+    if not is_main():
+        return
     if as_json:
         write_out(f"{json_line(data)}\n")
     elif isinstance(thing, str):
@@ -73,8 +78,10 @@ def show(thing: object, as_json: bool = False, data: Any = None) -> None:
         console().print(unbroken(thing, console().width) if isinstance(thing, Table) else thing)
 
 
-def note(message: str, style: str = "dim") -> None:
-    """Says something on standard error."""
+def note(message: str, style: str = "dim", *, anyway: bool = False) -> None:
+    """Says something on standard error; `anyway` also where this is not the first of several processes."""
+    if not (is_main() or anyway):
+        return
     from rich.text import Text
 
     console(stderr=True).print(Text(message, style=style), soft_wrap=True)

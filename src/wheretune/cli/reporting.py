@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from wheretune.agreement import Agreement
     from wheretune.planning import AnySelector
     from wheretune.records.base import Spec
-    from wheretune.records.model import ModelSpec
+    from wheretune.records.model import ModelInfo, ModelSpec
     from wheretune.records.plan import Plan
     from wheretune.records.scores import LayerScores
 
@@ -63,8 +64,8 @@ class ReportOptions(Group):
         return None if self.before is None else one_of(load_scores(self.before), "semantic-deviation")
 
 
-def selector_for(choice: ChoiceOptions, layers: int, scorer: Spec, seed: int) -> AnySelector:
-    """The selector that was asked for, seen to be able to choose among so many layers.
+def selector_for(choice: ChoiceOptions, model: ModelInfo | int, scorer: Spec, seed: int) -> AnySelector:
+    """The selector that was asked for, seen to be able to choose among a model's layers, or among so many.
 
     Raises:
         PlanError: It is not.
@@ -72,7 +73,7 @@ def selector_for(choice: ChoiceOptions, layers: int, scorer: Spec, seed: int) ->
     from wheretune import catalog, planning
 
     made: AnySelector = catalog.build("selector", choice.selector(scorer, seed))
-    planning.check(made, layers)
+    planning.check(made, model)
     return made
 
 
@@ -91,7 +92,7 @@ def selector_that_fits(choice: ChoiceOptions, model: ModelSpec, scorer: Spec, se
 
     _, info = outline(model)
     check_preset(choice.preset, info.causal)
-    selector_for(choice, len(info), scorer, seed)
+    selector_for(choice, info, scorer, seed)
     return choice.selector(scorer, seed)
 
 
@@ -126,6 +127,34 @@ def file_to_write(path: Path) -> Path:
             f"cannot write {path} ({error.strerror or error})", "choose another place", "output"
         ) from error
     return path
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuses, before a long work is done, a file that is there already.
+
+    Raises:
+        OutputError: There is one, and nobody said that it may go.
+    """
+    if path.is_file() and not overwrite:
+        raise OutputError(f"{path} is there already", "replace it (overwrite), or give another --output", "output")
+
+
+def write_unless_other(path: Path, fill: Callable[[Path], object], overwrite: bool, field: str = "output") -> None:
+    """Lets `fill` write a file; one that is there stays, if it says something else.
+
+    Raises:
+        OutputError: It does, and nobody said that it may go; or the place cannot be written to.
+    """
+    from wheretune.support.files import write
+
+    with tempfile.TemporaryDirectory() as elsewhere:
+        draft = Path(elsewhere) / path.name
+        fill(draft)
+        made = draft.read_bytes()
+    if path.is_file() and not overwrite and path.read_bytes() != made:
+        remedy = f"replace it (overwrite), or give another --{field}"
+        raise OutputError(f"{path} is there already and says something else", remedy, field)
+    write(path, lambda place: place.write_bytes(made))
 
 
 def add_to_json(path: Path, content: dict[str, Any]) -> None:
@@ -243,7 +272,8 @@ def report_on(
     else:
         for scores in every:
             show(scores.profile(scores.choice.layers if scores.choice is not None else ()))
-            for said in (scores.settlement, scores.deviations, scores.choice):
+            chosen = None if scores.choice is None else scores.choice.in_words(scores.model.called)
+            for said in (scores.settlement, scores.deviations, chosen):
                 if said is not None:
                     show(str(said))
         if side_by_side is not None:

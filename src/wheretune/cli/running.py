@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,8 +44,8 @@ OWNED = (
     "adapter", "README.md", "wheretune.json", "predictions-*.jsonl", RESULT,
 )  # fmt: skip
 DECIDED = (
-    "select", "k", "ratio", "near", "budget", "budget_of", "layers", "preset", "scorer", "tuner", "tuner_option",
-    "head", "schedule", "layers_attribute", "quantize",
+    "select", "k", "ratio", "near", "budget", "budget_of", "layers", "stack", "preset", "scorer", "tuner",
+    "tuner_option", "head", "schedule", "layers_attribute", "quantize",
 )  # fmt: skip
 
 
@@ -189,6 +190,7 @@ def _tune(
     from wheretune.records.model import check_trains
     from wheretune.session import Session
     from wheretune.support.files import check_place, taking
+    from wheretune.support.processes import writes
     from wheretune.training.arguments import check_arguments, check_judging
 
     watch = watching.settings()
@@ -203,7 +205,7 @@ def _tune(
     if selector is not None:
         spec = replace(spec, selector=selector())
     ended = (folder / RESULT).is_file() and not to.overwrite
-    with taking(folder, OWNED, overwrite=to.overwrite):
+    with taking(folder, OWNED, overwrite=to.overwrite) if writes() else nullcontext():
         from wheretune import pipeline
 
         result = pipeline.tune(
@@ -217,7 +219,7 @@ def _tune(
     if ended:  # with the same settings: others were refused
         note(f"nothing to do: finished {result.provenance.get('time', 'earlier')}; result in {folder / RESULT}")
     show(None if json_ else _summary(result, folder), json_, to_json(result))
-    if (address := hub.push(folder)) is not None:
+    if writes() and (address := hub.push(folder)) is not None:
         note(f"uploaded to {address}")
 
 

@@ -12,9 +12,9 @@ import typer
 
 from wheretune.cli.choice import whole
 from wheretune.cli.groups import needed, option, refuse
-from wheretune.cli.options import AsJson, Config, Seed
+from wheretune.cli.options import AsJson, Config, Overwrite, Seed
 from wheretune.cli.printing import note, show
-from wheretune.cli.reporting import file_to_write
+from wheretune.cli.reporting import file_to_write, write_unless_other
 from wheretune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def schedule(
             rich_help_panel="Output",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     seed: Seed = 0,
     config: Config = None,
@@ -82,38 +83,33 @@ def schedule(
     from wheretune.records.base import Spec
     from wheretune.records.data import check_seed
     from wheretune.records.runs import at_least
-    from wheretune.schedules.base import OrdersRows
     from wheretune.schedules.timetable import shares, timetable
-    from wheretune.scheduling import eof_layers_of, filled
+    from wheretune.scheduling import filled
     from wheretune.show.tables import share_table
 
     check_seed(seed)
     asked = catalog.build("schedule", whole("schedule", schedule))
     named = schedule  # as it was asked for: with all its options the title would be longer than the table is wide
     target = None if figure is None else file_to_write(figure)
-    if scores_file is not None:
-        if not isinstance(asked, OrdersRows):
-            refuse(context, ("scores_file",), f"--schedule {asked.name}, which does not go by scores")
-        if steps is not None:
-            refuse(context, ("batch_size",), "--steps, which says how many there are")
-        known, eof_layers = eof_layers_of(scores_file)
-        if layers not in (None, known):
-            raise ConfigError(f"{scores_file} is of {known} layers, and --layers is {layers}", "leave out --layers")
-        layers, stages = known, filled(asked, eof_layers, range(known), seed)
+    eof_layers: list[int] = []
+    stages: list[StageRows] = []
+    if scores_file is None:
+        refuse(context, ("batch_size",), "--steps (add --scores)")
+    else:
+        layers, eof_layers = _eof_layers(context, asked, scores_file, layers, steps)
+        stages = filled(asked, eof_layers, range(layers), seed)
         if steps is None:
             at_least(1, "batch_size", batch_size)
             ends = tuple(accumulate(-(-stage.texts // batch_size) for stage in stages))
             asked, steps = replace(asked, ends=ends), ends[-1]
-    else:
-        refuse(context, ("batch_size",), "--steps (add --scores)")
-        eof_layers, stages = [], []
     count, length = needed(layers, "--layers"), needed(steps, "--steps")
     at_least(1, "layers", count)
     at_least(1, "steps", length)
     asked.check(count, Spec("full"))
-    if asked.unit == "tensor":
+    if asked.unit != "layer":
         refuse(context, ("figure",), f"--schedule {asked.name}, which goes by how much weights change")
-        _show_first(asked, named, count, length, seed, json_)
+        first = _show_first if asked.unit == "tensor" else _show_round
+        first(asked, named, count, length, seed, json_)
         return
     spans = timetable(asked, count, range(count), length, seed)
     plain = {"layers": count, "steps": length, "spans": [_plain(span) for span in spans]}
@@ -126,7 +122,28 @@ def schedule(
     if stages and not json_:
         _show_stages(stages, len(eof_layers))
     if target is not None:
-        _draw(spans, count, named, eof_layers, stages, target)
+        _draw(spans, count, named, eof_layers, stages, target, overwrite)
+
+
+def _eof_layers(
+    context: typer.Context, asked: Schedule, path: Path, layers: int | None, steps: int | None
+) -> tuple[int, list[int]]:
+    """How many layers there are, and the eof layer of every text, from the file that --scores names.
+
+    Raises:
+        ConfigError: The schedule does not go by scores, or the options contradict one another.
+    """
+    from wheretune.schedules.base import OrdersRows
+    from wheretune.scheduling import eof_layers_of
+
+    if not isinstance(asked, OrdersRows):
+        refuse(context, ("scores_file",), f"--schedule {asked.name}, which does not go by scores")
+    if steps is not None:
+        refuse(context, ("batch_size",), "--steps, which says how many there are")
+    known, found = eof_layers_of(path)
+    if layers not in (None, known):
+        raise ConfigError(f"{path} is of {known} layers, and --layers is {layers}", "leave out --layers")
+    return known, found
 
 
 def _show_stages(stages: Sequence[StageRows], texts: int) -> None:
@@ -139,7 +156,13 @@ def _show_stages(stages: Sequence[StageRows], texts: int) -> None:
 
 
 def _draw(
-    spans: Sequence[Span], layers: int, title: str, eof_layers: Sequence[int], stages: Sequence[StageRows], target: Path
+    spans: Sequence[Span],
+    layers: int,
+    title: str,
+    eof_layers: Sequence[int],
+    stages: Sequence[StageRows],
+    target: Path,
+    overwrite: bool,
 ) -> None:
     """Writes the map, or the histogram of eof layers with the budget over it."""
     from wheretune.show.figures import budget_figure, save_figure, timetable_figure
@@ -149,7 +172,7 @@ def _draw(
         figure = budget_figure(counts, [(one.texts, one.matching) for one in stages], title=title)
     else:
         figure = timetable_figure([(one.first, one.last, one.units) for one in spans], layers, title=title)
-    save_figure(figure, target)
+    write_unless_other(target, lambda path: save_figure(figure, path), overwrite, "figure")
     note(f"the {'histogram' if stages else 'map'} is in {target}")
 
 
@@ -174,4 +197,26 @@ def _show_first(asked: Schedule, named: str, layers: int, steps: int, seed: int,
     span = {"from": 0, "to": 0, "layers": inside, "tensors": list(first), "names": names}
     found = {"layers": layers, "steps": steps, "spans": [span], "known": f"{why}; {what}"}
     show(table(title, ("tensor", "name"), rows, left=("name",)), json_, found)
+    note(why)
+
+
+def _show_round(asked: Any, named: str, layers: int, steps: int, seed: int, json_: bool) -> None:
+    """Shows how large the first working copy is: which rows it has goes by the weights, and is not known beforehand."""
+    from wheretune.schedules.recap import copy_of_bert
+    from wheretune.show.tables import table
+
+    state = asked.init(layers, range(layers), {}, steps, seed)
+    last = max(step for step in range(steps) if asked.round(state, step)[0] == 0)
+    found = copy_of_bert(asked, layers)
+    why = (
+        f"{asked.name} goes by the weights and their gradients, anew in each of its {asked.rounds} rounds, so no more "
+        "than the size of its first set is known beforehand"
+    )
+    what = f"a BERT-base of {layers} layers, all of which train; embeddings, norms and head train whole"
+    title = f"{named}, round 0 (steps 0 to {last}), seed {seed}: the working copy of {what}"
+    rows = [(name, f"{some:,}", f"{every:,}") for name, (some, every) in found.items()]
+    copy = {name: {"taken": some, "of": every} for name, (some, every) in found.items()}
+    span = {"from": 0, "to": last, "layers": list(range(layers)), "copy": copy}
+    plain = {"layers": layers, "steps": steps, "spans": [span], "known": f"{why}; {what}"}
+    show(table(title, ("what", "taken", "of"), rows, left=("what",)), json_, plain)
     note(why)

@@ -10,11 +10,12 @@ import typer
 
 from wheretune.cli.choice import ChoiceOptions, needs_of, refuse_unread, scorers_of
 from wheretune.cli.groups import Group, group, needed, option, refuse
-from wheretune.cli.options import AsJson, Config, ModelOptions, Seed, TrainOptions
+from wheretune.cli.options import AsJson, Config, ModelOptions, Overwrite, Seed, TrainOptions
 from wheretune.cli.printing import note, show
 from wheretune.cli.reading import ReadingOptions
 from wheretune.cli.reporting import (
     ReportOptions,
+    check_free,
     check_preset,
     check_readable,
     file_to_write,
@@ -22,6 +23,7 @@ from wheretune.cli.reporting import (
     selector_for,
     selector_that_fits,
 )
+from wheretune.cli.spreading import SpreadOptions
 from wheretune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ def score(
     choice: ChoiceOptions,
     settling: SettleOptions,
     report: ReportOptions,
+    spreading: SpreadOptions,
     scorer: Annotated[
         str,
         option(
@@ -95,6 +98,16 @@ def score(
             rich_help_panel="Data",
         ),
     ] = None,
+    shards: Annotated[
+        int | None,
+        option(
+            "--shards",
+            "Read the data in N parts, each as a job of --on, and join them.",
+            default="one pass",
+            metavar="N",
+            rich_help_panel="Spreading",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         option(
@@ -104,6 +117,7 @@ def score(
             rich_help_panel="Output",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     seed: Seed = 0,
     config: Config = None,
@@ -124,9 +138,12 @@ def score(
     wheretune score --model M --train t.jsonl --scorer cosine-centrality,cka,gradient-norm --compare
 
     wheretune score --model M --train t.jsonl --shard 1/4 --dtype bf16 --device cuda:0
+
+    wheretune score --model M --train t.jsonl --on ray --shards 8
     """
     from wheretune import catalog
     from wheretune.session import Session
+    from wheretune.support.processes import from_first, world_size
 
     specs = scorers_of(scorer)
     needs = needs_of(specs)
@@ -140,12 +157,22 @@ def score(
     how = reading.reading(seed)
     texts, spec = data.spec_of_train(seed), model.spec()
     part = None if shard is None else _part(context, shard, needs)
+    executor = _spread(context, spreading, shards, needs)
+    if part is not None and world_size() > 1:
+        raise ConfigError("several processes share a pass by themselves", "leave --shard out, or start one process")
     default = "scores.json" if part is None else f"shard-{part[0]}-of-{part[1]}.safetensors"
     target = file_to_write(output or Path(default))
     session = Session(shared=False)
     session.texts(texts, needs)  # data is refused before the model is opened
     selectors = [catalog.build("selector", selector_that_fits(choice, spec, one, seed)) for one in specs]
     settle = settling.settle(selectors[0]) if settling.until_settled else None
+    check_free(target, overwrite)
+    if shards is not None:
+        from wheretune.studies.spreading import score as score_in_shards
+
+        every = score_in_shards(spec, texts, specs, how, shards, executor, session=session)
+        report_on(every, selectors, target, report, earlier, json_)
+        return
     if part is None:
         from wheretune.pipeline import score as score_layers
 
@@ -153,7 +180,7 @@ def score(
         every = score_layers(spec, texts, specs, how, folder=folder, session=session, settle=settle)
         if not json_:
             _show_candidates(folder, specs)
-        report_on(every, selectors, target, report, earlier, json_)
+        from_first(lambda: report_on(every, selectors, target, report, earlier, json_))
         return
     from wheretune.pipeline import pass_over
     from wheretune.scoring.shards import save_shard
@@ -168,7 +195,7 @@ def score(
 
 def _part(context: typer.Context, text: str, needs: set[str]) -> tuple[int, int]:
     """Which part of how many, and that a pass over a part is all that was asked for."""
-    later = ("figures", "before", "compare", "select", "k", "ratio", "near", "budget", "budget_of", "layers")
+    later = ("figures", "before", "compare", "select", "k", "ratio", "near", "budget", "budget_of", "layers", "stack")
     refuse(context, later, "a shard (merge-scores takes it)")
     parts = text.split("/")
     if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
@@ -176,6 +203,20 @@ def _part(context: typer.Context, text: str, needs: set[str]) -> tuple[int, int]
     if "training" in needs:
         raise ConfigError("a scorer that trains cannot be spread over shards", "leave it out")
     return int(parts[0]), int(parts[1])
+
+
+def _spread(context: typer.Context, spreading: SpreadOptions, shards: int | None, needs: set[str]) -> Spec:
+    """What runs the shards of one pass; refuses what does not go with them, and what has no effect without them."""
+    executor = spreading.executor()
+    if shards is None:
+        refuse(context, ("on", *spreading.per_job), "one pass (add --shards)")
+        return executor
+    refuse(context, ("shard", "until_settled"), "--shards")
+    if shards < 1:
+        raise ConfigError(f"--shards is {shards}", "give 1 or more")
+    if "training" in needs:
+        raise ConfigError("a scorer that trains cannot be spread over shards", "leave it out")
+    return executor
 
 
 def _show_candidates(folder: Path, scorers: Sequence[Spec]) -> None:
@@ -205,6 +246,7 @@ def merge_scores(
         typer.Argument(metavar="SHARD...", help="All shards that `score --shard` wrote.", show_default=False),
     ] = None,
     output: Annotated[Path, option("--output", "Where the scores go.", rich_help_panel="Output")] = Path("scores.json"),
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     seed: Seed = 0,
     config: Config = None,
@@ -219,6 +261,7 @@ def merge_scores(
     """
     paths = needed(shards or None, "a shard")
     target = file_to_write(output)
+    check_free(target, overwrite)
     for path in paths:
         check_readable(path)
     from wheretune.scoring.shards import merge_scores as merge

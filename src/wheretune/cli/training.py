@@ -20,7 +20,7 @@ class LoopOptions(Group):
 
     panel: ClassVar[str] = "Training"
     epochs: Annotated[int, option("--epochs", "Passes over the training data.")] = 3
-    batch_size: Annotated[int, option("--batch-size", "Texts in a batch.")] = 16
+    batch_size: Annotated[int, option("--batch-size", "Texts in a batch, of all processes together.")] = 16
     tokens_per_batch: Annotated[
         int | None,
         option(

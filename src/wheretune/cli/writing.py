@@ -149,7 +149,7 @@ def write(
     """
     from wheretune.generating import job_of, lines_of
     from wheretune.support.files import write_text
-    from wheretune.support.lines import RowLines, written
+    from wheretune.support.lines import growing, written
 
     job = job_of(model, tokenizer, texts, options.of_decoding(), options.max_length or max_length)
     if output is None or (output.exists() and not output.is_file()):  # nothing that could be gone on with
@@ -160,10 +160,10 @@ def write(
         else:
             write_text(output, written(every))
         return
-    lines = RowLines(output, {**about, **job.content()}, overwrite=overwrite)
-    for some in lines_of(job, model, tokenizer, batch_size, lines.rows):
-        lines.add(some)
-    lines.finish()
+    with growing(output, {**about, **job.content()}, overwrite=overwrite) as lines:
+        for some in lines_of(job, model, tokenizer, batch_size, lines.rows):
+            lines.add(some)
+        lines.finish()
     rows, lost = len(lines.rows), len(job.unread)
     if as_json:
         show(None, True, {"output": str(output), "rows": rows, "without_text": lost})

@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wheretune.cost.training import Stages, Training, full_training
+from wheretune.cost.training import Stages, Training, full_training, running
 from wheretune.records.cost import Flops
 from wheretune.records.model import LayerParts
 
@@ -86,7 +86,7 @@ def estimate(
     forward = spoken = 2.0 * training.speech * read
     inputs = spoken if lowest < len(parts) else 0.0
     trained = spoken if training.speech_trains else 0.0
-    for index, one in enumerate(parts):
+    for index, one in enumerate(running(parts, training)):
         linear, inner, attention = _layer(one, tokens, read if index == len(parts) - 1 else tokens)
         if index >= frozen or not savings.cache:
             forward += linear + attention

@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from wheretune.cost.flops import NOTHING, Savings, attention_width
-from wheretune.cost.training import Training
+from wheretune.cost.training import Training, running
 from wheretune.records.cost import Memory
 from wheretune.records.model import LayerParts
 
@@ -51,6 +51,15 @@ def weights(model: ModelInfo, training: Training) -> int:
     return round(FP32 * training.parameters + BYTES[model.spec.dtype] * (frozen - maps) + quantized)
 
 
+def copied(model: ModelInfo, training: Training) -> int:
+    """The bytes of a working copy of the chosen layers and, once more, of what trains of it; 0 where there is none."""
+    if training.runs is None:
+        return 0
+    parts = running([layer.parts for layer in model.layers], training)
+    maps = sum(prod(shape) for place in training.layers for shape in parts[place].maps.values())
+    return round(FP32 * (1 + training.share) * maps)
+
+
 def on_top(model: ModelInfo, training: Training) -> int:
     """The parameters of the head, those of a language model's own included, unless these are the embeddings."""
     return max(training.on_top, 0 if model.tied else training.speech)
@@ -82,7 +91,7 @@ def activations(
     """
     lowest = training.lowest(len(parts))
     kept = 0.0
-    for index, one in enumerate(parts):
+    for index, one in enumerate(running(parts, training)):
         if index >= lowest:
             trains = index in training.layers
             drops = one.dropout and (trains or not savings.quiet)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wheretune.cost.flops import EPOCHS, LINES, TOKENS, Savings, compute_share, full, mean_estimate, scheduled_share
-from wheretune.cost.memory import activations, cached, memory, on_top
+from wheretune.cost.memory import activations, cached, copied, memory, on_top
 from wheretune.cost.training import Stages, Training, full_training, known_parts
 from wheretune.records.cost import Cost, CostLine, Memory
 
@@ -28,6 +28,9 @@ def price(
 ) -> Cost:
     """What a training costs, beside full fine-tuning.
 
+    Of an encoder-decoder nothing is saved but by freezing. Every layer is taken to see texts of the same length, and
+    none below the lowest that trains to see a gradient, encoder first: so a decoder's see one if an encoder's train.
+
     Args:
         model: The model, with the parts and sizes of its layers.
         training: What trains, now or later.
@@ -43,19 +46,20 @@ def price(
     reference, whole = full(parts, tokens, training.speech), full_training(len(parts), total, training.speech)
     kept = activations(parts, whole, tokens, batch_size)
     lines = [CostLine("full fine-tuning", reference, memory(model, whole, kept, 0), 1.0)]
-    for name, savings in LINES.items():
+    apart = len(model.stacks) > 1
+    for name, savings in list(LINES.items())[: 1 if apart else None]:
         flops = mean_estimate(parts, when, tokens, savings)
         faster = reference.total / flops.total if flops.total else None
         lines.append(CostLine(name, flops, _most(model, training, when, tokens, texts, batch_size, savings), faster))
     spent = (
         compute_share(parts, training, tokens, epochs)
         if stages is None
-        else scheduled_share(parts, stages, tokens, epochs)
+        else scheduled_share(parts, stages, tokens, epochs) + stages.looking(texts, batch_size, epochs)
     )
     return Cost(
         trainable_parameters=training.parameters,
         total_parameters=total,
-        expected_speed_up=1 / spent,
+        expected_speed_up=reference.total / lines[-1].flops.total if apart else 1 / spent,
         limit=lines[-1].speed_up,
         tokens=tokens,
         texts=texts,
@@ -71,7 +75,7 @@ def _most(
 ) -> Memory:
     """The memory of the stage that takes the most; all that may ever train is held in fp32."""
     parts = [known_parts(layer) for layer in model.layers]
-    weights = memory(model, training, 0, 0).weights
+    weights = memory(model, training, 0, 0).weights + max(copied(model, stage) for _, stage in when.each)
     optimizer = memory(model, training, 0, 0).optimizer if when.keeps else None
     found = []
     for _, stage in when.each:

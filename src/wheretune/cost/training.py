@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 
 from wheretune.records.model import LayerInfo, LayerParts
@@ -24,6 +24,8 @@ class Training:
         read: How many tokens of a text the head reads, on average.
         speech: Numbers of the output matrix that makes logits of what is read; 0 where the head is another.
         speech_trains: That matrix trains, on its own or because it is the embeddings too.
+        runs: The share of the chosen layers' heads and MLPs that is in a working copy, which runs in their place; None
+            where they run themselves.
     """
 
     layers: Sequence[int]
@@ -36,6 +38,7 @@ class Training:
     read: float = 1.0
     speech: int = 0
     speech_trains: bool = False
+    runs: float | None = None
 
     @property
     def parameters(self) -> int:
@@ -55,11 +58,19 @@ class Stages:
         each: What trains, and in which share of the steps; the shares make 1.
         rises: The lowest layer that trains only goes up, so that the prefix cache can follow.
         keeps: The optimizer keeps the state of what is frozen.
+        looks: How often a schedule looks at some batches of its own, all of the model forward and back.
+        looked_at: How many batches these are.
     """
 
     each: Sequence[tuple[float, Training]]
     rises: bool = False
     keeps: bool = False
+    looks: int = 0
+    looked_at: int = 0
+
+    def looking(self, texts: int, batch_size: int, epochs: int) -> float:
+        """What looking costs, as a share of full fine-tuning; 0 where it is not known how many texts there are."""
+        return self.looks * min(self.looked_at * batch_size, texts) / (texts * epochs) if texts else 0.0
 
     def frozen(self, training: Training, layers: int) -> int:
         """The layer below which the prefix cache reaches in a stage."""
@@ -87,3 +98,27 @@ def known_parts(layer: LayerInfo) -> LayerParts:
         return layer.parts
     side = max(1, isqrt(layer.parameters))
     return LayerParts(maps={"all": (side, side)})
+
+
+def running(parts: Sequence[LayerParts], training: Training) -> list[LayerParts]:
+    """What runs of every layer: of a chosen one so many heads and so much of its MLP as the training says."""
+    runs = training.runs
+    if runs is None:
+        return list(parts)
+    return [_pruned(one, runs) if place in training.layers else one for place, one in enumerate(parts)]
+
+
+def _pruned(parts: LayerParts, runs: float) -> LayerParts:
+    """A layer with a share of its heads, and of its MLP's units."""
+
+    def some(size: int) -> int:
+        return max(1, round(runs * size))
+
+    read, width = (parts.attention_output, parts.mlp_output), 0
+    if parts.mlp_output is not None:
+        width = parts.maps[parts.mlp_output][1]
+    cut = {}
+    for path, (outputs, inputs) in parts.maps.items():
+        made = path in (parts.query, parts.key, parts.value) or (path not in read and outputs == width)
+        cut[path] = (some(outputs) if made else outputs, some(inputs) if path in read else inputs)
+    return replace(parts, maps=cut, heads=some(parts.heads))

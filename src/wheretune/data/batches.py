@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wheretune.data.examples import NOT_LEARNED
+from wheretune.data.eyes import seen_beside
 from wheretune.data.texts import take
 from wheretune.errors import DataError
 
@@ -76,7 +77,9 @@ def collator(tokenizer: Any) -> Collate:
 def language_collator(tokenizer: Any) -> Collate:
     """Pads token ids and the labels of every token to a batch's own longest row, on the tokenizer's side.
 
-    Further columns of a row, such as `choices`, have the same length in every row.
+    The labels are as many as the tokens, or of another text, which an encoder-decoder writes. Further columns of a row,
+    such as `choices`, have the same length in every row. Images are opened here, and what the model reads of them
+    stands in the batch under the names that its processor has; a batch without images has none.
 
     Raises:
         DataError: The tokenizer has no padding token.
@@ -87,16 +90,17 @@ def language_collator(tokenizer: Any) -> Collate:
     left = tokenizer.padding_side == "left"
 
     def collate(rows: list[dict[str, Any]]) -> Batch:
-        longest = max(len(row["input_ids"]) for row in rows)
-
         def column(name: str) -> torch.Tensor:
             if name not in fillers:
                 return torch.tensor([row[name] for row in rows])
+            longest = max(len(row[name]) for row in rows)
             pads = [[fillers[name]] * (longest - len(row[name])) for row in rows]
             both = zip(rows, pads, strict=True)
             return torch.tensor([pad + list(row[name]) if left else list(row[name]) + pad for row, pad in both])
 
-        return {name: column(name) for name in rows[0] if name != "row"}
+        batch = {name: column(name) for name in rows[0] if name not in ("row", "images")}
+        images = [row.get("images", ()) for row in rows]
+        return batch | seen_beside(batch["input_ids"], images, tokenizer) if any(images) else batch
 
     return collate
 

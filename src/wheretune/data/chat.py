@@ -22,12 +22,14 @@ class Rendered:
         learned: Where what is learned begins and ends.
         unended: Whether the last turn is the assistant's, and nothing ends it.
         turns: How many turns of the assistant there are.
+        images: Where what stands for each image begins and ends.
     """
 
     parts: tuple[tuple[str, bool], ...]
     learned: tuple[tuple[int, int], ...]
     unended: bool
     turns: int
+    images: tuple[tuple[int, int], ...] = ()
 
 
 class Renderer:
@@ -38,11 +40,20 @@ class Renderer:
         template: In place of its own; None takes its own.
         special: Its control tokens.
         added: All tokens that stand in its vocabulary as they are.
+        image: What stands for an image; None where the model sees none.
     """
 
-    def __init__(self, tokenizer: Any, template: str | None, special: Sequence[str], added: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | None,
+        special: Sequence[str],
+        added: Sequence[str],
+        image: str | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._template = template
+        self._image = image
         self._control = any_of(special)
         self._endings = tuple(
             re.compile(f"(?s)(.*?)({any_of(words).pattern}){any_of(words).pattern}*") for words in (special, added)
@@ -81,11 +92,13 @@ class Renderer:
     def asking(self, messages: Messages, tools: list[Any] | None) -> tuple[tuple[str, bool], ...] | None:
         """The text, in parts, after which the assistant speaks; None where a template asks for no turn.
 
+        Templates for images write nothing of a content that is no list of parts, so the last message must be there.
+
         Raises:
             CannotRender: The template refuses the conversation.
         """
         guard = Guard.of(json.dumps([messages, tools], ensure_ascii=False), self._control)
-        conversation, _ = self._found(guard.over(messages), guard.over(tools), ())
+        conversation, _ = self._found(guard.over(messages), guard.over(tools), [len(messages) - 1])
         text = conversation.asked()
         return None if text == conversation.text else tuple(guard.lifted(text)[0])
 
@@ -95,9 +108,7 @@ class Renderer:
         """A conversation in the first form that the template can write, and the turns at some places in it."""
         refused: CannotRender | None = None
         silent: tuple[Conversation, list[Turn]] | None = None
-        for form in (messages, _with_contents(messages), _in_parts(messages)):
-            if form is None:
-                continue
+        for form in self._forms(messages):
             try:
                 conversation = Conversation(self._tokenizer, self._template, form, tools, self._endings)
             except CannotRender as error:
@@ -111,6 +122,13 @@ class Renderer:
             raise refused or CannotRender("it writes nothing")
         return silent
 
+    def _forms(self, messages: Messages) -> list[Messages]:
+        """A conversation in the forms that templates take."""
+        if any(isinstance(one.get("content"), list) for one in messages):
+            return [_in_parts(messages), *([] if self._image is None else [_in_words(messages, self._image)])]
+        full = _with_contents(messages)
+        return [messages, *([] if full is None else [full]), _in_parts(messages)]
+
 
 def _with_contents(messages: Messages) -> Messages | None:
     """Messages with an empty content where there is none, which some templates cannot do without."""
@@ -121,4 +139,13 @@ def _with_contents(messages: Messages) -> Messages | None:
 
 def _in_parts(messages: Messages) -> Messages:
     """Messages whose contents are lists of parts, as templates for images as well want them."""
-    return [{**one, "content": [{"type": "text", "text": one.get("content", "")}]} for one in messages]
+    contents = (one.get("content", "") for one in messages)
+    parts = [said if isinstance(said, list) else [{"type": "text", "text": said}] for said in contents]
+    return [{**one, "content": said} for one, said in zip(messages, parts, strict=True)]
+
+
+def _in_words(messages: Messages, image: str) -> Messages:
+    """Messages whose contents are texts, with a word where an image stands."""
+    contents = (one.get("content", "") for one in messages)
+    texts = ["".join(p.get("text", image) for p in said) if isinstance(said, list) else said for said in contents]
+    return [{**one, "content": said} for one, said in zip(messages, texts, strict=True)]

@@ -2,7 +2,7 @@
 
 A conversation is kept as one string, its JSON: `messages` (with `tools`, and `given`, how many of the first messages
 are not to be learned), or `prompt` and `completion`, which are joined as they stand. What a table filled with null is
-left out, however deep it lies.
+left out, however deep it lies. A content is one text; only where images stand in it, it is a list of parts.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ SPEAKERS = {  # ShareGPT's speakers, as roles
     "system": "system", "function_call": "assistant", "observation": "tool", "tool": "tool",
 }  # fmt: skip
 SAYS = ("content", "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")  # what makes a message
+
+IMAGE = {"type": "image"}  # the place of an image in a content
 
 
 class BadRow(ValueError):
@@ -181,24 +184,36 @@ def _message(one: object) -> dict[str, Any]:
     return message
 
 
-def _content(content: object) -> str:
-    """A content as one text: its parts follow each other as they stand."""
+def _content(content: object) -> str | list[dict[str, str]]:
+    """A content as one text: its parts follow each other as they stand; as parts where some are places of images."""
     if isinstance(content, str):
         return content
     if isinstance(content, int | float) and not isinstance(content, bool):
         return str(content)
     if not isinstance(content, list):
         raise BadRow("a content that is no text")
-    made = []
-    for part in content:
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        text = part.get("text", "" if kind == "text" else None) if isinstance(part, dict) else part
-        if part is None:
-            continue
-        if not isinstance(text, str) or kind != "text":
-            raise BadRow(f"a content with {kind if isinstance(kind, str) else 'something'!r} in it, which is no text")
-        made.append(text)
-    return "".join(made)
+    made = [_part(part) for part in content if part is not None]
+    if IMAGE not in made:
+        return "".join(part["text"] for part in made)
+    runs = [(kind, list(run)) for kind, run in groupby(made, key=lambda part: part["type"])]
+    return [
+        one
+        for kind, run in runs
+        for one in (run if kind == "image" else [{"type": "text", "text": "".join(part["text"] for part in run)}])
+    ]
+
+
+def _part(part: object) -> dict[str, str]:
+    """A part of a content: a text, or the place of an image."""
+    kind = part.get("type", "text") if isinstance(part, dict) else "text"
+    text = part.get("text", "" if kind == "text" else None) if isinstance(part, dict) else part
+    if kind == "image" and isinstance(part, dict):
+        if any(value not in ("", "image") for value in part.values()):
+            raise BadRow("an image whose part says what it is (its path belongs into the column of images)")
+        return dict(IMAGE)
+    if not isinstance(text, str) or kind != "text":
+        raise BadRow(f"a content with {kind if isinstance(kind, str) else 'something'!r} in it, which is no text")
+    return {"type": "text", "text": text}
 
 
 def _shared(one: dict[str, Any]) -> dict[str, Any]:

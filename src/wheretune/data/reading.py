@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,6 +60,13 @@ class Table:
             there = ", ".join(self.rows[0])
             raise DataError(f"{self.source} has no column {name!r} (its columns: {there})", "name one of them", field)
         return [plain(row.get(name)) for row in self.rows]
+
+    def folders(self) -> list[Path]:
+        """By row, the folder of the file that it stands in; the working folder where it stands in none."""
+        found = [(first, Path(name)) for first, name in self.starts]
+        every = [(first, path if path.is_dir() else path.parent if path.is_file() else Path()) for first, path in found]
+        firsts = [first for first, _ in every]
+        return [every[bisect_right(firsts, number) - 1][1] if every else Path() for number in self.numbers]
 
     def take(self, places: Sequence[int]) -> Table:
         """Some of the rows."""

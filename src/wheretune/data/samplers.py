@@ -63,6 +63,34 @@ class TokenBatches(torch.utils.data.Sampler[list[int]]):
         return iter([batches[place] for place in random.permutation(len(batches)).tolist()])
 
 
+class Shared(torch.utils.data.Sampler[list[int]]):
+    """The share of one process in batches that several read together: every batch is dealt out row by row.
+
+    All processes have as many batches; a share is empty where a batch has fewer rows than there are processes, though
+    never that of the first process.
+
+    Args:
+        batches: The batches of one process alone, a pure function of (seed, epoch).
+        number: Which of the processes, from 0.
+        size: How many there are.
+    """
+
+    def __init__(self, batches: torch.utils.data.Sampler[list[int]] | list[list[int]], number: int, size: int) -> None:
+        self.batches, self._number, self._size = batches, number, size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Hands the epoch on to what draws."""
+        for draws in (self.batches, getattr(self.batches, "sampler", None)):
+            if isinstance(draws, EpochBuckets | TokenBatches):
+                draws.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[self._number :: self._size] for batch in self.batches)
+
+
 class EpochBuckets(torch.utils.data.Sampler[int]):
     """Rows in random batches of like length: a pure function of (seed, epoch).
 

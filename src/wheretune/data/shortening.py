@@ -17,8 +17,9 @@ def shortened(
     max_length: int,
     cut: Cut,
     why: str | None = None,
+    whole: Sequence[bool] = (),
 ) -> Example:
-    """An example of at most `max_length` tokens; one without a target is left out.
+    """An example of at most `max_length` tokens; one without a target, or with a part of an image, is left out.
 
     Args:
         rows: Its rows.
@@ -27,6 +28,7 @@ def shortened(
         max_length: Tokens it is cut to.
         cut: Where tokens are cut away.
         why: Why it has no target, where that is known.
+        whole: Which tokens are of images, of which none may be cut away.
     """
     keep = slice(None, max_length) if cut == "end" else slice(max(0, len(ids) - max_length), None)
     kept, marked = tuple(ids[keep]), (False, *learned[keep][1:])[: len(ids)]
@@ -35,6 +37,8 @@ def shortened(
         left_out = why or (
             f"every target is cut away at {max_length} tokens" if any(learned[1:]) else "nothing to learn"
         )
+    elif any(whole) and sum(whole[keep]) < sum(whole):
+        left_out = f"its images do not fit into {max_length} tokens"
     return Example(rows, kept, tuple(marked), len(ids) - len(kept), left_out)
 
 

@@ -65,9 +65,10 @@ class Encoder:
         self._newline = tokenizer(NEWLINE, add_special_tokens=False)["input_ids"]
         whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
         self.beginning: tuple[int, ...] = ()  # what the tokenizer writes before every text
+        self.ending: tuple[int, ...] = ()  # and behind it
         for place in range(len(whole) - len(bare) + 1):
             if whole[place : place + len(bare)] == bare:
-                self.beginning = tuple(whole[:place])
+                self.beginning, self.ending = tuple(whole[:place]), tuple(whole[place + len(bare) :])
                 break
         self.end: int | None = tokenizer.eos_token_id
 

@@ -28,6 +28,7 @@ class TextData:
         rows: The row of each text in its source, from 0.
         continuations: What follows each text, where the task names a column for it.
         unread: By row of the source, why a row that is left out could not be used.
+        images: The files of each row's images, where the task reads any.
     """
 
     info: DataInfo
@@ -36,6 +37,7 @@ class TextData:
     rows: tuple[int, ...]
     continuations: tuple[str, ...] | None = None
     unread: Mapping[int, str] = field(default_factory=dict)
+    images: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -98,4 +100,5 @@ def take(data: TextData, places: Sequence[int]) -> TextData:
         labels=None if data.labels is None else tuple(data.labels[i] for i in places),
         rows=tuple(data.rows[i] for i in places),
         continuations=None if data.continuations is None else tuple(data.continuations[i] for i in places),
+        images=None if data.images is None else tuple(data.images[i] for i in places),
     )

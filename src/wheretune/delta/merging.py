@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from wheretune.errors import MergeError, OutputError
 from wheretune.support.files import sweep, write
+from wheretune.support.sight import processor_of
 from wheretune.tasks.base import task_of
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ SINGLE, HALF = 1e-4, 5e-2  # of the highest logit: by how much rounding in fp32 
 def merge(tuned: Finetuned, output: Path) -> str | None:
     """Writes a plain Transformers checkpoint with the delta merged in.
 
-    A language model becomes one again, with its tokenizer, chat template and generation settings. Where the family's
-    own sequence classifier can compute the head, and is seen to give the same logits, the checkpoint is that
-    classifier. Otherwise it is the base model, with the head beside it in `head.safetensors`.
+    A language model becomes one again, with its tokenizer (or processor), chat template and generation settings. Where
+    the family's own sequence classifier can compute the head, and is seen to give the same logits, the checkpoint is
+    that classifier. Otherwise it is the base model, with the head beside it in `head.safetensors`.
 
     The weights are written in the precision that the base model was opened in; what was trained of a half-precision
     one in fp32 is rounded to it.
@@ -60,7 +61,7 @@ def merge(tuned: Finetuned, output: Path) -> str | None:
         draft.mkdir()
         base: Any = model.base_model
         (plain or base).save_pretrained(draft)
-        tuned.tokenizer.save_pretrained(draft)
+        _save_reader(tuned.tokenizer, draft)
         if plain is None:
             below = f"{model.base_path}."
             head = {n: value.contiguous() for n, value in model.state_dict().items() if not n.startswith(below)}
@@ -68,6 +69,16 @@ def merge(tuned: Finetuned, output: Path) -> str | None:
 
     write(output, fill)
     return None if plain is None else model.auto
+
+
+def _save_reader(tokenizer: Any, folder: Path) -> None:
+    """Writes the tokenizer, as part of the processor of a model that sees."""
+    processor = processor_of(tokenizer)
+    if processor is None:
+        tokenizer.save_pretrained(folder)
+        return
+    processor.chat_template = tokenizer.chat_template
+    processor.save_pretrained(folder)
 
 
 def _agree(ours: Float[Tensor, "text output"], theirs: Float[Tensor, "text output"], room: float) -> bool:

@@ -23,6 +23,7 @@ from wheretune.model.identity import describe
 from wheretune.model.inputs import representative_positions
 from wheretune.model.opening import open_model
 from wheretune.model.placement import hold_masters
+from wheretune.model.two_stacks import written_before
 from wheretune.records import older
 from wheretune.records.base import Spec, from_json, looks, to_json
 from wheretune.records.runs import Manifest
@@ -169,8 +170,13 @@ class Finetuned:
         batch = dict(self.tokenizer(texts, padding=True, return_tensors="pt").to(device))
         if self.model.several:
             batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        apart = bool(self.model.stack.split) and used is not self.model and self.model.several
+        if apart:  # ours says what an encoder-decoder writes first
+            batch["decoder_input_ids"] = written_before(self.model.base_model, batch["input_ids"][:, :1])
         with torch.no_grad():
             logits: Tensor = used.eval()(**batch).logits
+        if apart:
+            logits = logits[:, 0]
         if logits.ndim == 3:  # of a plain language model; ours says what follows each text
             logits = logits[torch.arange(len(logits)), representative_positions(batch["attention_mask"], causal=True)]
         return logits.float()

@@ -58,7 +58,7 @@ def save_delta(
         def write_adapter(draft: Path) -> None:
             save_adapter(draft, tuned.plan.model)
             if speaks:
-                for_language_model(draft, tuned.plan.model.prefix)
+                for_language_model(draft, tuned.stack)
 
         write(folder / ADAPTER, write_adapter)
     write_card(folder, tuned.plan, data)

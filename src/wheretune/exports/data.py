@@ -196,6 +196,12 @@ def told(tool: str, spec: DataSpec, folder: Path) -> Told:
             "leave the data out, or name a task that it has words for: chat, generation or text",
             "task",
         )
+    if any(data.images or ()):
+        raise ConfigError(
+            f"{spec.source} has images, which no other tool is told of yet",
+            "leave the data out; the plan names the layers of the language model alone",
+            "images_column",
+        )
     if spec.max_samples is not None:
         raise ConfigError("no other tool draws the same rows", "write them to a file of their own", "max_samples")
     if data.info.left_out:

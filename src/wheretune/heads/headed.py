@@ -15,6 +15,7 @@ from wheretune.heads.top import TopModel
 from wheretune.model.classifier import plain_classifier
 from wheretune.model.forward import forward_states, represent, represent_packed, token_first
 from wheretune.model.inputs import accepted, packed
+from wheretune.model.two_stacks import forward_apart, run
 from wheretune.records.base import Spec
 from wheretune.tasks.base import task_of
 
@@ -65,7 +66,7 @@ class HeadedModel(TopModel):
         self.packed = False
         self.read = None
         self.all_layers = head.all_layers
-        if head.all_layers:
+        if head.all_layers and not stack.split:
             token_first(stack)  # seen now, while nothing hangs on the model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -91,11 +92,25 @@ class HeadedModel(TopModel):
 
     def features(self, inputs: dict[str, Tensor], pack: bool = False) -> Float[Tensor, "batch features"]:
         mask = inputs["attention_mask"]
+        if self.stack.split:
+            return self._of_two(inputs)
         if self.all_layers:
             return forward_states(self.stack, inputs, pack=pack)[0][:, 1:].flatten(1)
         if pack:
             return represent_packed(self.base(**packed(self.base, inputs))[0], mask, self.stack.causal)
         return represent(self.base(**accepted(self.base, inputs))[0], mask, "token", self.stack.causal)
+
+    def _of_two(self, inputs: dict[str, Tensor]) -> Float[Tensor, "batch features"]:
+        """What the head reads of an encoder-decoder that reads a text with both its parts.
+
+        As in Transformers' own classifiers it is the decoder's state at the last token; or the states that every layer
+        of both puts out, the encoder's at the first.
+        """
+        if not self.all_layers:
+            return represent(run(self.base, inputs), inputs["attention_mask"], "token", causal=True)
+        states, _ = forward_apart(self.stack, inputs)
+        behind = self.stack.split + 1  # where the states of the decoder begin, with those of its embeddings
+        return torch.cat([states[:, 1:behind], states[:, behind + 1 :]], dim=1).flatten(1)
 
     def forward(
         self,

@@ -1,4 +1,4 @@
-"""A language model that learns some of the tokens it reads: what `wheretune tune` trains for these tasks.
+"""A language model that learns some of the tokens it reads or writes: what `wheretune tune` trains for these tasks.
 
 Logits are made only where a token is learned, and of so many places at a time that no matrix of places x vocabulary
 ever stands in memory: of every chunk the loss and its gradient with respect to the states are computed at once.
@@ -6,6 +6,7 @@ ever stands in memory: of every chunk the loss and its gradient with respect to 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,12 @@ from wheretune.data.examples import NOT_LEARNED
 from wheretune.errors import ConfigError
 from wheretune.heads.top import TopModel
 from wheretune.model.inputs import accepted, packed, representative_positions
+from wheretune.model.sight import opened_by
 from wheretune.model.speech import Speech
+from wheretune.model.two_stacks import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -54,7 +57,6 @@ class SpeakingModel(TopModel):
 
     accepts_loss_kwargs = True  # Trainer counts the learned tokens of all batches of a step
     several = True
-    auto = "AutoModelForCausalLM"
 
     def __init__(self, stack: LayerStack, task: Objective, train: bool = False) -> None:
         super().__init__()
@@ -70,8 +72,11 @@ class SpeakingModel(TopModel):
                 "head",
             )
         self.stack = stack
+        self.apart = bool(stack.split)
+        self.auto = "AutoModelForSeq2SeqLM" if self.apart else "AutoModelForCausalLM"
         self.language: nn.Module = stack.model
         self.config = stack.base.config
+        self.auto = opened_by(self.config)
         self.task = task
         self.train_output = train
         self.packed = self.all_layers = False
@@ -79,7 +84,7 @@ class SpeakingModel(TopModel):
 
     @property
     def base_path(self) -> str:
-        return f"language.{self.stack.base_path}"
+        return f"language.{self.stack.base_path}".removesuffix(".")  # T5 is its own base model
 
     def get_output_embeddings(self) -> nn.Module | None:
         """What on top stays frozen, as `freezing.head_parameters` asks for it."""
@@ -87,13 +92,26 @@ class SpeakingModel(TopModel):
 
     def features(self, inputs: dict[str, Tensor], pack: bool = False) -> Float[Tensor, "place hidden"]:
         """The last states at the places that predict a learned token, and of a text without any at its last."""
-        places = read_places(inputs["attention_mask"], inputs.get("labels"))
+        if self.apart:
+            labels = inputs.get("labels")
+            first = inputs["input_ids"][:, :1]  # without labels the first token alone is written
+            read = inputs | {"labels": first} if labels is None else inputs
+            return run(self.base_model, read)[self.places(inputs["attention_mask"], read["labels"])]
+        places = self.places(inputs["attention_mask"], inputs.get("labels"))
         self.read = places[inputs["attention_mask"] != 0].unsqueeze(0) if pack else places
         try:
             states: Tensor = self.base_model(**(packed if pack else accepted)(self.base_model, inputs))[0]
             return states[self.read]
         finally:
             self.read = None
+
+    def places(
+        self, mask: Int[Tensor, "batch token"], labels: Int[Tensor, "batch written"] | None
+    ) -> Bool[Tensor, "batch written"]:
+        """The places that are read: those that predict a learned token, of what an encoder-decoder writes its own."""
+        if self.apart and labels is not None:
+            return labels != NOT_LEARNED
+        return read_places(mask, labels)
 
     def plain(self, classes: Sequence[str], problem_type: str | None, pad_token_id: int) -> nn.Module:
         return self.language
@@ -105,6 +123,7 @@ class SpeakingModel(TopModel):
         labels: Tensor | None = None,
         choices: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        **seen: Tensor,
     ) -> CausalLMOutput:
         """The loss, summed over the learned tokens and divided by their number in the step; see the class for logits.
 
@@ -114,13 +133,14 @@ class SpeakingModel(TopModel):
             labels: The tokens that are learned, -100 elsewhere.
             choices: By row, tokens whose logits are wanted at its first place.
             num_items_in_batch: Learned tokens in all batches of the step; those of this one by default.
+            seen: What the model reads of images, as its processor calls it.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **seen}
         if labels is None:
             return CausalLMOutput(logits=self.speech.logits(self.features(inputs)).float())
         states = self.features(inputs | {"labels": labels}, pack=self.packed and self.training)
-        places = read_places(attention_mask, labels)
-        targets = _next(labels)[places]
+        places = self.places(attention_mask, labels)
+        targets = (labels if self.apart else _next(labels))[places]
         learned = targets != NOT_LEARNED
         spoken = Spoken(self.speech, self.task.loss, judged=not self.training)
         total, found = spoken(states if bool(learned.all()) else states[learned], targets[learned])
@@ -205,20 +225,17 @@ class _Chunks(torch.autograd.Function):
         judged = []
         for start in range(0, len(states), size):
             part, tokens = states[start : start + size], targets[start : start + size]
-            with torch.set_grad_enabled(wants_states or bool(wanted)):
+            with torch.set_grad_enabled(wants_states or bool(wanted)), _watched(spoken.speech.output) as maps:
                 leaf = part.detach().requires_grad_(wants_states)
                 logits = spoken.speech.logits(leaf).float()
                 loss = spoken.loss(logits, tokens) * len(tokens)
             total += loss.detach()
             if spoken.judged:
                 judged.append(_judged(logits.detach(), tokens))
-            if wants_states or wanted:
-                found = torch.autograd.grad(loss, [*([leaf] if wants_states else []), *wanted])
-                if down is not None:
-                    down[start : start + size] = found[0]
-                for sum_, more in zip(own, found[-len(own) :] if own else (), strict=True):
-                    sum_ += more
-            del logits, loss
+            states_gradient = _add_gradients(loss, leaf if wants_states else None, wanted, own, maps)
+            if down is not None and states_gradient is not None:
+                down[start : start + size] = states_gradient
+            del logits, loss, maps
         numbers = torch.cat(judged) if judged else states.new_zeros(len(states) if spoken.judged else 0, 3).float()
         ctx.save_for_backward(*([down] if down is not None else []), *own)
         ctx.mark_non_differentiable(numbers)
@@ -227,9 +244,49 @@ class _Chunks(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        saved = [one * gradient.to(one.dtype) for one in ctx.saved_tensors]
+        # in place: a copy of the matrix would come on top of all that the backward pass still needs
+        saved = [one.mul_(gradient.to(one.dtype)) for one in ctx.saved_tensors]
         down = saved.pop(0) if ctx.needs_input_grad[1] else None
         return (None, down, None, *saved)
+
+
+@contextmanager
+def _watched(output: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Notes what goes into a linear output matrix inside, and what comes out; of any other it notes nothing."""
+    noted: list[tuple[Tensor, Tensor]] = []
+
+    def note(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        if type(output) is nn.Linear and given and made.dtype == output.weight.dtype == given[0].dtype:
+            noted.append((given[0].detach(), made))
+
+    hook = output.register_forward_hook(note)
+    try:
+        yield noted
+    finally:
+        hook.remove()
+
+
+def _add_gradients(
+    loss: Tensor, leaf: Tensor | None, wanted: list[Tensor], own: list[Tensor], maps: list[tuple[Tensor, Tensor]]
+) -> Tensor | None:
+    """Adds a chunk's gradients of the output matrix to `own`; returns that of the states, where there is a leaf of it.
+
+    Where the matrix was called once, plainly, its gradient is added in place: autograd would make one of the size of
+    the matrix for every chunk.
+    """
+    states = [] if leaf is None else [leaf]
+    if not states and not wanted:
+        return None
+    once = bool(wanted) and len(maps) == 1
+    found = torch.autograd.grad(loss, [*states, *([maps[0][1]] if once else wanted)])
+    if once:
+        given, above = (one.flatten(0, -2) for one in (maps[0][0], found[-1]))
+        for sum_ in own:
+            _ = sum_.addmm_(above.T, given) if sum_.dim() == 2 else sum_.add_(above.sum(0))
+    else:
+        for sum_, more in zip(own, found[len(states) :], strict=True):
+            sum_ += more
+    return found[0] if states else None
 
 
 def _judged(logits: Float[Tensor, "place token"], tokens: Int[Tensor, " place"]) -> Float[Tensor, "place 3"]:

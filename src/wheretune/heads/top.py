@@ -51,7 +51,7 @@ class TopModel(nn.Module):
     all_layers: bool
     several: ClassVar[bool]
     read: Tensor | None
-    auto: ClassVar[str]  # what opens the model that `plain` gives
+    auto: str  # what opens the model that `plain` gives
 
     @property
     def base_model(self) -> nn.Module:

@@ -24,13 +24,13 @@ KINDS = {
 }  # by the task that PEFT notes; AutoModel where it notes none
 
 
-def merged(spec: ModelSpec, given: dict[str, Any], *, language: bool = False) -> nn.Module:
+def merged(spec: ModelSpec, given: dict[str, Any], *, language: str | None = None) -> nn.Module:
     """The model below an adapter, with the adapter in its weights.
 
     Args:
         spec: Names the adapter's folder.
         given: How Transformers is to hold the model.
-        language: It must be a causal language model's adapter.
+        language: It must be a language model's adapter; which class of Transformers opens that.
 
     Raises:
         ModelError: The model below cannot be opened, the adapter does not fit it or is one that cannot be merged, or
@@ -46,8 +46,13 @@ def merged(spec: ModelSpec, given: dict[str, Any], *, language: bool = False) ->
             "quantize",
         )
     kind = KINDS.get(adapter_settings(spec.name).get("task_type") or "", "AutoModel")
-    if language and kind != "AutoModelForCausalLM":
-        raise ModelError(f"{spec.name} is no adapter of a causal language model", "give another scorer", "model")
+    if language is not None:
+        wanted = KINDS["SEQ_2_SEQ_LM"] if language == KINDS["SEQ_2_SEQ_LM"] else KINDS["CAUSAL_LM"]
+        if kind != wanted:
+            raise ModelError(
+                f"{spec.name} is no adapter of a language model that {language} opens", "give another scorer", "model"
+            )
+        kind = language
     base, revision = below_adapter(spec.name)
     labels = _labels(Path(spec.name)) if "Classification" in kind else {}
     try:

@@ -57,7 +57,11 @@ def _filled(model: nn.Module, inner: nn.Module, linear: nn.Linear, before: nn.Li
     if isinstance(score, nn.Linear) and score.bias is None and linear.bias is None:
         score.weight.copy_(linear.weight)
         return True
-    top, pooler = getattr(model, "classifier", None), getattr(inner, "pooler", None)
+    named = (
+        getattr(model, name, None) for name in ("classifier", "classification_head")
+    )  # BART's and T5's is the latter
+    top = next((one for one in named if one is not None), None)
+    pooler = getattr(inner, "pooler", None)
     dense = getattr(pooler, "dense", None) or getattr(top, "dense", None) or getattr(model, "pre_classifier", None)
     final = top if isinstance(top, nn.Linear) else getattr(top, "out_proj", None)
     if not isinstance(dense, nn.Linear) or not isinstance(final, nn.Linear) or linear.bias is None:

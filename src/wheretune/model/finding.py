@@ -55,6 +55,7 @@ def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
         hidden_size=hidden,
         causal=decodes,
         attribute=attribute,
+        split=len(stacks[0][1]) if len(stacks) == 2 else 0,
     )
 
 
@@ -125,11 +126,21 @@ def _roots(base: nn.Module, config: Any) -> list[tuple[str, int | None]]:
     if is_encoder_decoder(base):
         decoder = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", expected)
         return [("encoder", expected), ("decoder", decoder)]
-    if text_config(base) is base.config:
-        return [("", expected)]
-    # a vision model: the part with the text's config, so that the vision tower is left alone
-    paths = (path for path, part in base.named_modules() if type(getattr(part, "config", None)) is type(config))
-    return [(next(paths, ""), expected)]
+    return [(_language_part(base), expected)]
+
+
+def _language_part(base: nn.Module) -> str:
+    """Where the language model is below the base model: of a vision model, the part with the text's config."""
+    config = text_config(base)
+    if config is getattr(base, "config", None):
+        return ""
+    return next((path for path, one in base.named_modules() if type(getattr(one, "config", None)) is type(config)), "")
+
+
+def eyes_of(base: nn.Module) -> list[nn.Parameter]:
+    """The parameters of what sees and of what translates it into states: all outside the language model."""
+    part = _language_part(base)
+    return [parameter for name, parameter in base.named_parameters() if part and not name.startswith(f"{part}.")]
 
 
 def _outermost_list(base: nn.Module, root: str, expected: int | None) -> tuple[str, nn.ModuleList]:
@@ -193,6 +204,6 @@ def check_one_sequence(base: nn.Module) -> None:
     """
     if is_encoder_decoder(base):
         raise ModelError(
-            f"{type(base).__name__} is an encoder-decoder: it has no one sequence of states to score or to top",
-            "score it by its weights (weight-snr) and apply the plan to your own model in Python",
+            f"{type(base).__name__} is an encoder-decoder: it has no one sequence of states",
+            "leave out what needs one",
         )

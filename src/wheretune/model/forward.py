@@ -89,7 +89,7 @@ def forward_states(
     )
     square = mask.shape[0] == mask.shape[1]  # then the shape does not show which comes first
     form = _as_it_is if pack else partial(_batch_first, stack, mask, square and token_first(stack))
-    kept = _Kept(stack, mask, read, reductions or {})
+    kept = Kept(stack, mask, read, reductions or {})
     own = stack.layers if last == "raw" else stack.layers[:-1]
 
     def keep(index: int, hidden: Tensor) -> None:
@@ -149,7 +149,7 @@ def token_first(stack: LayerStack) -> bool:
 _TOKEN_FIRST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-class _Kept:
+class Kept:
     """What one forward pass leaves of every state: what `read` takes of it, and what the reductions make of it.
 
     Args:

@@ -17,6 +17,7 @@ from wheretune.model.recomputing import ask_for_gradient, recomputed
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.utils.hooks import RemovableHandle
 
     from wheretune.model.stack import LayerStack
 
@@ -60,7 +61,9 @@ def exclude_frozen(stack: LayerStack, dropout: bool = False) -> Callable[[], Non
     `model.train()` at every step; with activation checkpointing, one that a gradient passes is recomputed all the same,
     though Transformers does so in training mode only. The states that enter the first layer ask for no gradient, though
     activation checkpointing may make them do so: below the lowest trained layer no graph is made and nothing kept for
-    it. (States made of `inputs_embeds` keep theirs: something of the user's may be trained there.)
+    it. (States made of `inputs_embeds` keep theirs: something of the user's may be trained there.) An encoder-decoder's
+    layers are in the order encoder, decoder: with a trained layer in the encoder, a gradient passes the whole decoder,
+    which looks at the encoder's states.
 
     Call it again when other layers train: what an earlier call on the same base model put on is undone first. Undoing
     gives every module the mode back that it would have without, and undoing twice does no harm.
@@ -96,12 +99,20 @@ class _Exclusion:
             for module in ([] if dropout else frozen)
             if module in above
         ]
-        self._hooks = [stack.base.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)]
+        # an encoder-decoder's encoder runs first, also where the parts are called and not the whole
+        enters = stack.base.get_submodule("encoder") if stack.split else stack.base
+        self._hooks = [enters.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)]
         if not embeddings_train:
-            self._hooks.append(change_input(stack.layers[0].module, self._without_graph))
-        if not embeddings_train and lowest < len(stack):
+            self._hooks += self._at_the_bottom(stack, lowest)
+
+    def _at_the_bottom(self, stack: LayerStack, lowest: int) -> list[RemovableHandle]:
+        """What keeps a graph out of the first layer of every stack, and lets the lowest trained one have a gradient."""
+        firsts = sorted({0, stack.split})
+        hooks = [change_input(stack.layers[first].module, self._without_graph) for first in firsts]
+        if lowest < len(stack):
             module = stack.layers[lowest].module
-            self._hooks.append(change_input(module, partial(ask_for_gradient, module)))
+            hooks.append(change_input(module, partial(ask_for_gradient, module)))
+        return hooks
 
     def _enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._by_ids = base_inputs(base, args, kwargs).get("inputs_embeds") is None

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from wheretune.errors import PlanError
-from wheretune.model.finding import is_encoder_decoder, text_config
+from wheretune.model.finding import eyes_of, is_encoder_decoder, text_config
 from wheretune.model.placement import quantized
 from wheretune.records.model import LayerInfo, ModelInfo, ModelSpec
 
@@ -83,6 +83,7 @@ def describe(stack: LayerStack, hashes: Mapping[str, str] | None = None) -> Mode
         prefix="" if is_encoder_decoder(stack.base) else str(getattr(stack.base, "base_model_prefix", "")),
         vocabulary=getattr(config, "vocab_size", None) or 0,
         tied=bool(getattr(config, "tie_word_embeddings", False)),
+        eyes=sum(p.numel() for p in eyes_of(stack.base)),
     )
 
 

@@ -40,7 +40,7 @@ def accepted(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     """The inputs that `base.forward` takes.
 
     With padding on the left, a model with learned positions reads wrong ones unless they are given: they are
-    counted from the first unmasked token. No key-value cache is built.
+    counted from the first unmasked token. Where images are read, the model makes its own. No key-value cache is built.
 
     Raises:
         ModelError: As for `check_one_sequence` and `check_ids`.
@@ -51,8 +51,8 @@ def accepted(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
     given: dict[str, Any] = {name: value for name, value in inputs.items() if name in takes}
     if "use_cache" in takes:
         given["use_cache"] = False
-    mask = inputs["attention_mask"]
-    if "position_ids" in takes and not mask.is_meta and not mask[:, 0].all():
+    mask, shown = inputs["attention_mask"], any(value.is_floating_point() for value in inputs.values())
+    if "position_ids" in takes and not shown and not mask.is_meta and not mask[:, 0].all():
         given["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0) + first_position(base)
     return given
 

@@ -13,10 +13,12 @@ from torch import nn
 
 from wheretune.errors import ModelError
 from wheretune.model.adapted import merged
-from wheretune.model.finding import base_of, causal, find_layers
+from wheretune.model.apart import read_apart
+from wheretune.model.finding import base_of, causal, find_layers, is_encoder_decoder
 from wheretune.model.identity import describe, fingerprints
 from wheretune.model.own_head import has_own_head, own_head
 from wheretune.model.placement import device_of, placing
+from wheretune.model.sight import opened_by, sees, with_processor
 from wheretune.records.model import ModelSpec
 from wheretune.support.hub import below_adapter, is_adapter, resolve
 from wheretune.support.words import first_line
@@ -55,7 +57,7 @@ def open_model(spec: ModelSpec, *, language: bool = False) -> Opened:
 
     Args:
         spec: Which model, and how it is held.
-        language: Open the causal language model with its output matrix, in place of the headless model.
+        language: Open the language model with its output matrix, in place of the headless model.
 
     Raises:
         ModelError: It cannot be found or opened, its layers are not found, it has no tokenizer, or this machine cannot
@@ -65,6 +67,8 @@ def open_model(spec: ModelSpec, *, language: bool = False) -> Opened:
     model, head = (load_language_model(spec), None) if language else _load(spec)
     stack = find_layers(model, spec.layers_attribute)
     tokenizer = load_tokenizer(spec.name, spec.revision)
+    if is_encoder_decoder(stack.base):
+        read_apart(tokenizer)
     hashes = fingerprints(stack)
     return Opened(stack, tokenizer, replace(describe(stack, hashes), spec=spec), hashes, head)
 
@@ -119,11 +123,6 @@ def _config(name: str, revision: str | None) -> Any:
         raise ModelError(f"cannot open the model {name}: {first_line(error)}", "check its config.json") from error
 
 
-def is_causal(name: str, revision: str | None = None) -> bool:
-    """Whether a model is a decoder, read from its config alone."""
-    return causal(load_config(name, revision))
-
-
 def load_model(spec: ModelSpec) -> nn.Module:
     """The headless transformer, without the pooler (no fresh head of ours reads it).
 
@@ -162,32 +161,33 @@ def _load(spec: ModelSpec) -> tuple[nn.Module, OwnHead | None]:
 
 
 def load_language_model(spec: ModelSpec) -> nn.Module:
-    """The causal language model with its output matrix, which is never quantised.
+    """The language model with its output matrix, which is never quantised; of a model that sees, with its eyes.
 
     Raises:
         ModelError: It is an encoder, cannot be opened, its checkpoint has no output matrix, or this machine cannot
             hold it as asked.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    name = spec.name
-    if not is_causal(name, spec.revision):
+    name, config = spec.name, _config(spec.name, spec.revision)
+    apart = bool(config.get_text_config().is_encoder_decoder)
+    if not apart and not causal(config.get_text_config()):
         raise ModelError(
             f"{name} is an encoder, which predicts no next token",
             "give a causal language model, or a task and a scorer that need none",
             "model",
         )
-    given = placing(spec, _config(name, spec.revision))
+    given, kind = placing(spec, config), "AutoModelForSeq2SeqLM" if apart else opened_by(config)
     if is_adapter(name):
-        return merged(spec, given, language=True).to(device_of(spec))
-    with _opening(name, "AutoModelForCausalLM"):
-        opened: Any = AutoModelForCausalLM.from_pretrained(
+        return merged(spec, given, language=kind).to(device_of(spec))
+    with _opening(name, kind):
+        opened: Any = getattr(transformers, kind).from_pretrained(
             name, trust_remote_code=False, output_loading_info=True, **resolve(name, spec.revision), **given
         )
         model, loaded = opened
     if loaded["missing_keys"]:  # Transformers would draw them at random
         raise ModelError(
-            f"the checkpoint {name} lacks {sorted(loaded['missing_keys'])[0]}, which a causal language model needs",
+            f"the checkpoint {name} lacks {sorted(loaded['missing_keys'])[0]}, which a language model needs",
             "give the language model, not a headless one or a classifier",
             "model",
         )
@@ -214,7 +214,7 @@ def _drop_pooler(model: nn.Module) -> None:
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """The tokenizer of a model; where it has no padding token, the end-of-text token pads.
+    """The tokenizer of a model, with its processor where it sees; without a padding token, the end-of-text token pads.
 
     Raises:
         ModelError: It cannot be opened.
@@ -235,4 +235,15 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise ModelError(f"the tokenizer of {name} has no padding token", "set one and save it again")
-    return tokenizer
+    if not _sees(name, revision):
+        return tokenizer
+    below, its = below_adapter(name, revision)
+    return with_processor(tokenizer, below, resolve(below, its))
+
+
+def _sees(name: str, revision: str | None) -> bool:
+    """Whether a folder or hub name is of a model that sees; not where it holds no model."""
+    try:
+        return sees(_config(name, revision))
+    except ModelError:
+        return False

@@ -11,6 +11,7 @@ import torch
 from wheretune.errors import ModelError
 from wheretune.model.calls import wrap_forward
 from wheretune.records.model import check_machine
+from wheretune.support.processes import local_rank, local_size, world_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,14 +23,27 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def device_of(spec: ModelSpec) -> torch.device:
-    """The device that a spec means on this machine.
+    """The device that a spec means on this machine; of several processes on it each has a CUDA device of its own.
 
     Raises:
-        ModelError: It is not there.
+        ModelError: It is not there, or it is one device for several processes.
     """
-    if spec.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(spec.device)
+    device = torch.device(spec.device if spec.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    if world_size() > 1 and device.type == "cuda":
+        if device.index is not None:
+            raise ModelError(
+                f"{spec.device} is one device, and there are {world_size()} processes",
+                "take cuda or auto, so that each has its own",
+                "device",
+            )
+        device = torch.device("cuda", local_rank())
+        if torch.cuda.is_available() and local_rank() >= torch.cuda.device_count():
+            raise ModelError(
+                f"{local_size()} processes share this machine's CUDA devices, of which there are "
+                f"{torch.cuda.device_count()}",
+                "start one process for each, or take the device cpu",
+                "device",
+            )
     lacking = {
         "cuda": not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count(),
         "mps": not torch.backends.mps.is_available(),

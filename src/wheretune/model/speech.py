@@ -1,8 +1,8 @@
 """What a language model says: from the states that leave its base model to logits, the model's own way.
 
-Between the two, families scale (Cohere, Granite), cap (Gemma 2) or add a bias (GPT-J). None of that is known here: the
-model's own `forward` runs, and something that puts out given states stands where its base model was. Whether that gives
-what the whole model gives is seen once, on four tokens.
+Between the two, families scale (Cohere, Granite, T5), cap (Gemma 2) or add a bias (GPT-J, BART). None of that is known
+here: the model's own `forward` runs, and something that puts out given states stands where its base model was, or the
+decoder of an encoder-decoder. Whether that gives what the whole model gives is seen once, on four tokens.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 
 from wheretune.errors import ModelError
 from wheretune.model.forward import evaluating
 from wheretune.model.inputs import accepted
+from wheretune.model.two_stacks import run, written_before
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,17 +41,22 @@ class Speech:
     def __init__(self, stack: LayerStack) -> None:
         output = getattr(stack.model, "get_output_embeddings", lambda: None)()
         name = type(stack.model).__name__
-        if not stack.causal:
+        self._apart = bool(stack.split)
+        if not stack.causal and not self._apart:
             raise ModelError(
                 f"{name} is an encoder, which predicts no next token", "give a causal language model", "model"
             )
-        if output is None or stack.model is stack.base:
-            raise ModelError(f"{name} has no output matrix", "open it with AutoModelForCausalLM", "model")
+        if output is None or (stack.model is stack.base and not self._apart):
+            kind = "Seq2SeqLM" if self._apart else "CausalLM"
+            raise ModelError(f"{name} has no output matrix", f"open it with AutoModelFor{kind}", "model")
         self.output: nn.Module = output
         self._language: nn.Module = stack.model
         path, _, self._name = stack.base_path.rpartition(".")
         self._holder = stack.model.get_submodule(path)
         self._base = stack.base
+        if self._apart:
+            self._holder, self._name = stack.base, "decoder"
+        self._spoken: nn.Module = self._holder.get_submodule(self._name)
         if self.matrix.device.type != "meta":
             self._check(stack)
 
@@ -71,21 +77,30 @@ class Speech:
         mixed = states.dtype != self.matrix.dtype  # one of them is held in fp32 while it trains
         ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
         with torch.autocast(states.device.type, torch.bfloat16) if mixed else nullcontext():
-            self._holder._modules[self._name] = _StandIn(self._base, states.unsqueeze(0))
+            self._holder._modules[self._name] = _StandIn(self._spoken, states.unsqueeze(0))
             try:
-                found: Tensor = self._language(input_ids=ids).logits[0]
+                found: Tensor = self._language(**self._asking(ids, states)).logits[0]
             finally:
-                self._holder._modules[self._name] = self._base
+                self._holder._modules[self._name] = self._spoken
         return found
+
+    def _asking(self, ids: Int[Tensor, "1 place"], states: Float[Tensor, "place hidden"]) -> dict[str, Any]:
+        """What the language model is given beside the states that stand in: no encoder need run."""
+        if not self._apart:
+            return {"input_ids": ids}
+        seen = BaseModelOutput(last_hidden_state=states[None, :1].detach())
+        return {"encoder_outputs": seen, "decoder_input_ids": ids, "use_cache": False}
 
     def _check(self, stack: LayerStack) -> None:
         ids = torch.arange(4, device=self.matrix.device).unsqueeze(0)
         given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         wrong = ""
         with torch.no_grad(), evaluating(stack.model):
-            whole = self._language(**given).logits[0].float()
+            beside = {"decoder_input_ids": written_before(self._base, ids)} if self._apart else {}
+            whole = self._language(**given, **beside).logits[0].float()
             try:
-                apart = self.logits(self._base(**accepted(self._base, given))[0][0]).float() - whole
+                last = run(self._base, given) if self._apart else self._base(**accepted(self._base, given))[0]
+                apart = self.logits(last[0]).float() - whole
                 wrong = "" if bool(apart.norm() <= ROOM * whole.norm()) else "gives other logits"
             except (RuntimeError, AttributeError, TypeError, ValueError, IndexError) as error:
                 wrong = f"cannot be run ({error})"

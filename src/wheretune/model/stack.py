@@ -33,6 +33,7 @@ class LayerStack:
         hidden_size: d, the width of the hidden states.
         causal: A decoder, whose representative token is the last one; otherwise the first.
         attribute: Where the user said the layers are, if they had to.
+        split: How many of the layers are an encoder's, where those of its decoder follow; 0 where all are one stack.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class LayerStack:
     hidden_size: int
     causal: bool
     attribute: str | None = None
+    split: int = 0
 
     def __len__(self) -> int:
         return len(self.layers)

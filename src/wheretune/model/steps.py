@@ -6,11 +6,12 @@ A tuner or a schedule brings followers; `training.followers` calls them at their
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
+    from torch.utils.data import DataLoader
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +21,15 @@ class Training:
     Attributes:
         steps: How many optimizer steps there will be, those before a stop included.
         optimizer: Holds every parameter that may ever train. A follower may change its `state` in `before_step`.
+        loader: Trainer's loader of the training data, for followers that look at texts of their own choice; None where
+            it is not known.
+        batch_size: How many texts one batch has.
     """
 
     steps: int
     optimizer: Optimizer
+    loader: DataLoader[Any] | None = None
+    batch_size: int = 1
 
 
 @runtime_checkable
@@ -64,3 +70,14 @@ class Follower(Protocol):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Takes back what `state` gave; called after `begin`."""
+
+
+@runtime_checkable
+class Pauses(Protocol):
+    """A follower that changes the shape of parameters while a model trains."""
+
+    def pause(self) -> None:
+        """Called after a step, before the model is saved or judged: every parameter has its own shape again.
+
+        `before_step` may follow, or the end.
+        """

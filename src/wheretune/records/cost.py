@@ -135,7 +135,8 @@ class Cost(Shown):
         texts: How many texts there are; 0 where that is not known.
         batch_size: Texts in a batch, which the memory is for.
         epochs: Over which making the cache is spread.
-        lines: Full fine-tuning, plain freezing, that with the prefix cache, that with one token read, and everything.
+        lines: Full fine-tuning, plain freezing, that with the prefix cache, that with one token read, and everything;
+            of an encoder-decoder the first two.
         measured: What a machine showed, where it was asked.
         learned: How many tokens of a text are learned, where a language model's head reads them.
     """

@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
-from wheretune.errors import ConfigError, ModelError
+from wheretune.errors import ConfigError, ModelError, PlanError
 from wheretune.records.base import record, require
 from wheretune.support.words import count, short_name
 
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa", "flash_attention_2"]
 Quantize = Literal["4bit", "8bit"]
+LAYER = re.compile(r"\d+|(encoder|decoder)\.\d+")
+STACKS = ("encoder", "decoder")  # of an encoder-decoder, in the order in which they run
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -173,6 +175,25 @@ class LayerParts:
         return [path for path in [*self.maps, *self.experts] if f".{path}".endswith(f".{name}")]
 
 
+def layer_names(text: str) -> tuple[int | str, ...]:
+    """Layers with commas between them: indices, or of an encoder-decoder a stack and an index there.
+
+    Raises:
+        ValueError: One is neither.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if wrong := [part for part in parts if not is_layer_name(part)]:
+        raise ValueError(wrong[0])
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
+
+
+def is_layer_name(value: object) -> bool:
+    """Whether something can be what a layer is called; a number need not be one of a layer that is there."""
+    if isinstance(value, str):
+        return LAYER.fullmatch(value) is not None
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 @record
 class LayerInfo:
     """One layer of a model.
@@ -207,6 +228,7 @@ class ModelInfo:
         prefix: What stands before the names of the headless model's parameters in a model with a head.
         vocabulary: How many tokens it knows; 0 where that is not known.
         tied: Whether its embeddings are its output matrix too, as a language model.
+        eyes: How many of the parameters are of what sees, which stays frozen.
     """
 
     spec: ModelSpec
@@ -218,18 +240,58 @@ class ModelInfo:
     prefix: str = ""
     vocabulary: int = 0
     tied: bool = False
+    eyes: int = 0
 
     def __post_init__(self) -> None:
         require(self.vocabulary >= 0, f"it knows {self.vocabulary} tokens")
         require(len(self.layers) > 0, "it has no layers")
         require([layer.index for layer in self.layers] == list(range(len(self.layers))), "its layers are out of order")
         require(self.hidden_size >= 1 and self.parameters >= 1, "it has no width or no parameters")
-        require(sum(layer.parameters for layer in self.layers) <= self.parameters, "its layers have more than it has")
+        own = sum(layer.parameters for layer in self.layers)
+        require(self.eyes >= 0 and own + self.eyes <= self.parameters, "its layers have more than it has")
 
     @property
     def name(self) -> str:
         """As it was given to `from_pretrained`."""
         return self.spec.name
+
+    @property
+    def stacks(self) -> dict[str, range]:
+        """The indices of its layers by stack: those of `encoder` and `decoder`, or all under an empty name."""
+        found: dict[str, list[int]] = {}
+        for layer in self.layers:
+            found.setdefault(layer.path.split(".")[0], []).append(layer.index)
+        if set(found) != set(STACKS):
+            return {"": range(len(self.layers))}
+        return {name: range(found[name][0], found[name][-1] + 1) for name in STACKS}
+
+    def called(self, index: int) -> str:
+        """What a layer is called: its index or, of an encoder-decoder, its stack and its index there (`decoder.3`)."""
+        name, own = next((name, own) for name, own in self.stacks.items() if index in own)
+        return f"{name}.{index - own.start}" if name else str(index)
+
+    def named(self, layers: Iterable[int], between: str = ", ") -> str:
+        """What some layers are called."""
+        return between.join(map(self.called, layers))
+
+    def indices(self, names: Iterable[int | str]) -> tuple[int, ...]:
+        """The indices of layers, in whichever way they are named.
+
+        Raises:
+            PlanError: There is no such layer.
+        """
+        known = {self.called(index): index for index in range(len(self))} | {str(i): i for i in range(len(self))}
+        asked = [str(name) for name in names]
+        if missing := [name for name in asked if name not in known]:
+            each = [f"{name}.0 to {name}.{len(own) - 1}" if name else "" for name, own in self.stacks.items()]
+            way = " and ".join(each) if all(each) else f"0 to {len(self) - 1}"
+            raise PlanError(f"the model has no layer {missing[0]}", f"name layers from {way}", "layers")
+        return tuple(known[name] for name in asked)
+
+    @property
+    def outside(self) -> int:
+        """Parameters that are neither of a layer nor of what sees: embeddings, the final norm."""
+        return self.parameters - self.eyes - sum(layer.parameters for layer in self.layers)
 
     def __len__(self) -> int:
         return len(self.layers)

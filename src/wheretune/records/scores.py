@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -143,7 +143,11 @@ class Confidence:
         require(all(-1e-9 <= share <= 1 + 1e-9 for share in shares), "a share of resamples is not from 0 to 1")
 
     def __str__(self) -> str:
-        doubtful = [f"{layer} ({share:.0%})" for layer, share in enumerate(self.layers) if 0.05 < share < 0.95]
+        return self.in_words(str)
+
+    def in_words(self, called: Callable[[int], str]) -> str:
+        """How sure it is, with what layers are called."""
+        doubtful = [f"{called(layer)} ({share:.0%})" for layer, share in enumerate(self.layers) if 0.05 < share < 0.95]
         words = f"{self.selection:.0%} of resamples choose the same layers"
         if doubtful:
             words += f"; in doubt: layers {', '.join(doubtful)}"
@@ -172,10 +176,14 @@ class Choice:
         require(list(self.layers) == sorted(set(self.layers)), "the chosen layers are not ascending")
 
     def __str__(self) -> str:
-        words = f"{self.selector} chooses layer{'s' * (len(self.layers) > 1)} {', '.join(map(str, self.layers))}"
+        return self.in_words(str)
+
+    def in_words(self, called: Callable[[int], str]) -> str:
+        """What is chosen, with what layers are called."""
+        words = f"{self.selector} chooses layer{'s' * (len(self.layers) > 1)} {', '.join(map(called, self.layers))}"
         if self.reason is not None:
             words += f" ({self.reason})"
-        return words if self.confidence is None else f"{words}: {self.confidence}"
+        return words if self.confidence is None else f"{words}: {self.confidence.in_words(called)}"
 
 
 @record
@@ -225,7 +233,8 @@ class LayerScores(Shown):
         reading: How the texts were read.
         n_samples: The samples the scores are made of; 0 where the scorer read no text.
         layers: One entry per layer, in order.
-        similarity: Mean similarity of every pair of layers (L x L), where the scorer has one.
+        similarity: Mean similarity of every pair of layers (L x L), where the scorer has one; 0 between the stacks of
+            an encoder-decoder, which are not compared.
         covariance: n times the covariance of the layers' scores over resamples of the data (L x L): for scores that are
             means, the population covariance over samples.
         settlement: Whether the pass stopped early, and why.

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from wheretune.data.batches import spread
+from wheretune.errors import ConfigError
 from wheretune.model.freezing import lowest_trained, outside, trains
 from wheretune.records.runs import CacheSettings, check_cache
 from wheretune.savings.one_token import one_token
 from wheretune.savings.packing import packing
-from wheretune.savings.prefix_cache.deciding import DECIDED
+from wheretune.savings.prefix_cache.deciding import DECIDED, CacheReport
 from wheretune.savings.prefix_cache.following import Rise, follow, rises
 from wheretune.savings.prefix_cache.job import CacheJob
 from wheretune.savings.prefix_cache.layout import Layout
 from wheretune.savings.prefix_cache.making import cached
+from wheretune.support.processes import writes
 
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from wheretune.records.data import Collate
     from wheretune.records.runs import TrainSettings
     from wheretune.savings.packing import WithHead
-    from wheretune.savings.prefix_cache.deciding import CacheReport
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,15 @@ def saving(
     check_cache(settings, cache)
     if settings.frozen_dropout:
         cache = CacheSettings("off")
+    if stack.split:
+        check_not_packed(settings)
+        off = CacheReport("off", "an encoder-decoder has two stacks of layers")
+        yield SavingsReport(off, False, model.several)
+        return
     few = collate(spread(rows))
     with contextlib.ExitStack() as inside:
         if settings.packed:
+            _check_packed(rows)
             inside.enter_context(packing(model, few))
         # one residual per text does not fit a row of all texts
         all_tokens = settings.all_tokens or (settings.packed and not model.several)
@@ -104,6 +111,26 @@ def saving(
         job = CacheJob(stack, layout, rows, collate, settings.cache_dtype, reader)
         report, followers = inside.enter_context(_prefix(job, weights_hash, settings.epochs, cache, folder, lowest))
         yield SavingsReport(report, cut, model.several, followers)
+
+
+def check_not_packed(settings: TrainSettings) -> None:
+    """Refuses to pack the texts of an encoder-decoder.
+
+    Raises:
+        ConfigError: The settings ask for it.
+    """
+    if settings.packed:
+        raise ConfigError("the texts of an encoder-decoder are not packed", "leave packing out", "packed")
+
+
+def _check_packed(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses to pack texts that have images: a model that sees finds these by the places of whole rows.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    if any("images" in row for row in rows):
+        raise ConfigError("texts with images cannot be packed", "do not pack them", "packed")
 
 
 @contextlib.contextmanager
@@ -123,7 +150,8 @@ def _prefix(
         finally:
             if following is not None:
                 following.end()
-        (folder / DECIDED).unlink(missing_ok=True)
+        if writes():
+            (folder / DECIDED).unlink(missing_ok=True)
         return
     with cached(job, weights_hash, epochs, cache, folder) as report:
         if job.layout.first == 0 and report.where == "off" and cache.where != "off" and len(lowest) > 1:

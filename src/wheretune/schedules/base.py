@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from wheretune.model.steps import Follower
 from wheretune.records.base import Spec
 
-Unit = Literal["layer", "tensor"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from wheretune.model.stack import LayerStack
+    from wheretune.records.model import LayerInfo
+
+Unit = Literal["layer", "tensor", "row"]
 OptimizerState = Literal["keep", "drop", "drop-all"]
 Signal = Literal["change"]
 State = Mapping[str, np.ndarray]  # plain arrays by name, so that every checkpoint can hold them
@@ -21,7 +28,8 @@ class Schedule(Protocol):
 
     A unit is a layer or a named tensor, as `unit` says. Units are numbered: layers as in the model, tensors by their
     place among those that may train. What may train and stands in no unit (with layers: the head and the embeddings)
-    trains at every step.
+    trains at every step. A schedule of rows, which are parts of tensors, is a `WorkingCopy`: its units are the layers
+    that have any.
 
     Attributes:
         name: In the catalog.
@@ -64,7 +72,7 @@ class Schedule(Protocol):
     def expected(self, chosen: int) -> tuple[float, ...]:
         """The expected share of the steps in which each of so many chosen layers trains, the lowest first.
 
-        For a schedule of tensors, the share of a layer's tensors that trains in a step.
+        For a schedule of tensors, the share of a layer's tensors that trains in a step; of rows, that of its maps.
         """
 
     def init(
@@ -136,3 +144,47 @@ class OrdersRows(Protocol):
             layer: The lowest that trains in it.
             seed: Seed for all random draws.
         """
+
+
+@runtime_checkable
+class WorkingCopy(Protocol):
+    """A schedule that trains a smaller copy of the layers and brings the follower that makes it (RECAP)."""
+
+    @property
+    def batches(self) -> int:
+        """How many batches it looks at to make the copy."""
+
+    @property
+    def looks(self) -> int:
+        """How often it looks at them in a training."""
+
+    @property
+    def runs(self) -> float:
+        """The share of the chosen layers' maps that is in the copy."""
+
+    @property
+    def trains(self) -> float:
+        """The share of the copy that trains."""
+
+    def check_model(self, layers: Sequence[LayerInfo]) -> None:
+        """Refuses layers of which no smaller copy can be made.
+
+        Raises:
+            ModelError: It is so of one of them.
+        """
+
+    def follow(
+        self, stack: LayerStack, chosen: Sequence[int], parameters: Mapping[str, nn.Parameter], seed: int
+    ) -> Scheduled:
+        """What carries it out; arguments as for `schedules.follower.ScheduleFollower`."""
+
+
+class Scheduled(Follower, Protocol):
+    """A follower that carries out a schedule."""
+
+    @property
+    def ever(self) -> frozenset[int]:
+        """The units that have been active so far in steps that move weights."""
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What has trained in at least one step so far, by name."""

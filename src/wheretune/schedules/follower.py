@@ -141,21 +141,14 @@ class ScheduleFollower:
         Raises:
             TrainingError: Another schedule wrote the state, or the training was one of other steps.
         """
-        if "of" not in state or not torch.equal(state["of"].cpu(), self._label()):
-            written = bytes(state["of"].tolist()).decode() if "of" in state else "no schedule that moves"
-            raise TrainingError(
-                f"the checkpoint was written by {written}, and this is {bytes(self._label().tolist()).decode()}",
-                "go on with that schedule and as many steps, or start the run over",
-            )
+        check_label(state, self._label())
         kept = {name.removeprefix("state/"): v for name, v in state.items() if name.startswith("state/")}
         self._state = {name: values.numpy().copy() for name, values in kept.items()}
         self.ever = frozenset(state["ever"].tolist())
         self._freeze(frozenset(state["active"].tolist()))
 
     def _label(self) -> Tensor:
-        """The schedule, the seed and the number of steps, as bytes that a checkpoint can hold."""
-        text = f"{Spec.of(self._schedule)} with {self._steps} steps and seed {self._seed}"
-        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+        return label(self._schedule, self._steps, self._seed)
 
     def _freeze(self, active: frozenset[int]) -> None:
         unknown = sorted(active - self._units.keys())
@@ -180,6 +173,26 @@ class ScheduleFollower:
                 parameter.requires_grad = True
             self._active = None
             self._moved()
+
+
+def label(schedule: Schedule, steps: int, seed: int) -> Tensor:
+    """A schedule, the seed and the number of steps, as bytes that a checkpoint can hold."""
+    text = f"{Spec.of(schedule)} with {steps} steps and seed {seed}"
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def check_label(state: Mapping[str, Tensor], own: Tensor) -> None:
+    """Refuses what another schedule wrote into a checkpoint.
+
+    Raises:
+        TrainingError: The state is another schedule's, or of a training of other steps.
+    """
+    if "of" not in state or not torch.equal(state["of"].cpu(), own):
+        written = bytes(state["of"].tolist()).decode() if "of" in state else "no schedule that moves"
+        raise TrainingError(
+            f"the checkpoint was written by {written}, and this is {bytes(own.tolist()).decode()}",
+            "go on with that schedule and as many steps, or start the run over",
+        )
 
 
 def _numbers(units: frozenset[int]) -> Tensor:

@@ -99,7 +99,8 @@ class Salf:
         if len(matching) < amount:
             others = sorted(left.keys() - rows, key=lambda row: key("salf", seed, row))
             rows |= set(others[: amount - len(matching)])
-        return np.random.default_rng([seed, stage]).permutation(sorted(rows)).tolist()
+        shuffled: list[int] = np.random.default_rng([seed, stage]).permutation(sorted(rows)).tolist()
+        return shuffled
 
     def init(
         self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int

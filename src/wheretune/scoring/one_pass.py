@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 from wheretune import catalog
 from wheretune.data.texts import TextData
 from wheretune.errors import ConfigError, ModelError
+from wheretune.model.apart import read_apart
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe, fingerprints
 from wheretune.model.opening import Opened
 from wheretune.model.output_matrix import semantic_bases
+from wheretune.model.two_stacks import state_names
 from wheretune.records.base import Spec
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.scorers.base import GradientScorer, StackScorer, StreamScorer
 from wheretune.scorers.sums import Moments
+from wheretune.scoring.by_stack import by_stack
 from wheretune.scoring.checking import check
 from wheretune.scoring.gradients import stream_gradients
 from wheretune.scoring.reading import Texts
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from wheretune.model.stack import LayerStack
     from wheretune.model.states import States
     from wheretune.records.data import DataInfo
     from wheretune.records.model import ModelInfo
@@ -123,6 +127,8 @@ def gather(
     """
     started = time.perf_counter()
     check(data, scorers, reading, settle is not None, shard)
+    if opened.stack.split and settle is not None:
+        raise ConfigError("a pass over two stacks of layers does not stop early", "drop it", "until_settled")
     texts = Texts.of(opened, data, reading, shard, settling=settle is not None)
     of_states = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
     of_gradients = [scorer for scorer in scorers if isinstance(scorer, GradientScorer)]
@@ -172,22 +178,29 @@ def _from_states(
         every = task.predicted if task.places == "every" else None
         return stream_states(stack, texts.batches(), collate, texts.reading, reductions, *meanings, every)
 
-    moments = Moments.empty(len(stack) + 1, stack.hidden_size)
-    for batch in track(forward(), "standardising") if texts.reading.standardise else ():
-        moments = moments.merge(Moments.of(batch.tokens))
-    states = {scorer: scorer.init(stack) for scorer in scorers}
+    driven = {scorer: by_stack(scorer, opened.info) for scorer in scorers}
+    moments = _moments(stack, track(forward(), "standardising")) if texts.reading.standardise else None
+    states = {scorer: driven[scorer].init(stack) for scorer in scorers}
     watch = None if settle is None else settle(scorers[0], len(texts.data))
     settlement = None
     for batch in track(forward(), "scoring"):
-        if texts.reading.standardise:
+        if moments is not None:
             batch = replace(batch, tokens=moments.standardised(batch.tokens))
-        states = {scorer: scorer.update(state, batch) for scorer, state in states.items()}
+        states = {scorer: driven[scorer].update(state, batch) for scorer, state in states.items()}
         if watch is not None:
             watch.see(batch)
             settlement = _looked(watch, texts, scorers[0], states[scorers[0]]) or settlement
             if settlement is not None and settlement.settled:
                 break
     return states, settlement
+
+
+def _moments(stack: LayerStack, batches: Iterable[States]) -> Moments:
+    """Of every dimension of every latent space, over all batches."""
+    moments = Moments.empty(len(state_names(stack)), stack.hidden_size)
+    for batch in batches:
+        moments = moments.merge(Moments.of(batch.tokens))
+    return moments
 
 
 def _meanings(
@@ -199,6 +212,12 @@ def _meanings(
     """
     if not any("language-model" in scorer.card.needs for scorer in scorers):
         return None, None
+    if opened.stack.split:
+        raise ModelError(
+            "what a token means is told in a decoder's last space, and the layers of an encoder work towards another",
+            "take a scorer that needs no language model",
+            "scorer",
+        )
     task = texts.task
     if task.places == "one":
         labels, targets = next_tokens(texts.data, opened.tokenizer)
@@ -253,7 +272,9 @@ def merge(shards: Sequence[PassState]) -> PassState:
     states: dict[Scorer, Any] = {}
     for scorer in first.states:
         parts = [part.states[scorer] for part in ordered]
-        states[scorer] = parts[0] if isinstance(scorer, StackScorer) else reduce(scorer.merge, parts)
+        states[scorer] = (
+            parts[0] if isinstance(scorer, StackScorer) else reduce(by_stack(scorer, first.info).merge, parts)
+        )
     return replace(
         first,
         states=states,
@@ -316,7 +337,7 @@ def finish(state: PassState) -> list[LayerScores]:
         reads = not isinstance(scorer, StackScorer)
         made = layer_scores(
             Spec.of(scorer),
-            scorer.finish(own) if not isinstance(scorer, StackScorer) else own,
+            by_stack(scorer, state.info).finish(own) if not isinstance(scorer, StackScorer) else own,
             state.info,
             state.data,
             state.reading if reads else replace(state.reading, max_length=None),
@@ -361,6 +382,8 @@ def score(
     tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
     if tokenizer is None:
         raise ModelError(f"{type(model).__name__} carries no tokenizer", "give its tokenizer")
+    if stack.split:
+        read_apart(tokenizer)
     hashes = fingerprints(stack)
     opened = Opened(stack, tokenizer, describe(stack, hashes), hashes)
     reading = Reading(batch_size, pooling, seed=texts.info.spec.seed)

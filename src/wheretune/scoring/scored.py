@@ -39,7 +39,7 @@ def layer_scores(
         ScoreError: The score of a layer is not finite.
     """
     for index, why in finished.excluded.items():
-        log.warning("layer %d is no candidate: %s", index, why)
+        log.warning("layer %s is no candidate: %s", info.called(index), why)
     return LayerScores(
         scorer=scorer,
         model=info,

@@ -42,6 +42,31 @@ def save_shard(state: PassState, path: Path) -> None:
     Raises:
         OutputError: The place cannot be written to.
     """
+    content, tensors = packed(state)
+    write(path, lambda draft: save_file(tensors, draft, {KEY: json.dumps(content)}))
+
+
+def load_shard(path: Path) -> PassState:
+    """Reads what `save_shard` wrote.
+
+    Raises:
+        ConfigError: There is no such file, it is no shard, or another version of wheretune wrote it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            content: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        if content["format"] != FORMAT:
+            raise ConfigError(f"{path} was written by another version of wheretune", "score that shard again")
+        return unpacked(content, tensors, str(path))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror or error})", "check the path") from error
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path} is no shard", "give files that a pass over one shard wrote") from error
+
+
+def packed(state: PassState) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a pass has gathered, as JSON and tensors in the CPU's memory."""
     tensors: dict[str, Tensor] = {}
     states = [_pack(own, tensors) for own in state.states.values()]
     content = {
@@ -58,44 +83,30 @@ def save_shard(state: PassState, path: Path) -> None:
         "versions": state.versions,
         "states": states,
     }
-    write(path, lambda draft: save_file(tensors, draft, {KEY: json.dumps(content)}))
+    return content, tensors
 
 
-def load_shard(path: Path) -> PassState:
-    """Reads what `save_shard` wrote.
-
-    Raises:
-        ConfigError: There is no such file, it is no shard, or another version of wheretune wrote it.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            content: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        if content["format"] != FORMAT:
-            raise ConfigError(f"{path} was written by another version of wheretune", "score that shard again")
-        number, of = content["shard"]
-        scorers = [_scorer(from_json(Spec, spec, str(path))) for spec in content["scorers"]]
-        if not 1 <= int(number) <= int(of) or not scorers or int(content["n_samples"]) < 0:
-            raise ValueError("shard or scorers do not fit")
-        return PassState(
-            states={
-                scorer: _unpack(own, tensors, _kinds(scorer))
-                for scorer, own in zip(scorers, content["states"], strict=True)
-            },
-            info=from_json(ModelInfo, content["model"], str(path)),
-            data=from_json(DataInfo, content["data"], str(path)),
-            reading=from_json(Reading, content["reading"], str(path)),
-            n_samples=int(content["n_samples"]),
-            tokens=int(content["tokens"]),
-            learned=int(content.get("learned", 0)),
-            seconds=float(content["seconds"]),
-            versions=dict(content["versions"]),
-            shard=(int(number), int(of)),
-        )
-    except OSError as error:
-        raise ConfigError(f"cannot read {path} ({error.strerror or error})", "check the path") from error
-    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path} is no shard", "give files that a pass over one shard wrote") from error
+def unpacked(content: dict[str, Any], tensors: dict[str, Tensor], source: str) -> PassState:
+    """What `packed` has packed; raises whatever may go wrong with what is none."""
+    number, of = content["shard"]
+    scorers = [_scorer(from_json(Spec, spec, source)) for spec in content["scorers"]]
+    if not 1 <= int(number) <= int(of) or not scorers or int(content["n_samples"]) < 0:
+        raise ValueError("shard or scorers do not fit")
+    return PassState(
+        states={
+            scorer: _unpack(own, tensors, _kinds(scorer))
+            for scorer, own in zip(scorers, content["states"], strict=True)
+        },
+        info=from_json(ModelInfo, content["model"], source),
+        data=from_json(DataInfo, content["data"], source),
+        reading=from_json(Reading, content["reading"], source),
+        n_samples=int(content["n_samples"]),
+        tokens=int(content["tokens"]),
+        learned=int(content.get("learned", 0)),
+        seconds=float(content["seconds"]),
+        versions=dict(content["versions"]),
+        shard=(int(number), int(of)),
+    )
 
 
 def merge_scores(paths: Sequence[Path]) -> list[LayerScores]:

@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float
 from wheretune.data.examples import NOT_LEARNED
 from wheretune.errors import ScoreError
 from wheretune.model.forward import evaluating, forward_states
+from wheretune.model.inputs import unlabelled
 from wheretune.model.states import Meanings, States
+from wheretune.model.two_stacks import forward_apart, state_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,16 +51,19 @@ def stream_states(
         ScoreError: A state is not finite; the layer and the row are named.
     """
     device = next(stack.base.parameters()).device
+    forward = forward_apart if stack.split else forward_states
     for batch in batches:
         inputs = {name: value.to(device) for name, value in collate(batch).items()}
-        places = None if predicted is None else _places(inputs, batch, reading, predicted)
+        places = None if predicted is None else _places(inputs, batch, reading, predicted, bool(stack.split))
+        read = inputs if predicted is not None else unlabelled(inputs, device)
         with torch.no_grad(), evaluating(stack.base):
-            tokens, reduced = forward_states(stack, inputs, reading.pooling, reading.last, reductions, places=places)
+            tokens, reduced = forward(stack, read, reading.pooling, reading.last, reductions, places=places)
         rows = tuple(int(row["row"]) for row in batch)
-        _check_finite(tokens, rows)
+        _check_finite(tokens, rows, state_names(stack))
         reduced = {name: values.float() for name, values in reduced.items()}
         for name, values in reduced.items():
-            _check_finite(torch.cat([values[:, :1], values], 1).unsqueeze(2), rows, f"what {name} reads of ")
+            layers = [one for one in state_names(stack) if "embed" not in one]
+            _check_finite(values.unsqueeze(2), rows, layers, f"what {name} reads of ")
         meanings = None
         if bases is not None and targets is not None:
             meanings = Meanings(bases, torch.tensor([targets(row) for row in batch], device=bases.device))
@@ -70,11 +75,21 @@ def _places(
     batch: list[dict[str, Any]],
     reading: Reading,
     predicted: Callable[[list[int]], int],
+    apart: bool,
 ) -> Bool[Tensor, "batch token"] | None:
-    """The places of a batch that are read: of every row the one that represents it, or all that predict its targets."""
+    """The places of a batch that are read: of every row the one that represents it, or all that predict its targets.
+
+    Of a decoder that writes its own text (`apart`), the place of a token is the one that predicts it.
+    """
     mask, labels = inputs["attention_mask"], inputs["labels"]
     if reading.pooling == "mean":
         return None
+    if apart:
+        places = labels != NOT_LEARNED
+        if reading.pooling == "token":
+            own = torch.tensor([predicted(row["labels"]) for row in batch], device=mask.device)
+            places = torch.arange(labels.shape[1], device=mask.device) == own.unsqueeze(1)
+        return places
     if reading.pooling == "targets":
         return torch.cat([labels[:, 1:] != NOT_LEARNED, torch.zeros_like(mask[:, :1], dtype=torch.bool)], dim=1)
     places = torch.zeros_like(mask, dtype=torch.bool)
@@ -85,14 +100,13 @@ def _places(
 
 
 def _check_finite(
-    tokens: Float[Tensor, "batch layer_plus_1 _"], rows: tuple[int, ...], what: str = "the output of "
+    tokens: Float[Tensor, "batch place _"], rows: tuple[int, ...], names: list[str], what: str = "the output of "
 ) -> None:
     bad = ~torch.isfinite(tokens).all(dim=2)
     if bad.any():
-        layer = int(bad.any(dim=0).nonzero()[0])
-        row = rows[int(bad[:, layer].nonzero()[0])]
-        where = "the embeddings" if layer == 0 else f"layer {layer - 1}"
+        place = int(bad.any(dim=0).nonzero()[0])
+        row = rows[int(bad[:, place].nonzero()[0])]
         raise ScoreError(
-            f"{what}{where} is not finite for row {row + 1} (the first row is 1)",
+            f"{what}{names[place]} is not finite for row {row + 1} (the first row is 1)",
             "check the model's weights and that text",
         )

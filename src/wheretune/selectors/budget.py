@@ -82,6 +82,12 @@ class Budget:
             raise PlanError(f"the budget is {self.share}", "give a share above 0, up to 1", "budget")
         if self.of not in ("compute", "parameters"):
             raise PlanError(f"there is no budget of {self.of}", "give compute or parameters", "budget_of")
+        if self.prefer not in ("highest", "lowest", None):
+            raise PlanError(f"a budget cannot prefer the {self.prefer} scores", "give highest or lowest", "prefer")
+        self._check_schedules()
+
+    def _check_schedules(self) -> None:
+        """Complains of schedules that cannot be chosen among."""
         if self.schedules and self.of == "parameters":
             raise PlanError(
                 "a schedule that moves trains all layers in turn, so a budget of parameters cannot choose among "
@@ -91,8 +97,6 @@ class Budget:
             )
         for name in self.schedules if self.schedules != ("any",) else ():
             catalog.find("schedule", name)
-        if self.prefer not in ("highest", "lowest", None):
-            raise PlanError(f"a budget cannot prefer the {self.prefer} scores", "give highest or lowest", "prefer")
 
 
 @dataclass(frozen=True)

@@ -62,11 +62,11 @@ class Explicit:
     """The layers the user names.
 
     Attributes:
-        layers: The layers, counted from 0.
+        layers: The layers, counted from 0; those of an encoder-decoder as in `decoder.3`.
         every: In place of names: all layers.
     """
 
-    layers: tuple[int, ...] = ()
+    layers: tuple[int | str, ...] = ()
     every: bool = False
     name: ClassVar[str] = "explicit"
     needs_scores: ClassVar[bool] = False
@@ -86,7 +86,8 @@ class Explicit:
         return self._of(len(values))
 
     def _of(self, count: int) -> tuple[int, ...]:
-        missing = [layer for layer in self.layers if not 0 <= layer < count]
+        known = [layer for layer in self.layers if isinstance(layer, int) and 0 <= layer < count]
+        missing = [layer for layer in self.layers if layer not in known]
         if missing:
             raise PlanError(f"the model has no layer {missing[0]}", f"name layers from 0 to {count - 1}", "layers")
-        return tuple(range(count)) if self.every else tuple(sorted(set(self.layers)))
+        return tuple(range(count)) if self.every else tuple(sorted(set(known)))

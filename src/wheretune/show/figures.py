@@ -34,8 +34,11 @@ def profile_figure(
     title: str,
     blocks: Sequence[range] = (),
     chosen: Sequence[int] = (),
+    names: Sequence[str] | None = None,
 ) -> Figure:
     """A point per layer with the standard deviation over samples as error bar; blocks shaded in turn.
+
+    `names` are what the layers are called, where that is more than their index.
 
     Points, not bars: the axis does not start at zero. A layer that is no candidate has a small cross at the bottom.
     """
@@ -58,7 +61,7 @@ def profile_figure(
         axes.plot(excluded, [low - 0.5 * room] * len(excluded), "x", color=GREY, markersize=5, label="no candidate")
     if chosen or not scored.all():
         axes.legend(loc="upper center", ncols=3, bbox_to_anchor=(0.5, -0.16), frameon=False)
-    _number_layers(axes.xaxis, len(points))
+    _number_layers(axes.xaxis, len(points), names)
     axes.set_xlim(-0.5, len(points) - 0.5)
     axes.set_xlabel(COUNTED + ("; bars are standard deviations over samples" if errors.any() else ""))
     axes.set_ylabel(_literal(label))
@@ -102,34 +105,57 @@ def _literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _number_layers(axis: Axis, layers: int) -> None:
+def _number_layers(axis: Axis, layers: int, names: Sequence[str] | None = None) -> None:
     """A tick for every layer, or for some where there are many."""
     from matplotlib.ticker import MaxNLocator
 
-    if layers <= MANY_LAYERS:
+    if names is not None:
+        ticks = range(0, layers, -(-layers // MANY_LAYERS))
+        axis.set_ticks(ticks, [names[tick] for tick in ticks], rotation=90 if axis is axis.axes.xaxis else 0)
+    elif layers <= MANY_LAYERS:
         axis.set_ticks(range(layers))
     else:
         axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def heatmap_figure(matrix: Sequence[Sequence[float]], *, label: str, title: str) -> Figure:
-    """An L x L matrix, one cell per pair of layers, with the numbers in the cells where they fit."""
+def heatmap_figure(
+    matrix: Sequence[Sequence[float]],
+    *,
+    label: str,
+    title: str,
+    names: Sequence[str] | None = None,
+    parts: Sequence[range] = (),
+) -> Figure:
+    """An L x L matrix, one cell per pair of layers, with the numbers in the cells where they fit.
+
+    Args:
+        matrix: The numbers.
+        label: What they are.
+        title: Of the figure.
+        names: What the layers are called, where that is more than their index.
+        parts: The layers that are compared among themselves alone, if these are several; other cells stay empty.
+    """
     from matplotlib import pyplot
 
-    cells = np.asarray(matrix)
+    cells = np.array(matrix, dtype=float)
     count = len(cells)
+    if len(parts) > 1:
+        own = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        cells[own[:, None] != own] = np.nan
     figure, axes = pyplot.subplots(figsize=(6.0, 5.0), dpi=150, layout="constrained")
     image = axes.imshow(cells, cmap="cividis", origin="lower")
     figure.colorbar(image, ax=axes, label=_literal(label), shrink=0.9)
     if count <= MANY_LAYERS:
-        middle = (cells.min() + cells.max()) / 2
+        middle = (np.nanmin(cells) + np.nanmax(cells)) / 2
         size = 10 if count <= 8 else 7
         for (row, column), value in np.ndenumerate(cells):
+            if np.isnan(value):
+                continue
             text = f"{round(value, 2) + 0.0:.2f}" if abs(value) < 9.995 else f"{value:.0f}"  # no -0.00
             colour = "black" if value > middle else "white"
             axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
     for axis in (axes.xaxis, axes.yaxis):
-        _number_layers(axis, count)
+        _number_layers(axis, count, names)
     axes.set_xlabel(COUNTED)
     axes.set_ylabel(COUNTED)
     axes.set_title(_literal(title), fontsize=11)

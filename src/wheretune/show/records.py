@@ -38,17 +38,18 @@ def terminal(record: Any) -> RenderableType:
 @terminal.register
 def _(scores: LayerScores, chosen: tuple[int, ...] = ()) -> Table:
     title = f"{scores.scorer.name} of {scores.model}, n = {scores.n_samples}"
-    return profile_table(title, scores.values.tolist(), scores.stds.tolist(), chosen)
+    names = [scores.model.called(layer.index) for layer in scores.layers]
+    return profile_table(title, scores.values.tolist(), scores.stds.tolist(), chosen, names)
 
 
 @terminal.register
 def _(plan: Plan) -> Group:
     rows = [
-        ("layers", ", ".join(map(str, plan.layers)) or "none"),
+        ("layers", plan.model.named(plan.layers) or "none"),
         ("of", str(plan.model)),
         ("chosen by", str(plan.selector)),
         *([("because", plan.reason)] if plan.reason is not None else []),
-        *([("how sure", str(plan.confidence))] if plan.confidence is not None else []),
+        *([("how sure", plan.confidence.in_words(plan.model.called))] if plan.confidence is not None else []),
         ("tuner", str(plan.tuner)),
         ("head", str(plan.head)),
         ("schedule", str(plan.schedule)),
@@ -66,6 +67,13 @@ def saved_in_words(saved: float, plan: Plan) -> str:
     return f"{saved:.3f} of the backward pass, as SALF counts it: layers below the lowest that trains, over {over}"
 
 
+PARTS = {
+    "layer": "of the steps",
+    "tensor": "of the tensors, in each step",
+    "row": "of the layers' maps, in each step",
+}
+
+
 def steps_per_layer(plan: Plan) -> str | None:
     """In which share of the steps each chosen layer is expected to train; None where the schedule does not move."""
     if plan.schedule.name not in catalog.names("schedule"):  # of a package that is not installed here
@@ -74,10 +82,11 @@ def steps_per_layer(plan: Plan) -> str | None:
     if not schedule.moves:
         return None
     shares = schedule.expected(len(plan.layers))
-    what = "of the steps" if schedule.unit == "layer" else "of the tensors, in each step"
+    what = PARTS[schedule.unit]
     if len(set(shares)) == 1:
         return f"each layer trains in {shares[0]:.1%} {what}" if schedule.unit == "layer" else f"{shares[0]:.1%} {what}"
-    return ", ".join(f"{layer}: {share:.0%}" for layer, share in zip(plan.layers, shares, strict=True)) + f" {what}"
+    names = map(plan.model.called, plan.layers)
+    return ", ".join(f"{name}: {share:.0%}" for name, share in zip(names, shares, strict=True)) + f" {what}"
 
 
 @terminal.register
@@ -158,7 +167,14 @@ def profile_of(scores: LayerScores, chosen: tuple[int, ...] = (), blocks: tuple[
         title=f"{short_name(scores.model.name)}: {scores.scorer.name}, n = {scores.n_samples}",
         blocks=blocks,
         chosen=chosen,
+        names=_names(scores),
     )
+
+
+def _names(scores: LayerScores) -> list[str] | None:
+    """What the layers are called, where that is more than their index."""
+    names = [scores.model.called(layer.index) for layer in scores.layers]
+    return None if names == [str(layer.index) for layer in scores.layers] else names
 
 
 def similarity_of(scores: LayerScores) -> Figure:
@@ -173,6 +189,8 @@ def similarity_of(scores: LayerScores) -> Figure:
         scores.similarity,
         label=f"mean similarity ({scores.scorer.name})",
         title=f"{short_name(scores.model.name)}: every pair of layers",
+        names=_names(scores),
+        parts=tuple(scores.model.stacks.values()),
     )
 
 

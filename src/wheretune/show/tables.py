@@ -50,8 +50,10 @@ def unbroken(made: Table, width: int) -> Table:
     return made
 
 
-def profile_table(title: str, values: Sequence[float], stds: Sequence[float], chosen: Sequence[int] = ()) -> Table:
-    """The score of every layer with a bar from the lowest to the highest; chosen layers are marked.
+def profile_table(
+    title: str, values: Sequence[float], stds: Sequence[float], chosen: Sequence[int], names: Sequence[str]
+) -> Table:
+    """The score of every layer, by its name, with a bar from the lowest to the highest; chosen layers are marked.
 
     What is not a number is not known: a layer that is no candidate, a score that is no mean over samples.
     """
@@ -60,7 +62,7 @@ def profile_table(title: str, values: Sequence[float], stds: Sequence[float], ch
     written = ".4f" if all(abs(value) >= TINY for value in there if value) else ".3g"
     rows = [
         (
-            ("● " if index in chosen else "") + str(index),
+            ("● " if index in chosen else "") + names[index],
             f"{value:{written}}" if math.isfinite(value) else "–",
             f"{std:{written}}" if math.isfinite(std) else "–",
             bar(0.08 + 0.92 * (value - low) / span) if math.isfinite(value) else "no candidate",

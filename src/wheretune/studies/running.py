@@ -23,7 +23,8 @@ from wheretune.session import Session
 from wheretune.studies import methods
 from wheretune.studies.grid import Compared, Comparison, Failure, Job, next_jobs, rows
 from wheretune.studies.tables import RESULTS, TABLE, write_tables
-from wheretune.support.files import claim, write_text
+from wheretune.support.executors.base import Lost, started
+from wheretune.support.files import alone_in, claimed, write_text
 from wheretune.support.log import log
 from wheretune.support.words import rate_in_words
 from wheretune.tasks.base import task_of
@@ -88,7 +89,9 @@ class _Study:
         """Refuses what is wrong, opens, scores and runs what is missing, and writes the tables."""
         self.check_names()
         data = self.data()
-        return self.settled(data["train"]).finished(data)
+        study = self.settled(data["train"])
+        with started(catalog.build("executor", self.what.executor), self.folder) as executor:
+            return study.finished(data, executor)
 
     def check_names(self) -> None:
         """Refuses what is known to be wrong without the model and the data."""
@@ -114,18 +117,16 @@ class _Study:
 
         Its weights are not opened.
         """
-        from wheretune.model.finding import check_one_sequence
         from wheretune.model.opening import outline
 
-        stack, info = outline(self.what.model)
-        check_one_sequence(stack.base)
+        _, info = outline(self.what.model)
         head = planning.head_of(self.what.head, train)
         kept = tuple(method for method in self.what.methods if self._trains(method, head, info, train))
         k = resolve_k(self.what.k, self.what.ratio, len(info))
         for method in kept:
             selector = _selector(method, k, self.what.seeds[0])
             if selector is not None:
-                planning.check(selector, len(info))
+                planning.check(selector, info)
                 _check_tuner(catalog.build("tuner", method.tuner), info)
         return replace(self, what=replace(self.what, k=k, ratio=None, head=Spec.of(head), methods=kept))
 
@@ -138,14 +139,16 @@ class _Study:
         log.warning("%s is left out: it trains the head alone, and %s stays frozen", method.name, on_top.name)
         return False
 
-    def finished(self, data: dict[str, DataInfo]) -> Compared:
+    def finished(self, data: dict[str, DataInfo], executor: Executor) -> Compared:
         """The rows, once every run has ended."""
-        claim(self.folder / COMPARISON, self.claimed(data), defaults={"settings": to_json(TrainSettings())})
-        work = Work(self.what, self.scores(), self.folder, self.cache, self.session, self.watch)
-        executor: Executor = catalog.build("executor", self.what.executor)
+        older = {"settings": to_json(TrainSettings())}
+        with claimed(self.folder / COMPARISON, self.claimed(data), defaults=older, made=(SCORES,)):
+            self.check_time()
+            work = Work(self.what, self.scores(), self.folder, self.cache, self.session, self.watch)
         results: dict[Job, RunResult | Failure] = {}
         while jobs := next_jobs(self.what, results):
-            results.update(executor.run(work, jobs))
+            for job, result in executor.run(work, jobs):
+                results[job] = work.failed(job, result.why) if isinstance(result, Lost) else result
             left = [str(job) for job in jobs if job not in results]
             if left:
                 raise RuntimeError(f"the executor {executor.name} says nothing of {'; '.join(left)}")
@@ -166,6 +169,23 @@ class _Study:
         content = to_json(replace(self.what, model=replace(self.what.model, name="", revision=None)))
         kept = {key: value for key, value in content.items() if key not in (*GROWING, *IDLE)}
         return kept | {"model_hash": opened.info.hash, "data": {name: info.hash for name, info in data.items()}}
+
+    def check_time(self) -> None:
+        """Refuses a training that a method's schedule cannot serve, before layers are scored."""
+        from wheretune import ordering
+        from wheretune.model.inputs import max_tokens
+
+        moving = [method for method in self.what.methods if catalog.build("schedule", method.schedule).moves]
+        if not moving or self.what.k is None:
+            return
+        opened = self.session.model(self.what.model, language=_speaks(self.what))
+        texts = self.session.data(self.what.train)
+        length = max_tokens(opened.stack.base, opened.tokenizer, self.what.train.max_length)
+        rows = task_of(texts.info).encode(texts, opened.tokenizer, length)
+        for method in moving:
+            selector = methods.selector_of(method, k=self.what.k, seed=self.what.seeds[0])
+            assert selector is not None  # what moves layers tunes some
+            ordering.check_time(method.schedule, selector, len(opened.info), self.what.settings, rows)
 
     @cached_property
     def scorers(self) -> dict[str, Spec]:
@@ -238,15 +258,23 @@ class Work:
 
     def __call__(self, job: Job) -> RunResult | Failure:
         """The run's result, or why there is none."""
-        where = self.folder / RUNS / job.method / f"lr-{rate_in_words(job.learning_rate)}" / f"seed-{job.seed}"
-        try:
-            result = self._run(job, where)
-        except Exception as error:  # whatever it is, the other runs go on
-            where.mkdir(parents=True, exist_ok=True)
-            write_text(where / FAILURE, traceback.format_exc())
-            return Failure(str(where), f"{type(error).__name__}: {error}")
-        (where / FAILURE).unlink(missing_ok=True)
+        where = self.where(job)
+        with alone_in(where):
+            try:
+                result = self._run(job, where)
+            except Exception as error:  # whatever it is, the other runs go on
+                return self.failed(job, f"{type(error).__name__}: {error}", traceback.format_exc())
+            (where / FAILURE).unlink(missing_ok=True)
         return result
+
+    def where(self, job: Job) -> Path:
+        """The folder of a run."""
+        return self.folder / RUNS / job.method / f"lr-{rate_in_words(job.learning_rate)}" / f"seed-{job.seed}"
+
+    def failed(self, job: Job, why: str, trace: str | None = None) -> Failure:
+        """A run without a result; why, or its traceback, is kept in its folder."""
+        write_text(self.where(job) / FAILURE, trace or f"{why}\n")
+        return Failure(str(self.where(job)), why)
 
     def _run(self, job: Job, where: Path) -> RunResult:
         from wheretune.pipeline import tune

@@ -90,7 +90,7 @@ def _records(row: Row) -> Iterator[dict[str, Any]]:
                     "method": row.method,
                     "seed": result.spec.settings.seed,
                     "learning_rate": result.learning_rate,
-                    "layers": " ".join(map(str, result.plan.layers)),
+                    "layers": result.plan.model.named(result.plan.layers, " "),
                     "split": split,
                     "metric": metric.name,
                     "value": metric.value,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wheretune.errors import OutputError, WheretuneError
+from wheretune.support.log import log
 
 SHOWN = 3  # differences that a message names
 PARTIAL = ".partial-"  # in the name of every draft, so that what a killed process left is known and swept
@@ -191,6 +192,37 @@ def _clear(folder: Path, owned: Sequence[str]) -> None:
     shutil.rmtree(aside)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process works in `folder`, which is made, and keeps others out until the end.
+
+    It leaves no file behind, and the system lets go of the folder of a process that dies. Where a file system has no
+    locks on folders nobody waits.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(folder, error, "choose another folder") from error
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another process works in %s; waiting for it", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def claim(
     path: Path,
     content: Mapping[str, Any],
@@ -212,16 +244,52 @@ def claim(
         OutputError: The folder was begun with other settings; what differs is named, with both values.
     """
     wanted = json.loads(json.dumps(content, allow_nan=False))
-    if not path.is_file():
+    if _is_free(path):
         write_json(path, wanted)
         return
     there = _filled(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(defaults or {})))
-    found = list(_differences(there, wanted))
+    found = list(differences(there, wanted))
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise OutputError(
             f"{begun or path.parent} was begun with other settings ({'; '.join(found[:SHOWN])}{more})", remedy, "output"
         )
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a folder is for nothing yet: nobody claimed it, or who did took that back (`{}`)."""
+    return not path.is_file() or json.loads(path.read_text(encoding="utf-8")) == {}
+
+
+@contextmanager
+def claimed(
+    path: Path, content: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None, made: Sequence[str] = ()
+) -> Iterator[None]:
+    """`claim`, taken back where what is done inside is refused: the same folder may then be begun otherwise.
+
+    A claim that was there before stays.
+
+    Args:
+        path: The file that says what the folder is for.
+        content: What for.
+        defaults: What a file of an earlier version means where it does not say.
+        made: Names of files beside it that are good for `content` alone; they go too.
+
+    Raises:
+        OutputError: The folder was begun with other settings.
+    """
+    fresh = _is_free(path)
+    claim(path, content, defaults=defaults)
+    try:
+        yield
+    except WheretuneError:
+        if fresh:
+            for name in made:
+                (path.parent / name).unlink(missing_ok=True)
+            write_json(path, {})  # whatever else is there (the trials of a scorer) stays the command's own
+            if {one.name for one in path.parent.iterdir()} == {path.name}:
+                shutil.rmtree(path.parent)
+        raise
 
 
 def _filled(there: Any, defaults: Any) -> Any:
@@ -231,11 +299,11 @@ def _filled(there: Any, defaults: Any) -> Any:
     return defaults | {key: _filled(value, defaults.get(key)) for key, value in there.items()}
 
 
-def _differences(there: Any, wanted: Any, where: str = "") -> Iterator[str]:
+def differences(there: Any, wanted: Any, where: str = "") -> Iterator[str]:
     """The settings that differ, with both values where these are short; of a setting of its own, its name alone."""
     if isinstance(there, dict) and isinstance(wanted, dict):
         for key in [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]:
-            yield from _differences(there.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+            yield from differences(there.get(key), wanted.get(key), f"{where}.{key}" if where else key)
     elif there != wanted:
         values = [json.dumps(value, ensure_ascii=False) for value in (there, wanted)]
         short = max(map(len, values)) <= 40

@@ -8,16 +8,65 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from wheretune.errors import OutputError
+from filelock import FileLock, Timeout
+
+from wheretune.errors import OutputError, WheretuneError
 from wheretune.support.files import claim, refusal, sweep, write_text
 
 Line = dict[str, Any]
 AGAIN = "give the settings that it was begun with, start it over (overwrite), or choose another file"
+
+
+@contextmanager
+def growing(path: Path, content: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[RowLines]:
+    """A file that was begun and goes on, of which one process writes at a time.
+
+    What is refused before a line is written was not begun.
+
+    Args:
+        path: The file.
+        content: What it is for.
+        overwrite: Start it over.
+
+    Raises:
+        OutputError: Another process writes it, or as `RowLines` says.
+    """
+    with _alone(path):
+        fresh = overwrite or not about_file(path).is_file()
+        lines = RowLines(path, content, overwrite=overwrite)
+        try:
+            yield lines
+        except WheretuneError:
+            if fresh and not lines.rows:
+                about_file(path).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keeps other processes from a file; the system lets go of it when a process dies."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        busy = f"another process is writing {path}"
+        raise OutputError(busy, "wait for it, or choose another file", "output") from error
+    except NotImplementedError:  # a file system that locks nothing
+        yield
+        return
+    except OSError as error:
+        raise refusal(path, error, "choose another file") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 class RowLines:

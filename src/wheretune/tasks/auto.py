@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 OF_CHAT = (  # settings that no other task has
     "messages_column", "prompt_column", "completion_column", "instruction_column", "input_column", "output_column",
-    "tools_column", "turns", "train_on", "chat_template",
+    "tools_column", "images_column", "turns", "train_on", "chat_template",
 )  # fmt: skip
 OF_LANGUAGE = (*OF_CHAT, "source_column", "template", "cut")
 
@@ -52,6 +52,7 @@ class Auto(TextTask):
     input_column: str | None = None
     output_column: str | None = None
     tools_column: str | None = None
+    images_column: str | None = None
     turns: Literal["all", "last"] | None = None
     train_on: Literal["assistant", "all"] | None = None
     chat_template: str | None = None

@@ -89,6 +89,14 @@ class Undecided(Protocol):
 
 
 @runtime_checkable
+class Seeing(Protocol):
+    """A task whose rows may have images beside their texts."""
+
+    def images(self, table: Table) -> list[tuple[str, ...]]:
+        """The files of the images of each row, of rows without faults."""
+
+
+@runtime_checkable
 class Task(TaskReader, Protocol):
     """What is learned: a frozen object of settings.
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from wheretune.data import dialects
 from wheretune.data.cells import Fault
-from wheretune.data.chat import Renderer
+from wheretune.data.chat import Rendered, Renderer
 from wheretune.data.chat_templates import has_template, named_template, require_template
 from wheretune.data.control import around_a_turn
 from wheretune.data.examples import Example, Prompt
+from wheretune.data.eyes import CannotSee, Eyes, eyes_of, looked_at, require_eyes
+from wheretune.data.images import COLUMNS as IMAGES
+from wheretune.data.images import image_files, with_images
 from wheretune.data.reading import rows_in_words
 from wheretune.data.shortening import shortened
-from wheretune.data.spans import Encoder, added_tokens
+from wheretune.data.spans import Encoder, Tokens, added_tokens
 from wheretune.data.turns import ASSISTANTS, MARKED, CannotRender
 from wheretune.errors import DataError
 from wheretune.support.log import log
@@ -49,6 +52,7 @@ class Chat(LanguageTask):
         input_column: The column of its input.
         output_column: The column of its output.
         tools_column: The column of the schemas of tools.
+        images_column: The column of the images of a row, as paths; see `data/images.py`. They are never learned.
         turns: Which turns of the assistant are learned.
         train_on: Whether the assistant's turns are learned, or every token.
         cut: Where a conversation that is too long is cut.
@@ -62,6 +66,7 @@ class Chat(LanguageTask):
     input_column: str | None = None
     output_column: str | None = None
     tools_column: str | None = None
+    images_column: str | None = None
     turns: Literal["all", "last"] = "all"
     train_on: Literal["assistant", "all"] = "assistant"
     cut: Literal["end", "start"] = "end"
@@ -113,12 +118,30 @@ class Chat(LanguageTask):
             "instruction": dialects.of_instruction,
         }
         made: list[str | dialects.BadRow] = []
-        for row in zip(*cells, strict=True):
+        for row, shown in zip(zip(*cells, strict=True), self._shown(table), strict=True):
             try:
-                made.append(readers[form](*row))
+                if isinstance(shown, dialects.BadRow):
+                    raise shown
+                made.append(with_images(readers[form](*row), shown))
             except dialects.BadRow as bad:
                 made.append(bad)
         return made, next(iter(columns))
+
+    def _shown(self, table: Table) -> list[tuple[str, ...] | dialects.BadRow]:
+        """The images of each row, or why it has none that can be shown."""
+        name = self.images_column or next((one for one in IMAGES if table.has(one)), None)
+        if name is None:
+            return [()] * len(table)
+        made: list[tuple[str, ...] | dialects.BadRow] = []
+        for cell, folder in zip(table.column(name, "images_column"), table.folders(), strict=True):
+            try:
+                made.append(image_files(cell, folder))
+            except dialects.BadRow as bad:
+                made.append(bad)
+        return made
+
+    def images(self, table: Table) -> list[tuple[str, ...]]:
+        return [files for files in self._shown(table) if not isinstance(files, dialects.BadRow)]
 
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
         rows, setting = self._read(table, use)
@@ -135,38 +158,45 @@ class Chat(LanguageTask):
         if (template := named_template(self.chat_template)) is not None:
             tokenizer.chat_template = template
 
-    def _reader(self, tokenizer: Any) -> tuple[Encoder, Renderer, str | None]:
-        """What reads text and what writes conversations, and the template in place of the tokenizer's own."""
-        template = named_template(self.chat_template)
-        encoder = Encoder(tokenizer, around_a_turn(tokenizer, template, added_tokens(tokenizer)))
-        return encoder, Renderer(tokenizer, template, encoder.special, encoder.added), template
+    def _reader(self, tokenizer: Any, data: TextData | None = None) -> _Reader:
+        """What reads the conversations of some data.
+
+        Raises:
+            ModelError: They have images, and the model has no eyes.
+        """
+        template, shown = named_template(self.chat_template), data is not None and any(data.images or ())
+        eyes = require_eyes(tokenizer) if shown else eyes_of(tokenizer)
+        image = None if eyes is None else eyes.token
+        control = around_a_turn(tokenizer, template, added_tokens(tokenizer))
+        encoder = Encoder(tokenizer, control if image is None else [*control, image])
+        return _Reader(encoder, Renderer(tokenizer, template, encoder.special, encoder.added, image), template, eyes)
 
     def examples(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Example]:
-        encoder, renderer, template = self._reader(tokenizer)
+        reader = self._reader(tokenizer, data)
         said: set[str] = set()
-        unmarked = self.train_on == "assistant" and not any(map(MARKED.search, _written(tokenizer, template)))
+        unmarked = self.train_on == "assistant" and not any(map(MARKED.search, _written(tokenizer, reader.template)))
         for place, (text,) in enumerate(data.texts):
             conversation, row = json.loads(text), data.rows[place]
             if "prompt" in conversation:
                 _say(said, "prompt and completion are texts and are joined as they stand, without the chat template; "
                      "as instruction and output (instruction_column, output_column) they go through it")  # fmt: skip
-                yield self._joined(encoder, conversation, row, max_length)
+                yield self._joined(reader.encoder, conversation, row, max_length)
                 continue
-            require_template(tokenizer, template)
+            require_template(tokenizer, reader.template)
             if unmarked:
                 _say(said, "the chat template marks nothing as the assistant's; its turns are found by their places")
+            files = () if data.images is None else data.images[place]
             try:
-                yield self._example(encoder, renderer, conversation, row, max_length, said)
+                yield replace(self._example(reader, conversation, files, row, max_length, said), images=files)
             except CannotRender as refused:
-                why = f"the chat template refuses the conversation: {refused}"
                 if data.info.spec.bad_rows == "refuse":
                     where = rows_in_words([place], data.rows)
                     raise DataError(
-                        f"{why}, in {where} of {data.info.spec.source}",
+                        f"{_why(refused)}, in {where} of {data.info.spec.source}",
                         "mend such rows, or leave them out with bad_rows=skip",
                         "bad_rows",
                     ) from refused
-                yield Example((row,), (), (), left_out=why)
+                yield Example((row,), (), (), left_out=_why(refused))
 
     def _joined(self, encoder: Encoder, conversation: dict[str, Any], row: int, max_length: int) -> Example:
         """A prompt and a completion, as they stand."""
@@ -182,58 +212,61 @@ class Chat(LanguageTask):
 
     def _example(
         self,
-        encoder: Encoder,
-        renderer: Renderer,
+        reader: _Reader,
         conversation: dict[str, Any],
+        files: tuple[str, ...],
         row: int,
         max_length: int,
         said: set[str],
     ) -> Example:
-        made = renderer(
+        made = reader.renderer(
             conversation["messages"], conversation.get("tools"), conversation.get("given", 0), self.turns == "last"
         )
-        cuts = [edge for span in made.learned for edge in span]
+        made = reader.looking(made, files)
+        encoder, cuts = reader.encoder, [edge for span in (*made.learned, *made.images) for edge in span]
         tokens = encoder(encoder.pieces(made.parts), cuts)
-        ids, learned = list(tokens.ids), [False] * len(tokens.ids)
-        for span in made.learned:
-            learned = [one or two for one, two in zip(learned, tokens.touching(*span), strict=True)]
+        ids, learned, of_images = list(tokens.ids), _covering(tokens, made.learned), _covering(tokens, made.images)
         if made.unended and made.learned:
             end = "nor is there an end token" if encoder.end is None else "the end token is appended to the last"
             _say(said, f"the chat template ends no turn; {end}")
             if encoder.end is not None and ids[-1:] != [encoder.end]:
-                ids, learned = [*ids, encoder.end], [*learned, True]
+                ids, learned, of_images = [*ids, encoder.end], [*learned, True], [*of_images, False]
+        ids = reader.begun(ids)
+        before = [False] * (len(ids) - len(learned))
+        learned, of_images = [*before, *learned], [*before, *of_images]
         if self.train_on == "all":
             learned = [True] * len(ids)
+        learned = [one and not two for one, two in zip(learned, of_images, strict=True)]
         why = "the template writes nothing of the assistant's" if made.turns else "no assistant turn"
-        return shortened((row,), ids, learned, max_length, self.cut, None if made.learned else why)
+        return shortened((row,), ids, learned, max_length, self.cut, None if made.learned else why, of_images)
 
     def prompts(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Prompt]:
-        encoder, renderer, template = self._reader(tokenizer)
-        for row, (text,) in zip(data.rows, data.texts, strict=True):
-            conversation = json.loads(text)
+        reader = self._reader(tokenizer, data)
+        for place, (row, (text,)) in enumerate(zip(data.rows, data.texts, strict=True)):
+            conversation, files = json.loads(text), () if data.images is None else data.images[place]
             if "prompt" in conversation:
-                ids = _begun(encoder, encoder.before([(conversation["prompt"], False)]))
+                ids = _begun(reader.encoder, reader.encoder.before([(conversation["prompt"], False)]))
                 yield _prompt(row, ids, "", max_length, tokenizer)
                 continue
-            require_template(tokenizer, template)
+            require_template(tokenizer, reader.template)
             messages: list[Any] = conversation["messages"][: conversation.get("given")]
             if "given" not in conversation and messages[-1]["role"] in ASSISTANTS:
                 messages = messages[:-1]
             try:
-                ids = _asking(encoder, renderer, messages, conversation.get("tools")) if messages else []
+                ids = reader.begun(_asking(reader, messages, conversation.get("tools"), files)) if messages else []
             except CannotRender as refused:
-                why = f"the chat template refuses the conversation: {refused}"
-                yield Prompt(row, (), None, left_out=why)
+                yield Prompt(row, (), None, left_out=_why(refused))
                 continue
-            yield _prompt(row, ids, None, max_length, tokenizer)
+            yield _prompt(row, ids, None, max_length, tokenizer, files)
 
     def endings(self, tokenizer: Any) -> frozenset[int]:
-        encoder, renderer, template = self._reader(tokenizer)
+        reader = self._reader(tokenizer)
+        encoder = reader.encoder
         found = set() if encoder.end is None else {encoder.end}
-        if template is not None or has_template(tokenizer):
+        if reader.template is not None or has_template(tokenizer):
             said = [{"role": "user", "content": "A"}, {"role": "assistant", "content": encoder.stand_in}]
             try:
-                made = renderer(said, None)
+                made = reader.renderer(said, None)
             except CannotRender:
                 return frozenset(found)
             ids = encoder(encoder.pieces(made.parts), [edge for span in made.learned for edge in span])
@@ -242,12 +275,54 @@ class Chat(LanguageTask):
         return frozenset(found)
 
 
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """What reads conversations.
+
+    Attributes:
+        encoder: Reads text.
+        renderer: Writes conversations.
+        template: In place of the tokenizer's own.
+        eyes: Of a model that sees.
+    """
+
+    encoder: Encoder
+    renderer: Renderer
+    template: str | None
+    eyes: Eyes | None
+
+    def looking(self, made: Rendered, files: Sequence[str]) -> Rendered:
+        """A conversation with what the processor writes in the places of its images.
+
+        Raises:
+            CannotRender: It has other places than images, or the processor does not take these.
+        """
+        return made if self.eyes is None else looked_at(made, self.eyes.token, self.eyes.words(files) if files else ())
+
+    def begun(self, ids: list[int]) -> list[int]:
+        """Tokens with what stands before every text: processors write it before a conversation, tokenizers do not."""
+        return ids if self.eyes is None else _begun(self.encoder, ids)
+
+
+def _covering(tokens: Tokens, spans: Sequence[tuple[int, int]]) -> list[bool]:
+    """Whether each token covers a character of some spans."""
+    found = [False] * len(tokens.ids)
+    for span in spans:
+        found = [one or two for one, two in zip(found, tokens.touching(*span), strict=True)]
+    return found
+
+
+def _why(refused: CannotRender) -> str:
+    """Why a conversation cannot be read."""
+    return str(refused) if isinstance(refused, CannotSee) else f"the chat template refuses the conversation: {refused}"
+
+
 def _begun(encoder: Encoder, ids: list[int]) -> list[int]:
     """Tokens with what the tokenizer writes before every text, once."""
     return ids if tuple(ids[: len(encoder.beginning)]) == encoder.beginning else [*encoder.beginning, *ids]
 
 
-def _asking(encoder: Encoder, renderer: Renderer, messages: list[Any], tools: list[Any] | None) -> list[int]:
+def _asking(reader: _Reader, messages: list[Any], tools: list[Any] | None, files: Sequence[str] = ()) -> list[int]:
     """The tokens after which the assistant speaks: those before the first that would hold a letter of its answer.
 
     Where a template asks for no turn, what it writes before one asks for it.
@@ -255,21 +330,28 @@ def _asking(encoder: Encoder, renderer: Renderer, messages: list[Any], tools: li
     Raises:
         CannotRender: The template refuses the conversation, or leaves the assistant out.
     """
-    parts = renderer.asking(messages, tools)
+    encoder = reader.encoder
+    parts = reader.renderer.asking(messages, tools)
     if parts is not None:
-        return encoder.before(parts)
-    made = renderer([*messages, {"role": "assistant", "content": encoder.stand_in}], tools, len(messages))
+        return encoder.before(reader.looking(Rendered(parts, (), False, 0), files).parts)
+    made = reader.renderer([*messages, {"role": "assistant", "content": encoder.stand_in}], tools, len(messages))
     if not made.learned:
         raise CannotRender("it writes nothing of the assistant's")
+    made = reader.looking(made, files)
     tokens = encoder(encoder.pieces(made.parts), made.learned[0])
     return list(tokens.ids[: tokens.touching(*made.learned[0]).index(True)])
 
 
-def _prompt(row: int, ids: list[int], lead: str | None, max_length: int, tokenizer: Any) -> Prompt:
+def _prompt(
+    row: int, ids: list[int], lead: str | None, max_length: int, tokenizer: Any, files: tuple[str, ...] = ()
+) -> Prompt:
     """A prompt of at most `max_length` tokens, cut behind its beginning: what is asked stands at its end."""
     first = int(ids[:1] == [tokenizer.bos_token_id])
     kept = ids if len(ids) <= max_length else [*ids[:first], *ids[len(ids) - max_length + first :]]
-    return Prompt(row, tuple(kept), lead, len(ids) - len(kept), None if ids else "nothing stands before the answer")
+    left_out = None if ids else "nothing stands before the answer"
+    if files and len(kept) < len(ids):  # a cut might go through an image
+        left_out = f"its {len(ids)} tokens, those of images included, do not fit into {max_length}"
+    return Prompt(row, tuple(kept), lead, len(ids) - len(kept), left_out, files)
 
 
 def _no_conversations(table: Table) -> DataError:

@@ -13,6 +13,7 @@ from wheretune.data.spans import Encoder
 from wheretune.data.templates import filled, parsed
 from wheretune.data.texts import text_faults
 from wheretune.errors import ConfigError
+from wheretune.model.apart import reads_apart
 from wheretune.tasks.language import LanguageTask
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ class Generation(LanguageTask):
     r"""A text for a text, such as a description for a table; the loss is on the target and its end alone.
 
     Decided: source and target are joined by a new line. LoRA's E2E is `{source}<|endoftext|> {target}`. A target that
-        is a list has several references, and each is learned.
+        is a list has several references, and each is learned. An encoder-decoder reads the source with its encoder and
+        learns the target with its decoder, each as its tokenizer writes it and each cut to the length; of a template it
+        reads what stands before the target, without blanks at the end.
 
     Attributes:
         source_column: The column of what is given.
@@ -43,6 +46,7 @@ class Generation(LanguageTask):
     template: str | None = None
     cut: Literal["end", "start"] = "end"
     name: ClassVar[str] = "generation"
+    apart: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         parts = self.parts
@@ -84,6 +88,9 @@ class Generation(LanguageTask):
 
     def examples(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Example]:
         encoder, parts = Encoder(tokenizer), self.parts
+        if reads_apart(tokenizer):
+            yield from self._examples_apart(encoder, data, max_length)
+            return
         for row, (source, *every) in zip(data.rows, data.texts, strict=True):
             for target in every:
                 joined = _Joined.of(encoder, parts, source, target)
@@ -95,6 +102,11 @@ class Generation(LanguageTask):
 
     def prompts(self, data: TextData, tokenizer: Any, max_length: int) -> Iterator[Prompt]:
         encoder, parts = Encoder(tokenizer), self.parts
+        if reads_apart(tokenizer):
+            for row, (source, *_) in zip(data.rows, data.texts, strict=True):
+                read, lost = self._read_apart(encoder, source, max_length)
+                yield Prompt(row, read, None, lost, None if read else "its source has no token")
+            return
         for row, (source, *_) in zip(data.rows, data.texts, strict=True):
             before = filled(parts, {"source": source, "target": ""}).text
             joined = _Joined.of(encoder, parts, source, encoder.stand_in if before[-1:].isspace() else "")
@@ -105,6 +117,30 @@ class Generation(LanguageTask):
             if len(ids) > max_length or not ids:
                 why = f"its prompt has {len(ids)} tokens without the source" if ids else "its prompt has no token"
             yield Prompt(row, ids, joined.lead, size - len(ids), why)
+
+    def _examples_apart(self, encoder: Encoder, data: TextData, max_length: int) -> Iterator[Example]:
+        """What an encoder-decoder reads and what it learns to write."""
+        ending = encoder.ending or (() if encoder.end is None else (encoder.end,))
+        for row, (source, *every) in zip(data.rows, data.texts, strict=True):
+            read, gone = self._read_apart(encoder, source, max_length)
+            for target in every:
+                whole = (*encoder.beginning, *encoder(encoder.pieces([(target, True)])).ids)
+                ids = (*whole[: max(max_length - len(ending), 0)], *ending)
+                cut = gone + len(whole) + len(ending) - len(ids)
+                why = None if read and ids else "its source has no token" if ids else "its target has no token"
+                yield Example((row,), ids, (True,) * len(ids), cut, why, read)
+
+    def _read_apart(self, encoder: Encoder, source: str, max_length: int) -> tuple[tuple[int, ...], int]:
+        """What an encoder reads of a source, cut to a length within the source, and how much was cut."""
+        before = self.parts[:-1] if self.template else [("source", True)]
+        made = filled(before, {"source": source})
+        low, high = made.fields["source"]
+        tokens = encoder(encoder.pieces(_without_blanks(made.parts)))
+        around = len(encoder.beginning) + len(encoder.ending)
+        own = [i for i, (begin, end) in enumerate(tokens.spans) if begin >= low and end <= high]
+        gone = without(own, len(tokens.ids) + around - max_length, self.cut)
+        kept = [token for i, token in enumerate(tokens.ids) if i not in gone]
+        return (*encoder.beginning, *kept, *encoder.ending)[:max_length], len(gone)
 
     def endings(self, tokenizer: Any) -> frozenset[int]:
         return frozenset(() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,))
@@ -144,6 +180,16 @@ class _Joined:
         begins = [begin for begin, end in tokens.spans if begin < stop and end > start]
         lead = made.text[begins[0] : start] if begins else ""
         return cls([*encoder.beginning, *tokens.ids, *ending], learned, cuttable, lead)
+
+
+def _without_blanks(parts: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """The parts of a text without the blanks that a template leaves at its end."""
+    made = list(parts)
+    while made and not made[-1][1] and not made[-1][0].strip():
+        made.pop()
+    if made and not made[-1][1]:
+        made[-1] = (made[-1][0].rstrip(), False)
+    return made
 
 
 def targets(cell: object) -> list[Any]:

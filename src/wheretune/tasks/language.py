@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, runtime_checkable
 
 from wheretune.data.reading import rows_in_words
-from wheretune.errors import DataError
+from wheretune.errors import DataError, ModelError
+from wheretune.model.apart import reads_apart
 from wheretune.support.log import log
 from wheretune.tasks.base import Labelled
 from wheretune.tasks.learned import likelihoods, start_of_answer
@@ -35,6 +36,7 @@ class LanguageTask(ABC):
     problem_type: ClassVar[str | None] = None
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
     predicts: ClassVar[tuple[str, ...]] = ("likelihood",)
+    apart: ClassVar[bool] = False  # whether an encoder-decoder can learn it, which reads one text and writes another
 
     @abstractmethod
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
@@ -75,6 +77,7 @@ class LanguageTask(ABC):
         Raises:
             DataError: As for `examples`, or no row is left.
         """
+        check_apart(self, tokenizer)
         every = list(self.examples(data, tokenizer, max_length))
         say_what_is_missing(data, every, max_length)
         choices = self.choices(data.info.classes, tokenizer)
@@ -122,6 +125,20 @@ class LanguageTask(ABC):
 
     def calibrated(self, logits: Callable[[], Float[np.ndarray, "row output"]], labels: Sequence[Any]) -> Any:
         return self
+
+
+def check_apart(task: Any, tokenizer: Any) -> None:
+    """Refuses a task whose text is one, where the tokenizer's model reads one text and writes another.
+
+    Raises:
+        ModelError: The tokenizer is an encoder-decoder's.
+    """
+    if reads_apart(tokenizer) and not getattr(task, "apart", False):
+        raise ModelError(
+            f"an encoder-decoder reads one text and writes another, and {task.name} learns tokens of one",
+            "take the task generation, or give a causal language model",
+            "task",
+        )
 
 
 @runtime_checkable

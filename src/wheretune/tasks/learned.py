@@ -29,7 +29,7 @@ def start_of_answer(labels: Sequence[int]) -> int:
         place -= 1
     if place == 0:
         return len(labels)
-    while labels[place - 1] != NOT_LEARNED:
+    while place > 0 and labels[place - 1] != NOT_LEARNED:
         place -= 1
     return place
 

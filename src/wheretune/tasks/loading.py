@@ -15,7 +15,7 @@ from wheretune.records.base import Spec
 from wheretune.records.data import DataInfo, DataSpec
 from wheretune.support.files import digest_rows
 from wheretune.support.log import log
-from wheretune.tasks.base import Undecided, brief
+from wheretune.tasks.base import Seeing, Undecided, brief
 from wheretune.tasks.uneven import say_classes
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def load_data(
     info = DataInfo(spec, len(places), brief(read.task), read.classes, hash="", left_out=len(faults))
     follow = None if continuations is None else tuple(continuations)
     unread = {every.numbers[place]: fault.why.rstrip(",") for place, fault in faults.items()}
-    data = take(TextData(info, tuple(texts), read.values, table.numbers, follow, unread), places)
+    images = tuple(reader.images(table)) if isinstance(reader, Seeing) else None
+    data = take(TextData(info, tuple(texts), read.values, table.numbers, follow, unread, images), places)
     if classes is None and data.labels is not None and read.classes:
         say_classes(data, read.task.written(data.labels, read.classes))
     return replace(data, info=replace(info, hash=_digest(data.texts, data.continuations, data.labels)))

@@ -42,14 +42,20 @@ OWN = {  # what has a setting of ours
     },
 }  # fmt: skip
 ORDER = "the batches hang on seed and epoch alone, so that methods can be compared and a stopped run goes on"
+OF_DDP = (
+    "ddp_backend", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_timeout",
+    "ddp_static_graph", "average_tokens_across_devices", "accelerator_config",
+)  # fmt: skip
+REDUCED = "several processes train as one does, whose gradients are summed without DistributedDataParallel"
 REFUSED = {  # what would break a promise, or do nothing
     "auto_find_batch_size": ORDER,
     "train_sampling_strategy": ORDER,
     "length_column_name": ORDER,
     "ignore_data_skip": ORDER,
-    "deepspeed": "a training runs in one process",
-    "fsdp": "a training runs in one process",
-    "fsdp_config": "a training runs in one process",
+    "deepspeed": "every process holds the whole model",
+    "fsdp": "every process holds the whole model",
+    "fsdp_config": "every process holds the whole model",
+    **dict.fromkeys(OF_DDP, REDUCED),
     "neftune_noise_alpha": "frozen embeddings are computed once, and noise in them would not be seen",
     "resume_from_checkpoint": "a stopped run goes on by itself",
     "load_best_model_at_end": "with an evaluation strategy the best weights are kept without it",
@@ -168,13 +174,16 @@ def typed(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def arguments(settings: TrainSettings, watch: WatchSettings, folder: Path | None) -> TrainingArguments:
-    """Trainer's arguments for one device.
+def arguments(
+    settings: TrainSettings, watch: WatchSettings, folder: Path | None, on_cpu: bool = False
+) -> TrainingArguments:
+    """Trainer's arguments for one device; of several processes, the batch size is that of all together.
 
     Args:
         settings: How the training goes.
         watch: How it is watched and kept.
         folder: The run's own; None saves nothing.
+        on_cpu: The model lies on the CPU and stays there.
 
     Raises:
         ConfigError: Transformers refuses them.
@@ -209,11 +218,13 @@ def arguments(settings: TrainSettings, watch: WatchSettings, folder: Path | None
         "report_to": list(watch.report_to) or "none",
         "remove_unused_columns": False,
         "disable_tqdm": True,
+        "use_cpu": on_cpu,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     try:
         made = TrainingArguments(**given | typed(settings.trainer_args))
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ConfigError(f"Trainer does not take these settings: {first_line(error)}", "change them") from error
+    made.average_tokens_across_devices = False  # `training.sharing` counts them, and sums where DDP takes the mean
     made._n_gpu = min(made.n_gpu, 1)  # replicas of DataParallel would run the hooks of the first
     return made

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from wheretune import catalog
 from wheretune.errors import ConfigError
 from wheretune.support.files import write
+from wheretune.support.processes import writes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,7 +75,7 @@ class BestWeights:
         copies = {name: value.detach().clone().contiguous() for name, value in parameters.items()}
         if self._file is None:
             self._kept = copies
-        else:
+        elif writes():
             write(self._file, lambda draft: save_file(copies, draft))
 
     def restore(self, model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from wheretune.support.log import log
 from wheretune.support.progress import progress
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Clock(TrainerCallback):
         self._progress = progress()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if state.global_step:
+            log.warning("%s: goes on from step %d of %d", self.description, state.global_step, state.max_steps)
         self._progress.start()
         self._task = self._progress.add_task(self.description, total=state.max_steps, completed=state.global_step)
         self._started = self._now()

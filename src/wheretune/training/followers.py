@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from wheretune.errors import ConfigError, TrainingError
-from wheretune.model.steps import Training
+from wheretune.model.steps import Pauses, Training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,8 @@ class FollowerCallback(TrainerCallback):
             )
         self._following = True
         for name, follower in self._followers.items():
-            follower.begin(Training(state.max_steps, given["optimizer"]))
+            loader, size = given.get("train_dataloader"), args.per_device_train_batch_size
+            follower.begin(Training(state.max_steps, given["optimizer"], loader, size))
             if self._saved is not None:
                 follower.restore(dict(self._saved.get(name, {})))
 
@@ -78,6 +79,15 @@ class FollowerCallback(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         for follower in self._followers.values():
             follower.after_step(state.global_step)  # Trainer counts a step when it is over
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if control.should_save or control.should_evaluate or control.should_training_stop:
+            for follower in self._followers.values():
+                if isinstance(follower, Pauses):
+                    follower.pause()
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: Any, **given: Any) -> None:
+        self.on_step_end(args, state, control, **given)
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self.end()

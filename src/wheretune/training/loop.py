@@ -11,7 +11,7 @@ from transformers import TrainerState
 
 from wheretune.errors import ConfigError
 from wheretune.records.runs import WatchSettings
-from wheretune.support.processes import check_one_process
+from wheretune.support.processes import barrier, from_first, join
 from wheretune.training.arguments import arguments, check_arguments
 from wheretune.training.best import BestWeights
 from wheretune.training.checkpoints import TRAINER, checkpoints, load_checkpoint
@@ -60,11 +60,12 @@ def train(
         The time and the steps it took, and which step was best.
 
     Raises:
-        ConfigError: There is no learning rate, a setting cannot train anything, or several processes were started.
+        ConfigError: There is no learning rate, or a setting cannot train anything.
         EngagementError: A callback sees that what should train does not.
+        ProcessError: Another process of the run is gone.
         TrainingError: The folder holds a checkpoint of another training.
     """
-    check_one_process()
+    join()
     if settings.learning_rate is None:
         raise ConfigError("there is no learning rate", "give one, or take planning.settled's", "learning_rate")
     watch = watch or WatchSettings()
@@ -73,7 +74,7 @@ def train(
     clock, best = clock or Clock("training"), BestWeights(folder)
     trainer = OurTrainer(
         model,
-        arguments(settings, watch, folder),
+        arguments(settings, watch, folder, on_cpu=next(model.parameters()).device.type == "cpu"),
         rows,
         collate,
         clock,
@@ -82,7 +83,7 @@ def train(
         callbacks,
     )
     trainer.judged_by(judge, best)
-    there = [] if folder is None else checkpoints(folder)
+    there = [] if folder is None else from_first(lambda: checkpoints(folder))
     if judge is not None and there and not judge.patient(history := _history(there[-1])):
         clock.seconds, state = load_checkpoint(there[-1]).rest["seconds"], TrainerState(global_step=_step(there[-1]))
         state.log_history = history  # it had stopped early, and was killed before its result was written
@@ -91,6 +92,7 @@ def train(
         state = trainer.state
     found = None if judge is None else judge.best(state.log_history)
     if found is not None:
+        barrier()  # the first process has written them
         best.restore(model)
     return TrainLog(clock.seconds, state.global_step, clock.first_step, found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +11,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wheretune.data.samplers import Arranged, EpochBuckets, TokenBatches
+from wheretune.support.processes import part, talking, writes
 from wheretune.training.best import BestWeights
 from wheretune.training.checkpoints import (
     Checkpoint,
@@ -23,9 +24,18 @@ from wheretune.training.checkpoints import (
     restore_parameters,
     save_checkpoint,
 )
+from wheretune.training.sharing import (
+    generators_of_all,
+    generators_of_own,
+    part_ways,
+    shared_loader,
+    shares,
+    sum_gradients,
+    summed,
+)
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import TrainerCallback, TrainingArguments
 
     from wheretune.records.data import Collate
@@ -49,6 +59,8 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
 
 class OurTrainer(Trainer):
     """Trainer with batches that depend on (seed, epoch) alone, followers, and checkpoints that are safe and whole.
+
+    Several processes train as one would: see `training.sharing`.
 
     The one class that overrides methods of another: Trainer offers no other way to its sampler, loss and checkpoints.
 
@@ -85,6 +97,9 @@ class OurTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self._clock, self._followers, self._tokens = clock, followers, tokens
+        self._several = part()[1] > 1
+        self._shares: Iterator[float] = iter(())
+        self._lost: Tensor | None = None  # this process's part of the loss since the last step
         self._judge: Judge | None = None
         self._best = BestWeights(None)
 
@@ -114,26 +129,73 @@ class OurTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        part_ways(self.args.seed)
         try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            with talking():
+                return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._followers.end()
             self._clock.close()
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         loss: Any = super().compute_loss(*args, **kwargs)
-        penalty = self._followers.penalty()
+        if self._several and not self.model_accepts_loss_kwargs:  # else it is divided by the tokens of all processes
+            loss = loss * next(self._shares)
+        penalty = self._followers.penalty() if writes() else None  # once in the sum
         return loss if penalty is None else loss + penalty
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        if not self._several:
+            return super().training_step(model, inputs, num_items_in_batch)
+        loss = torch.zeros((), device=self.args.device)
+        if inputs:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            next(self._shares)
+        self._lost = loss if self._lost is None else self._lost + loss
+        if not self.accelerator.sync_gradients:
+            return torch.zeros_like(loss)
+        assert self.model is not None and self.optimizer is not None
+        total = sum_gradients(held_by(self.optimizer, self.model), self._lost)
+        self._lost = None
+        return total
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        batches, counted = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._several and batches:
+            self._shares = shares(batches, device)
+        return batches, counted
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        if not self._several:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        if not (self.model_accepts_loss_kwargs and batch_samples):
+            return None
+        own = super()._get_num_items_in_batch([batch for batch in batch_samples if batch], device)
+        return summed(torch.zeros((), dtype=torch.int64, device=device) + (0 if own is None else own))
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if not self._several:
+            wrapped: nn.Module = super()._wrap_model(model, *args, **kwargs)
+            return wrapped
+        prepared: nn.Module = self.accelerator.prepare_model(model, evaluation_mode=True)  # not in DDP
+        return prepared
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         data = cast(Rows, self.train_dataset)
         batches: Any
         if isinstance(data.rows, Arranged):
             batches = data.rows.batches
-        elif self._tokens is None:
-            return super().get_train_dataloader()
-        else:
+        elif self._tokens is not None:
             batches = TokenBatches([len(row["input_ids"]) for row in data.rows], self._tokens, self.args.seed)
+        elif self._several:
+            batches = torch.utils.data.BatchSampler(
+                self._get_train_sampler(), self.args.train_batch_size, self.args.dataloader_drop_last
+            )
+        else:
+            return super().get_train_dataloader()
+        if self._several:
+            return shared_loader(data, batches, self.data_collator, self.args, self.accelerator.device)
         loader = torch.utils.data.DataLoader(
             data, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory
         )
@@ -152,6 +214,7 @@ class OurTrainer(Trainer):
         seconds = self._clock.pause()
         slots, groups = optimizer_state(self.optimizer, self.model)
         random_states, plain = generators()
+        random_states = generators_of_all(random_states)
         checkpoint = Checkpoint(
             parameters=held_by(self.optimizer, self.model),
             optimizer=slots,
@@ -160,7 +223,8 @@ class OurTrainer(Trainer):
             generators=random_states,
             rest={"seconds": seconds, "scheduler": self.lr_scheduler.state_dict(), "generators": plain},
         )
-        save_checkpoint(checkpoint, Path(self.args.output_dir), self.state, self.args.save_total_limit or 1)
+        if writes():
+            save_checkpoint(checkpoint, Path(self.args.output_dir), self.state, self.args.save_total_limit or 1)
         self._clock.go_on()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -181,4 +245,5 @@ class OurTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             saved = load_checkpoint(checkpoint)
-            restore_generators(saved.generators, saved.rest["generators"])
+            states = generators_of_own(saved.generators, self.args.seed, self.state.global_step)
+            restore_generators(states, saved.rest["generators"])

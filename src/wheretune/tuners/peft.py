@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wheretune.records.model import LayerInfo, ModelInfo
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-LANGUAGE = "CAUSAL_LM"  # PEFT's word for what it opens on a language model
+LANGUAGE = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # PEFT's words for what it opens on a language model
 _BELOW_PEFT = "base_model.model."  # what PeftModel puts before every name
 _ADAPTER = "default"
 
@@ -125,26 +125,37 @@ def write_adapter(folder: Path, config: PeftConfig, state: dict[str, Tensor], mo
     config.inference_mode = True
     config.base_model_name_or_path = model.name
     config.revision = model.spec.revision
+    for name, value in vars(config).items():
+        if isinstance(value, set):  # PEFT would write it in another order in every process
+            setattr(config, name, sorted(value))
     folder.mkdir()
     tensors = {_BELOW_PEFT + name: value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(tensors, folder / TENSORS, {"format": "pt"})
     config.save_pretrained(str(folder))
 
 
-def for_language_model(folder: Path, prefix: str) -> None:
+def for_language_model(folder: Path, stack: LayerStack) -> None:
     """Makes of a checkpoint for the headless base model one that PEFT opens on the language model.
 
     Args:
         folder: What `write_adapter` wrote.
-        prefix: Where the base model is in the language model.
+        stack: The layers of the language model.
     """
     from safetensors.torch import load_file, save_file
 
     content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    (folder / CONFIG).write_text(json.dumps({**content, "task_type": LANGUAGE}, indent=2), encoding="utf-8")
+    (folder / CONFIG).write_text(
+        json.dumps({**content, "task_type": LANGUAGE[stack.split > 0]}, indent=2), encoding="utf-8"
+    )
     tensors = {name.removeprefix(_BELOW_PEFT): value for name, value in load_file(folder / TENSORS).items()}
-    moved = {f"{_BELOW_PEFT}{prefix}.{name}": value.clone() for name, value in tensors.items()}
+    prefix = "" if _own_base(stack) else f"{stack.base.base_model_prefix}."
+    moved = {f"{_BELOW_PEFT}{prefix}{name}": value.clone() for name, value in tensors.items()}
     save_file(moved, folder / TENSORS, {"format": "pt"})
+
+
+def _own_base(stack: LayerStack) -> bool:
+    """Whether a language model is its own base model, as T5 is."""
+    return getattr(stack.base, "get_output_embeddings", lambda: None)() is not None
 
 
 def attach_saved(stack: LayerStack, folder: Path) -> Attached:
@@ -162,10 +173,8 @@ def attach_saved(stack: LayerStack, folder: Path) -> Attached:
     except (OSError, ValueError, TypeError) as error:
         raise DeltaError(f"{folder} holds no PEFT checkpoint ({error})", "tune again, or restore the folder") from error
     _, attached = attach(stack, config, seed=0)
-    prefix = _BELOW_PEFT
-    if config.task_type == LANGUAGE:
-        prefix += f"{getattr(stack.base, 'base_model_prefix', '')}."
-    state = {name.removeprefix(prefix): value for name, value in saved.items()}
+    prefix = f"{getattr(stack.base, 'base_model_prefix', '')}." if config.task_type in LANGUAGE else ""
+    state = {name.removeprefix(_BELOW_PEFT).removeprefix(prefix): value for name, value in saved.items()}
     result: Any = set_peft_model_state_dict(stack.base, state)
     if result.unexpected_keys or set(state) != set(adapter_state(stack.base)):
         attached.detach()

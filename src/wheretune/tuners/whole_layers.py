@@ -18,8 +18,8 @@ class WholeLayers:
     """All parameters of the chosen layers train.
 
     Attributes:
-        embeddings: Everything else in the base model (embeddings, final norm) trains too. With all layers
-            this is full fine-tuning; the partial methods of the papers leave it off.
+        embeddings: Everything else in the base model (embeddings, final norm) trains too, but for the eyes of a model
+            that sees. With all layers this is full fine-tuning; the partial methods of the papers leave it off.
     """
 
     embeddings: bool = False
@@ -35,13 +35,15 @@ class WholeLayers:
 
     def attach(self, stack: LayerStack, layers: Sequence[int], seed: int) -> Attached:
         """Adds nothing: the layers' own parameters train."""
+        from wheretune.model.finding import eyes_of
+
         chosen = [p for layer in layers for p in stack.layers[layer].module.parameters()]
         inside = {id(p) for layer in stack.layers for p in layer.module.parameters()}
+        inside |= {id(p) for p in eyes_of(stack.base)}
         outside = [p for p in stack.base.parameters() if id(p) not in inside]
         return Attached(chosen + (outside if self.embeddings else []))
 
     def count(self, model: ModelInfo, layers: Sequence[int]) -> int:
         """How many these are, told without the model."""
         chosen = sum(model.layers[layer].parameters for layer in layers)
-        outside = model.parameters - sum(layer.parameters for layer in model.layers)
-        return chosen + (outside if self.embeddings else 0)
+        return chosen + (model.outside if self.embeddings else 0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from wheretune.model.forward import forward_states
 from wheretune.model.inputs import unlabelled
 from wheretune.savings.both_ways import COARSE, BothWays
+from wheretune.support.processes import gathered
 
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
@@ -33,6 +34,11 @@ def agrees(cache: PrefixCache, job: CacheJob) -> bool:
     return _agree(cache, stack, lambda: _last_states(stack, few), close) and _agree(
         cache, stack, lambda: _outputs(stack, few), COARSE
     )
+
+
+def all_agree(cache: PrefixCache, job: CacheJob) -> bool:
+    """Whether it does in every process of the run."""
+    return all(gathered(agrees(cache, job)))
 
 
 def _agree(cache: PrefixCache, stack: LayerStack, read: Callable[[], Tensor], fine: float) -> bool:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wheretune.savings.prefix_cache.machine import Machine
 
 SPARE = 0.5  # of the free memory or disk that a cache may take
+IMAGES = ("images", "pixel_values")  # what encoded rows call theirs, and those of a training loop of the user's own
 DECIDED = "prefix-decided.json"  # what `auto` decided, for a run that is stopped and goes on
 PLACES: tuple[Literal["memory", "disk"], ...] = ("memory", "disk")  # as `auto` prefers them
 PLACED = {"memory": "in memory", "disk": "on disk"}
@@ -101,6 +102,8 @@ def pointless(job: CacheJob, epochs: int, settings: CacheSettings) -> str | None
     """Why there is to be no cache wherever it would fit; None where one may be of use."""
     if settings.where == "off":
         return "as asked"
+    if any(name in row for row in job.rows for name in IMAGES):
+        return "there are images, and a text is known by its tokens alone"
     if job.layout.first == 0:
         return "nothing frozen lies below the lowest trained layer"
     if settings.where == "auto" and epochs < 2:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 from wheretune.errors import OutputError
 from wheretune.model.freezing import lowest_trained
-from wheretune.savings.prefix_cache.checking import agrees
+from wheretune.savings.prefix_cache.checking import all_agree
 from wheretune.savings.prefix_cache.deciding import DECIDED, PLACED, SPARE, CacheReport, pointless
 from wheretune.savings.prefix_cache.feeding import PrefixCache
 from wheretune.savings.prefix_cache.machine import Machine
 from wheretune.savings.prefix_cache.making import OTHER, made
 from wheretune.support.files import write_json
 from wheretune.support.log import log
+from wheretune.support.processes import from_first, writes
 from wheretune.support.words import counted, size
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class FollowingCache:
         """Takes the cache off, and its files away."""
         if self._cache is not None:
             self._cache.undo()
-        if self._path is not None:
+        if self._path is not None and writes():
             shutil.rmtree(self._path, ignore_errors=True)
         self._cache = self._path = None
 
@@ -113,7 +114,7 @@ class FollowingCache:
         first = job.layout.first
         path = None if self._folder is None or first == 0 else self._folder / f"prefix-below-{first}"
         try:
-            if path is not None:
+            if path is not None and writes():
                 shutil.rmtree(path, ignore_errors=True)  # of a sitting that was killed: other weights may lie below
             store = None if first == 0 else made(job, path, self._machine)  # the cache before feeds meanwhile
         except OutputError as error:
@@ -124,7 +125,7 @@ class FollowingCache:
             return
         self._cache, self._path = PrefixCache(job.stack, job.layout), path
         self._cache.fill(store, job.spans())
-        if not agrees(self._cache, job):
+        if not all_agree(self._cache, job):
             log.warning("no prefix cache below layer %d: %s", first, OTHER)
             self.end()
 
@@ -146,10 +147,19 @@ def follow(
         machine: What says how much is free; the real one by default.
     """
     machine = machine or Machine()
+    report = from_first(lambda: _report(job, rise, epochs, settings, folder, machine))
+    if report.where == "off":
+        return report, None
+    return report, FollowingCache(job, folder if report.where == "disk" else None, machine)
+
+
+def _report(
+    job: CacheJob, rise: Rise, epochs: int, settings: CacheSettings, folder: Path, machine: Machine
+) -> CacheReport:
     top = replace(job, layout=replace(job.layout, first=rise.lowest[-1]))
     refused = pointless(top, epochs, settings)
     if refused is not None:
-        return CacheReport("off", refused), None
+        return CacheReport("off", refused)
     decided = folder / DECIDED
     if settings.where != "auto":
         report = _decide(top, rise, epochs, settings, folder, machine)
@@ -160,9 +170,7 @@ def follow(
         report = _decide(top, rise, epochs, settings, folder, machine)
         with suppress(OutputError):  # where nothing can be written no resumed run will look
             write_json(decided, {"where": report.where, "reason": report.reason})
-    if report.where == "off":
-        return report, None
-    return report, FollowingCache(job, folder if report.where == "disk" else None, machine)
+    return report
 
 
 def _decide(

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from wheretune.support.processes import local_size
+
 
 def free_memory() -> int:
-    """Bytes free on this machine or, where it is less, in the container."""
+    """Bytes free on this machine or, where it is less, in the container; of several processes on it each has a part."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):  # no container, or none with a limit
         free = min(free, int((group / "memory.max").read_bytes()) - int((group / "memory.current").read_bytes()))
-    return max(0, free)
+    return max(0, free) // local_size()
 
 
 def free_disk(folder: Path) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wheretune.errors import OutputError
-from wheretune.savings.prefix_cache.checking import agrees
+from wheretune.savings.prefix_cache.checking import all_agree
 from wheretune.savings.prefix_cache.deciding import SPARE, CacheReport, Places, decide
 from wheretune.savings.prefix_cache.feeding import PrefixCache
 from wheretune.savings.prefix_cache.idle_weights import set_aside
@@ -19,9 +19,12 @@ from wheretune.savings.prefix_cache.machine import Machine
 from wheretune.savings.prefix_cache.store import InMemory, OnDisk, seconds_or_fault, write_states
 from wheretune.support.files import digest, sweep, write
 from wheretune.support.log import log
+from wheretune.support.processes import from_first, gathered, local_size, part, writes
 from wheretune.support.progress import progress
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from wheretune.records.runs import CacheSettings
     from wheretune.savings.prefix_cache.job import CacheJob
     from wheretune.savings.prefix_cache.store import Store
@@ -56,24 +59,33 @@ def cached(
     places = _places(job, weights_hash, settings, folder, own)
     started = machine.now()
     with ExitStack() as after:
-        report = decide(job, epochs, settings, places, machine)
+        report = from_first(lambda: _decided(job, epochs, settings, places, machine, own))
         if report.where != "off":
-            if own:
-                sweep(places.store)
             cache = PrefixCache(job.stack, job.layout)
             after.callback(cache.undo)
             report = _fill(cache, job, report, places.cache if report.where == "disk" else None, machine)
         if report.where != "off":
-            room = int(SPARE * machine.free_disk(folder))
+            room = int(SPARE * machine.free_disk(folder)) // local_size()
             after.enter_context(set_aside(job.stack, job.layout.first, folder, room))
             cache.hits = cache.misses = 0
         yield replace(report, seconds=report.seconds + machine.now() - started if report.bytes else 0.0)
         if report.where != "off" and cache.misses:
             log.warning("%d of %d batches were not in the prefix cache", cache.misses, cache.misses + cache.hits)
-    places.decided.unlink(missing_ok=True)
-    if own:
+    if writes():
+        places.decided.unlink(missing_ok=True)
+    if own and writes():
         for left in [places.store] if places.store != folder else folder.glob("prefix-*"):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _decided(
+    job: CacheJob, epochs: int, settings: CacheSettings, places: Places, machine: Machine, own: bool
+) -> CacheReport:
+    """What is decided; what a killed process left half done in a folder of one's own is swept out."""
+    report = decide(job, epochs, settings, places, machine)
+    if report.where != "off" and own:
+        sweep(places.store)
+    return report
 
 
 def _places(job: CacheJob, weights_hash: str, settings: CacheSettings, folder: Path, own: bool) -> Places:
@@ -90,20 +102,20 @@ def _fill(cache: PrefixCache, job: CacheJob, report: CacheReport, path: Path | N
     A cache that does not fit the disk, or whose states the model does not bear, is taken off at once.
     """
     spans = job.spans()
-    if path is not None and path.is_dir():
+    if path is not None and from_first(path.is_dir):
         took = _found(cache, job, path, spans)
         if took is not None:
             return replace(report, reason=f"found whole in {path}", seconds=took)
-        shutil.rmtree(path)
+        from_first(lambda: shutil.rmtree(path))
     try:
         cache.fill(made(job, path, machine), spans)
-        if agrees(cache, job):
+        if all_agree(cache, job):
             return report
         wrong = OTHER
     except OutputError as error:
         wrong = error.problem
     cache.undo()
-    if path is not None:
+    if path is not None and writes():
         shutil.rmtree(path, ignore_errors=True)
     log.warning("no prefix cache: %s", wrong)
     return CacheReport("off", wrong)
@@ -111,10 +123,10 @@ def _fill(cache: PrefixCache, job: CacheJob, report: CacheReport, path: Path | N
 
 def _found(cache: PrefixCache, job: CacheJob, path: Path, spans: dict[Key, tuple[int, int]]) -> float | None:
     """Takes a cache that lies on disk, and returns the seconds it took to make; None if it is of no use."""
-    found = seconds_or_fault(path, job.size)
+    found = from_first(lambda: seconds_or_fault(path, job.size))
     if isinstance(found, float):
         cache.fill(OnDisk.open(path, job.layout.width, job.dtype), spans)
-        if agrees(cache, job):
+        if all_agree(cache, job):
             return found
         cache.fill(None, {})
         found = OTHER
@@ -123,12 +135,24 @@ def _found(cache: PrefixCache, job: CacheJob, path: Path, spans: dict[Key, tuple
 
 
 def made(job: CacheJob, path: Path | None, machine: Machine) -> Store:
-    """Computes all states into memory or, given a path, into files there."""
+    """Computes all states into memory or, given a path, into files there.
+
+    Several processes share the computing in memory; files are the first one's.
+    """
     batches = job.batches()
     with progress() as shown:
-        each = (compute(job, batch) for batch in batches)
+        each = _shared(job, batches) if path is None else (compute(job, batch) for batch in batches)
         computed = shown.track(each, len(batches), description=f"caching what lies below layer {job.layout.first}")
         if path is None:
             return InMemory.of(computed, job.total, job.layout.width, job.dtype)
-        write(path, lambda draft: write_states(draft, computed, job.dtype, machine))
+        from_first(lambda: write(path, lambda draft: write_states(draft, computed, job.dtype, machine)))
     return OnDisk.open(path, job.layout.width, job.dtype)
+
+
+def _shared(job: CacheJob, batches: Sequence[list[dict[str, Any]]]) -> Iterator[Tensor]:
+    """The states of every batch, in their order; of several processes each computes every so-manieth."""
+    number, size = part()
+    for start in range(0, len(batches), size):
+        some = batches[start : start + size]
+        own = compute(job, some[number]).to("cpu", job.dtype) if number < len(some) else None
+        yield from (states for states in gathered(own) if states is not None)
