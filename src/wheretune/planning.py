@@ -147,8 +147,7 @@ def plan(
         ConfigError: The schedule cannot serve the tuner, or so few layers.
         ModelError: The schedule makes a smaller copy of the layers, and these do not show how.
     """
-    if data is None and isinstance(scores_or_model, LayerScores):
-        data = scores_or_model.data
+    data = _data_of(scores_or_model) if data is None else data
     if isinstance(selector, Budget) and selector.schedules:
         given: dict[str, Any] = {"tuner": tuner, "head": head, "data": data, "tokens": tokens, "learned": learned}
         return _with_schedule(scores_or_model, selector, schedule, given)
@@ -167,6 +166,11 @@ def plan(
     )
     chosen = tuple(scores.layers[layer] for layer in choice.layers)
     return replace(made, scorer=scores.scorer, scores_digest=scores.digest, chosen=chosen)
+
+
+def _data_of(scores_or_model: LayerScores | ModelInfo) -> DataInfo | None:
+    """What was scored on; None where nothing was."""
+    return scores_or_model.data if isinstance(scores_or_model, LayerScores) else None
 
 
 def _with_schedule(
