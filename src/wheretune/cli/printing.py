@@ -70,7 +70,11 @@ def show(thing: object, as_json: bool = False, data: Any = None) -> None:
 
         console().print(Text(thing), soft_wrap=True)
     else:
-        console().print(thing)
+        from rich.table import Table
+
+        from wheretune.show.tables import unbroken
+
+        console().print(unbroken(thing, console().width) if isinstance(thing, Table) else thing)
 
 
 def note(message: str, style: str = "dim", *, anyway: bool = False) -> None:
