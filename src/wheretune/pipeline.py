@@ -218,7 +218,8 @@ def tune(
     check_alike({**_claimed(spec, opened, data), "watch": to_json(watch), "cache": repr(cache)})
     with _claiming(folder, _claimed(spec, opened, data)):
         if from_first((folder / RESULT).is_file):
-            return from_first(lambda: _finished(spec, folder))
+            from_first(lambda: _leave_no_checkpoint(folder))
+            return from_first(lambda: finished.with_metrics(folder, spec.metrics))
 
         rows = task.encode(texts, opened.tokenizer, length)
         if spec.plan is None:
@@ -304,12 +305,6 @@ def _claiming(folder: Path, content: Mapping[str, Any]) -> Iterator[None]:
         from_first(claim)
         check_sees(folder / RUN)
         yield
-
-
-def _finished(spec: RunSpec, folder: Path) -> RunResult:
-    """The result that is there, with the metrics that are asked for now."""
-    _leave_no_checkpoint(folder)
-    return finished.with_metrics(folder, spec.metrics)
 
 
 def _kept(tuned: Tuned, folder: Path, data: DataInfo, length: int) -> None:
