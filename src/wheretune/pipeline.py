@@ -191,7 +191,7 @@ def tune(
     show: Callable[[object], object] = lambda _: None,
     description: str | None = None,
 ) -> RunResult:
-    """Scores, chooses, trains, proves the engagement, judges and saves; several processes do it together, and the first writes.
+    """Scores, chooses, trains, proves the engagement, judges and saves; of several processes the first writes.
 
     Args:
         spec: Everything needed to repeat the run.
