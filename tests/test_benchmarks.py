@@ -149,6 +149,20 @@ def test_the_command_on_a_tiny_model(speed, tmp_path):
 
 
 @pytest.mark.slow
+def test_runs_on_ray_give_the_predictions_of_runs_one_after_another(tmp_path):
+    pytest.importorskip("ray")
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "parallel.py", "--seeds", "1", "--rows", "16", "--epochs", "1",
+         "--output", tmp_path / "parallel.json"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "parallel.json").read_text())
+    assert result["runs"] == 4 and result["same_predictions"] and "4 runs: " in done.stdout
+    assert result["ratio"] == pytest.approx(result["serial_seconds"] / result["ray_seconds"])
+
+
+@pytest.mark.slow
 def test_memory_by_dtype_on_a_tiny_model(tiny_folder, tmp_path):
     train = tmp_path / "train.jsonl"
     train.write_text("".join(json.dumps({"text": f"text {number}", "label": number % 2}) + "\n" for number in range(8)))
@@ -157,3 +171,28 @@ def test_memory_by_dtype_on_a_tiny_model(tiny_folder, tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "bf16 / fp32" in done.stdout and "largest difference of a score" in done.stdout
+
+
+def test_schedules_are_shown_as_ratios_to_full_fine_tuning():
+    spec = importlib.util.spec_from_file_location("schedules", ROOT / "benchmarks" / "schedules.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["schedules"] = module
+    spec.loader.exec_module(module)
+    del sys.modules["schedules"]
+
+    def one(seconds, peak):
+        parts = dict(weights_bytes=10e6, gradients_bytes=10e6, optimizer_bytes=20e6, libraries_bytes=100e6, tokens=8.0)
+        said = dict(steps=4, layers_with_state=2, layers_after_a_stop=2, numpy_was_drawn_from=False)
+        return dict(seconds_a_step=seconds, peak_memory_bytes=peak * 1e6, **parts, **said)
+
+    cases = {
+        module.FULL: one(3.0, 310),
+        module.LISA: one(2.0, 180),
+        module.AGAIN: one(5.0, 290),
+        "lift": one(None, 200),
+    }
+    setting = dict(model="made-up", tokens=8, batch_size=2, steps=3, few_steps=2, layers=12, hidden=768)
+    lines = module.table({"setting": setting, "cases": cases})
+    assert f"| {module.LISA} | 2.00 | 2.00x | 180 | 0.60 | 80 | 0.40 | 10 | 10 | 20 | 40 |" in lines
+    assert "| lift |  |  | 200 | 0.67 | 100 | 0.50 | 10 | 10 | 20 | 60 |" in lines
+    assert lines[-1].startswith(f"{module.LISA}: after 4 steps the optimizer holds state of 2 layers")

@@ -33,7 +33,6 @@ from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
 from wheretune.scoring.together import gather_together
-from wheretune.selectors.base import TakesK
 from wheretune.session import Session
 from wheretune.support.files import claimed, sweep
 from wheretune.support.processes import check_alike, check_sees, from_first, gathered, join
@@ -45,6 +44,7 @@ from wheretune.training.checkpoints import checkpoints
 from wheretune.training.clock import Clock
 from wheretune.training.engagement import EngagementCallback
 from wheretune.training.loop import train
+from wheretune.training.pace import Pace
 
 if TYPE_CHECKING:
     from wheretune.applying import Tuned
@@ -218,14 +218,15 @@ def tune(
     check_alike({**_claimed(spec, opened, data), "watch": to_json(watch), "cache": repr(cache)})
     with _claiming(folder, _claimed(spec, opened, data)):
         if from_first((folder / RESULT).is_file):
-            return from_first(lambda: _finished(spec, folder))
+            from_first(lambda: _leave_no_checkpoint(folder))
+            return from_first(lambda: finished.with_metrics(folder, spec.metrics))
 
         rows = task.encode(texts, opened.tokenizer, length)
         if spec.plan is None:
             ordering.check_time(spec.schedule, spec.selector, len(opened.info), spec.settings, rows)
         plan = _planned(spec, folder, session, show)
         settings = _settled(spec, plan, len(rows), show)
-        order = ordering.order(spec, plan, settings, folder, session)
+        order = ordering.order(spec, plan, settings, folder, session, cache)
         steps = planning.steps_of(settings, len(rows), plan.cost.tokens)
         lowest = scheduling.lowest_layers(order.plan, steps, settings.seed)
         rows = order.arranged(rows)
@@ -239,6 +240,8 @@ def tune(
             before=opened.hashes_below(model.base_path),
             masters=True,
         )
+
+    pace = Pace(tuned.stack)
 
     def measure(name: str) -> Any:
         return judge(model, data[name], opened.tokenizer, length, names=spec.metrics)
@@ -256,7 +259,7 @@ def tune(
                     settings,
                     folder,
                     Clock(description or f"tuning layers {plan.model.named(plan.layers) or 'none'}"),
-                    (*tuned.followers, *saved.followers),
+                    (pace, *tuned.followers, *order.followers, *saved.followers),
                     [EngagementCallback(tuned)],
                     watch,
                     judge_of(spec, decisive, lambda: measure("validation")[0]),
@@ -266,6 +269,7 @@ def tune(
         from_first(lambda: _kept(tuned, folder, texts.info, length))
         started = time.perf_counter()
         judged = {name: measure(name) for name in data if name != "train"}
+        took = time.perf_counter() - started
         predictions = from_first(
             lambda: {name: save_predictions(found, folder, name) for name, (_, found) in judged.items()}
         )
@@ -275,12 +279,12 @@ def tune(
         data={name: part.info for name, part in data.items()},
         metrics={name: metrics for name, (metrics, _) in judged.items()},
         trainable_parameters=tuned.trainable_parameters,
-        seconds={"train": trained.seconds, "cache": saved.cache.seconds, "evaluate": time.perf_counter() - started},
+        seconds={"train": trained.seconds, "cache": saved.cache.seconds, "order": order.seconds, "evaluate": took},
         peak_memory_bytes=max(gathered(memory["peak"])),
         steps=trained.steps,
         versions=versions(),
         provenance=provenance(),
-        saved=saved.description | kept_weights(trained, decisive),
+        saved=saved.description | pace.saved(scheduling.backward_saved(plan)) | kept_weights(trained, decisive),
         predictions=predictions,
         learning_rate=settings.learning_rate,
     )
@@ -301,12 +305,6 @@ def _claiming(folder: Path, content: Mapping[str, Any]) -> Iterator[None]:
         from_first(claim)
         check_sees(folder / RUN)
         yield
-
-
-def _finished(spec: RunSpec, folder: Path) -> RunResult:
-    """The result that is there, with the metrics that are asked for now."""
-    _leave_no_checkpoint(folder)
-    return finished.with_metrics(folder, spec.metrics)
 
 
 def _kept(tuned: Tuned, folder: Path, data: DataInfo, length: int) -> None:
@@ -344,7 +342,7 @@ def _settled(spec: RunSpec, plan: Plan, texts: int, show: Callable[[object], obj
     """The settings with what they leave open; what was taken is shown in one line."""
     settings, why = planning.settled(spec.settings, plan, texts)
     if why is not None:
-        show(f"{_share(spec, plan)}{why}")
+        show(f"{planning.quarter(spec.selector, plan) if spec.plan is None else ''}{why}")
     return settings
 
 
@@ -373,14 +371,6 @@ def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[obje
         if made is not None:
             show(made)
     return plan
-
-
-def _share(spec: RunSpec, plan: Plan) -> str:
-    """How many layers were chosen, where the spec leaves it open."""
-    selector = catalog.build("selector", spec.selector)
-    if spec.plan is not None or not isinstance(selector, TakesK) or (selector.k, selector.ratio) != (None, None):
-        return ""
-    return f"{len(plan.layers)} of {len(plan.model)} layers, a quarter rounded up; "
 
 
 def _claimed(spec: RunSpec, opened: Opened, data: Mapping[str, TextData]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from wheretune.records.scores import Reading
 TUNE = ["tune", "--output", "o", "--model", "m", "--train", "t"]
 EVERY = typer.main.get_command(application()).commands
 OPENING = ("score", "plan", "tune", "compare", "run", "cost", "evaluate", "predict", "merge")
-PANELS = {"Model", "Data", "Reading", "Choice", "Training", "Savings", "Writing", "Output", None}
+PANELS = {"Model", "Data", "Reading", "Choice", "Training", "Spreading", "Savings", "Writing", "Output", None}
 
 
 @pytest.mark.parametrize("name", EVERY)

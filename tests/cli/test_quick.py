@@ -94,6 +94,8 @@ REFUSED = [
     (["tune", "--model", "{model}", "--train", "{one}", "--output", "run"], "one class only"),
     (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--epochs", "0"], "--epochs is 0"),
     (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--near", "2"], "--near"),
+    (["tune", "--model", "{model}", "--train", "{train}", "--output", "run", "--schedule", "lift", "--tuner",
+      "adalora"], "adalora needs its layers at every step"),
     (["tune", "--plan", "/no/plan.json", "--train", "{train}", "--output", "run"], "cannot read"),
     (["compare", "--model", "{model}", "--train", "{train}", "--test", "{train}", "--output", "run", "--methods",
       "ful"], "'ful'"),

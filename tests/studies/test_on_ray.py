@@ -98,7 +98,7 @@ def test_after_the_driver_was_killed_only_what_is_missing_runs(start, serial, tm
     assert again.wait(300) == 0, (tmp_path / "spread.log").read_text()
     assert left_in(tmp_path / "spread") == serial
     assert {path: path.stat().st_mtime_ns for path in finished} == stamps
-    assert gone(others)
+    assert gone(others, 120)  # Ray's own agents look once a minute whether their raylet lives
 
 
 def test_ctrl_c_ends_all(start, tmp_path):

@@ -1,9 +1,12 @@
 """The same as PEFT by hand: what is drawn, what AdaLoRA prunes, what a training ends with."""
 
+import json
+
 import pytest
 import torch
 
 import wheretune as wt
+from helpers.made_up import model_info
 from helpers.models import tiny_model
 from helpers.texts import classes_of, sentences
 from helpers.tuners import EVERY, planned
@@ -15,6 +18,7 @@ from wheretune.model.steps import Training
 from wheretune.records.runs import TrainSettings
 from wheretune.tasks.base import task_of
 from wheretune.training.loop import train
+from wheretune.tuners.peft import write_adapter
 
 
 @pytest.mark.parametrize("name", ["lora", "pissa", "dora", "adalora", "ia3"])
@@ -132,3 +136,12 @@ def test_the_same_numbers_as_peft_by_hand(tmp_path):
     ours, theirs = results
     assert ours.keys() == theirs.keys() and len(ours) == 10
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_every_process_writes_the_same_config(tmp_path):
+    from peft import LoraConfig
+
+    paths = [f"encoder.layer.{i}.attention.self.{map_}" for i in range(4) for map_ in ("key", "query", "value")]
+    write_adapter(tmp_path / "adapter", LoraConfig(target_modules=set(paths)), {"x": torch.ones(1)}, model_info())
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"] == paths
+    assert LoraConfig.from_pretrained(str(tmp_path / "adapter")).target_modules == set(paths)

@@ -155,8 +155,17 @@ def cost(
     context: typer.Context,
     model: BaseOptions,
     texts: DataOptions,
+    plan_given: Annotated[
+        Path | None, typer.Argument(metavar="[PLAN]", help="The same as --plan.", show_default=False)
+    ] = None,
     plan_file: Annotated[
-        Path | None, option("--plan", "What `wheretune plan` wrote.", default=False, rich_help_panel="Choice")
+        Path | None,
+        option(
+            "--plan",
+            "What `wheretune plan` wrote, or the folder of a run.",
+            default=False,
+            rich_help_panel="Choice",
+        ),
     ] = None,
     data: DataFile = None,
     epochs: Annotated[int, option("--epochs", "Passes over the data.", rich_help_panel="Training")] = 3,
@@ -184,7 +193,7 @@ def cost(
 
     For example:
 
-    wheretune cost --plan plan.json --epochs 5
+    wheretune cost plan.json --epochs 5
 
     wheretune cost --plan plan.json --data train.jsonl
 
@@ -193,7 +202,10 @@ def cost(
     from wheretune.records.base import save, to_json
     from wheretune.records.runs import TrainSettings
 
-    given = plan_of(needed(plan_file, "--plan"))
+    if plan_given is not None:
+        refuse(context, ("plan_file",), "a plan that is given without it")
+    path = needed(plan_given or plan_file, "--plan")
+    given = plan_of(path / "plan.json" if path.is_dir() else path)
     target = None if output is None else file_to_write(output)
     settings = TrainSettings(epochs, batch_size=batch_size, seed=seed)
     if data is None:
@@ -304,7 +316,7 @@ def inspect(
     tuners = list(found["layers"][0]["tuners"])
     rows = [
         (
-            str(one["index"]),
+            one["name"],
             one["path"],
             count(one["parameters"]),
             *("–" if n is None else count(n) for n in one["tuners"].values()),

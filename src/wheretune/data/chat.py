@@ -92,11 +92,13 @@ class Renderer:
     def asking(self, messages: Messages, tools: list[Any] | None) -> tuple[tuple[str, bool], ...] | None:
         """The text, in parts, after which the assistant speaks; None where a template asks for no turn.
 
+        Templates for images write nothing of a content that is no list of parts, so the last message must be there.
+
         Raises:
             CannotRender: The template refuses the conversation.
         """
         guard = Guard.of(json.dumps([messages, tools], ensure_ascii=False), self._control)
-        conversation, _ = self._found(guard.over(messages), guard.over(tools), ())
+        conversation, _ = self._found(guard.over(messages), guard.over(tools), [len(messages) - 1])
         text = conversation.asked()
         return None if text == conversation.text else tuple(guard.lifted(text)[0])
 

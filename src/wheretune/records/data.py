@@ -38,7 +38,7 @@ class DataSpec:
             of splits or a hub data set as `place:config:split`, or a word for data in memory.
         task: What is to be learned; its columns and templates are the task's own settings. `auto` asks the data.
         max_samples: At most so many rows, drawn with `seed`; None means all.
-        max_length: Tokens a text is cut to; None means what the model can read, at most 512.
+        max_length: Tokens a text is cut to; None means what the model can read, at most 512 (or, where it sees, 2048).
         seed: Seed for the draw of `max_samples` rows, and for the order in which `part` takes them.
         bad_rows: What becomes of rows that cannot be used: `refuse` all the data, or `skip` them.
         part: Where a part of the rows begins and ends, as shares of all in a seeded order that spreads the classes

@@ -92,7 +92,7 @@ class _Study:
         self.check_names()
         data = self.data()
         study = self.settled(data["train"])
-        with started(catalog.build("executor", self.what.executor), self.folder) as executor:
+        with started(catalog.build("executor", self.what.executor), self.folder, "wheretune.pipeline") as executor:
             return study.finished(data, executor)
 
     def check_names(self) -> None:

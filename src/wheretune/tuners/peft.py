@@ -125,6 +125,9 @@ def write_adapter(folder: Path, config: PeftConfig, state: dict[str, Tensor], mo
     config.inference_mode = True
     config.base_model_name_or_path = model.name
     config.revision = model.spec.revision
+    for name, value in vars(config).items():
+        if isinstance(value, set):  # PEFT would write it in another order in every process
+            setattr(config, name, sorted(value))
     folder.mkdir()
     tensors = {_BELOW_PEFT + name: value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(tensors, folder / TENSORS, {"format": "pt"})
