@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wheretune import catalog
-from wheretune.errors import ConfigError, PlanError
+from wheretune.errors import ConfigError, ModelError, PlanError
 from wheretune.records.base import Spec
 from wheretune.schedules.base import OrdersRows
 from wheretune.scheduling import check_schedule
@@ -47,6 +47,7 @@ def best(
 
     Raises:
         ConfigError: A schedule is not known, or cannot be chosen so.
+        ModelError: A schedule that is named cannot serve the model.
         PlanError: The budget cannot choose among schedules, or pays for none of the plans.
     """
     budget.check(len(scores.layers))
@@ -56,13 +57,14 @@ def best(
     found: list[Priced] = []
     refused: PlanError | None = None
     for schedule in _named(budget, tuner, len(scored.layers)):
-        if schedule.moves:
-            found.append(Priced.of(planned(scored, schedule), schedule, worth))
-            continue
+        chosen = scored if schedule.moves else replace(budget, schedules=())
         try:
-            found.append(Priced.of(planned(replace(budget, schedules=()), schedule), schedule, worth))
+            found.append(Priced.of(planned(chosen, schedule), schedule, worth))
         except PlanError as error:  # it pays for no layer that trains all the time
             refused = error
+        except ModelError:  # RECAP can make no smaller copy of some models
+            if budget.schedules != (ANY,):
+                raise
     said = ", ".join(f"{one.name} {one.spent:.1%}" for one in sorted(found, key=lambda one: one.spent))
     within = [one for one in found if one.spent <= budget.share]
     if not within:
@@ -71,6 +73,11 @@ def best(
             f"allow {min(one.spent for one in found):.3f} or more",
             "budget",
         )
+    return _chosen(budget, within, said)
+
+
+def _chosen(budget: Budget, within: list[Priced], said: str) -> Plan:
+    """The plan of most worth, the cheapest of those that come near, with the reason."""
     most = max(one.worth for one in within)
     taken = min((one for one in within if one.worth >= (1 - NEAR) * most), key=lambda one: one.spent)
     why = (

@@ -1,13 +1,16 @@
 """A budget that chooses the schedule too: the best expected score among the plans that it pays for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import wheretune as wt
 from helpers import made_up
 from wheretune import planning
-from wheretune.errors import ConfigError, WheretuneError
+from wheretune.errors import ConfigError, ModelError, WheretuneError
 from wheretune.records.base import from_json, to_json
+from wheretune.records.model import LayerParts
 from wheretune.records.plan import Plan
 from wheretune.schedules.lift import LiftStar
 from wheretune.schedules.static import Static
@@ -54,6 +57,15 @@ def test_any_leaves_out_what_cannot_serve():
     assert "lift" in made.reason and "slimfit" not in made.reason and "salf" not in made.reason
     made = planning.plan(SCORES, Budget(1.0, schedules=("any",)), tuner=AdaLoRA())
     assert made.schedule.name == "static" and "lift" not in made.reason
+
+
+def test_a_model_of_which_recap_makes_no_copy():
+    fused = replace(SCORES.model.layers[0], parts=LayerParts())
+    model = replace(SCORES.model, layers=(fused, *SCORES.model.layers[1:]))
+    scores = replace(SCORES, model=model)
+    assert "recap" not in planning.plan(scores, Budget(1.0, schedules=("any",))).reason
+    with pytest.raises(ModelError, match="of which recap removes"):
+        planning.plan(scores, Budget(1.0, schedules=("static", "recap")))
 
 
 @pytest.mark.parametrize(
