@@ -24,7 +24,7 @@ from wheretune.heads.headed import headed
 from wheretune.judging import calibrated, judge, measures, save_predictions
 from wheretune.model.identity import check_plan
 from wheretune.model.inputs import max_tokens
-from wheretune.model.two_stacks import start_and_padding
+from wheretune.model.two_stacks import check_start
 from wheretune.ordering import EOF_LAYERS
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
@@ -330,12 +330,10 @@ def _opened(spec: RunSpec, texts: TextData, session: Session) -> tuple[RunSpec, 
 
 def _length(spec: RunSpec, opened: Opened) -> int:
     """How many tokens texts are cut to; a model that cannot be tuned so is refused."""
-    if opened.stack.split:
-        start_and_padding(opened.stack.base)
-    length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
+    check_start(opened.stack)
     if spec.plan is not None:
         check_plan(opened.info, spec.plan)
-    return length
+    return max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
 
 
 def _settled(spec: RunSpec, plan: Plan, texts: int, show: Callable[[object], object]) -> TrainSettings:
