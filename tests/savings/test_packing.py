@@ -263,9 +263,7 @@ def assert_close(one, other):
         torch.testing.assert_close(other[name], value, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize(
-    ("family", "head"), often(product(("gpt2", "llama", "qwen2"), HEADS), [("gpt2", "concat"), ("llama", "last-token")])
-)
+@pytest.mark.parametrize(("family", "head"), often(product(("gpt2", "llama", "qwen2"), HEADS), [("llama", "concat")]))
 def test_packed_and_padded_runs_end_with_the_same_weights(family, head, tmp_path):
     padded = trained(family, tmp_path / "padded", False, head)
     start = without_dropout(family, (2, 3), head)[0].model.state_dict()

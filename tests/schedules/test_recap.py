@@ -435,6 +435,19 @@ def test_what_it_cannot_serve_is_refused(run):
         tuned.followers[0].before_step(0)
 
 
+def test_a_model_whose_attention_knows_its_width_by_heart_is_refused():
+    """Its query map cannot be smaller: seen when the first copy is tried, and the weights are whole again then."""
+    model, tuned, rows, collate = fresh(WHOLE, EVERY, SMALL)
+    for layer in tuned.stack.layers:
+        query = layer.module.attention.self.query
+        query.register_forward_hook(lambda _, __, output: output.view(*output.shape[:-1], 4, 8).flatten(-2))
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    with pytest.raises(ModelError, match="BertModel does not run with fewer heads or narrower MLPs"):
+        train(model, rows, collate, SETTINGS, None, followers=tuned.followers)
+    assert {name: p.shape for name, p in model.named_parameters()} == shapes
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
 def test_its_first_set_is_shown_without_a_model(run):
     given = ("schedule", "--schedule", "recap", "--layers", 12, "--steps", 60, "--seed", 43)
     one_line(*run(*given, "--figure", "m.png")[::2], "--figure has no effect")
