@@ -196,7 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with terminable() as terminated:
             _meet(_asked(given))
             code = application(_asked(given))(args=given, prog_name="wheretune", standalone_mode=False)
-            leave()
+            if not code:
+                leave()
     except WheretuneError as error:
         _fail(str(error))
     except USAGE_ERROR as error:
