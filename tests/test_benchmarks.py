@@ -149,6 +149,20 @@ def test_the_command_on_a_tiny_model(speed, tmp_path):
 
 
 @pytest.mark.slow
+def test_runs_on_ray_give_the_predictions_of_runs_one_after_another(tmp_path):
+    pytest.importorskip("ray")
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "parallel.py", "--seeds", "1", "--rows", "16", "--epochs", "1",
+         "--output", tmp_path / "parallel.json"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "parallel.json").read_text())
+    assert result["runs"] == 4 and result["same_predictions"] and "4 runs: " in done.stdout
+    assert result["ratio"] == pytest.approx(result["serial_seconds"] / result["ray_seconds"])
+
+
+@pytest.mark.slow
 def test_memory_by_dtype_on_a_tiny_model(tiny_folder, tmp_path):
     train = tmp_path / "train.jsonl"
     train.write_text("".join(json.dumps({"text": f"text {number}", "label": number % 2}) + "\n" for number in range(8)))

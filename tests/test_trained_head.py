@@ -1,5 +1,7 @@
 """A checkpoint with a trained classifier: the first number is its own, or it is said why not."""
 
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, DistilBertConfig
@@ -7,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, DistilBertConfig
 import wheretune as wt
 from helpers import models
 from helpers.models import tiny_model
-from helpers.texts import sentences
+from helpers.texts import jsonl, sentences
 from wheretune import catalog, planning, trained_head
 from wheretune.data.tokens import encode
 from wheretune.delta.merging import merge
@@ -167,3 +169,17 @@ def test_the_command_line_says_it_in_one_line(classifier, run, files, tmp_path):
                        "--output", tmp_path / "run")  # fmt: skip
     assert code == 0 and err.count("own head") == 1
     assert "(BertForSequenceClassification, 2 outputs: good, bad) is kept and trained on: its classes are those" in err
+
+
+def test_a_plan_says_the_head_that_is_then_tuned(classifier, run, files, tmp_path):
+    folder, _, _ = classifier("bert", ("good", "bad"))
+    common = ("--model", folder, "--train", files["train"], "--k", 1, "--json", "--output")
+    code, out, err = run("plan", *common, tmp_path / "plan.json")
+    assert code == 0 and "is kept and trained on" in err, err
+    plan = json.loads(out)
+    assert plan["head"]["name"] == "dense"
+    tuned = json.loads(run("tune", *common, tmp_path / "run", "--epochs", 1)[1])["plan"]
+    assert (tuned["head"], tuned["cost"]) == (plan["head"], plan["cost"])
+    bare = jsonl(tmp_path / "bare.jsonl", [{"text": text} for text in sentences(9)])
+    code, out, err = run("plan", *common[:3], bare, *common[4:], tmp_path / "bare.json")
+    assert code == 0 and json.loads(out)["head"]["name"] == "last-token", err

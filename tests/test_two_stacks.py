@@ -303,7 +303,7 @@ def test_the_command_line_names_layers_by_stack(kind, run, tmp_path):
     assert code == 0, err
     assert "● encoder." in out and "● decoder." in out and (tmp_path / "figures" / "similarity.png").is_file()
     assert load_scores(scores)[0].model.stacks == {"encoder": range(2), "decoder": range(2, 5)}
-    code, out, err = run("plan", scores, "--stack", "decoder", "--k", 1, "--output", tmp_path / "p.json")
+    code, out, err = run("plan", scores, "--stack", "decoder", "--k", 1, "--output", tmp_path / "d.json")
     assert code == 0 and "encoder" not in out.split("chosen by")[0], err
     code, out, err = run("plan", scores, "--layers", "encoder.1,decoder.0", "--tuner", "lora",
                          "--output", tmp_path / "p.json")  # fmt: skip
@@ -346,6 +346,7 @@ def test_what_cannot_be_is_refused_in_one_line(run, files, tiny_folder, tmp_path
     one_line(*run("score", *apart, "--scorer", "layer-probe", "--output", tmp_path / "s.json")[::2], "has two")
 
 
+@pytest.mark.slow
 def test_methods_are_compared(run, tmp_path):
     base, train = saved("bart", tmp_path / "base"), jsonl(tmp_path / "g.jsonl", rows())
     data = ("--train", train, "--validation", train, "--test", train, "--task", "generation")
@@ -353,7 +354,7 @@ def test_methods_are_compared(run, tmp_path):
     code, _, err = run("compare", "--model", base, *data, *how, "--output", tmp_path / "c")
     assert code == 0, err
     table = (tmp_path / "c" / "results.csv").read_text()
-    assert "encoder.1 decoder.2" in table
+    assert "encoder.1 decoder.2" in table and "encoder.1 decoder.2" in (tmp_path / "c" / "table.md").read_text()
 
 
 # --- classification -------------------------------------------------------------------------------
@@ -379,3 +380,23 @@ def test_classification_reads_the_decoder_s_last_token(kind, head, run, tmp_path
         plain = hf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "m")
         with torch.no_grad():
             torch.testing.assert_close(plain(**batch).logits, ours, atol=1e-3, rtol=1e-3)
+
+
+def test_layers_are_named_wherever_they_are_shown(run, tmp_path):
+    base, train = saved("t5", tmp_path / "base"), jsonl(tmp_path / "g.jsonl", rows())
+    code, out, err = run("inspect", base, "--json")
+    assert code == 0, err
+    names = [one["name"] for one in json.loads(out)["layers"]]
+    assert names == ["encoder.0", "encoder.1", "decoder.0", "decoder.1", "decoder.2"]
+    common = ("--model", base, "--train", train, "--task", "generation")
+    code, out, err = run("score", *common, "--scorer", "cosine-centrality,depth", "--compare", "--k", 1,
+                         "--output", tmp_path / "s.json")  # fmt: skip
+    assert code == 0 and "encoder.1, decoder.2" in out, err
+    plan_ = ("plan", tmp_path / "s.json", "--scorer", "depth", "--k", 1, "--tuner", "lora")
+    assert run(*plan_, "--output", tmp_path / "p.json")[0] == 0
+    code, out, err = run("export", tmp_path / "p.json", "--to", "peft")
+    assert code == 0 and json.loads(out)["layers_to_transform"] is None, err
+    assert {name.rsplit(".", 4)[0] for name in json.loads(out)["target_modules"]} == {
+        "encoder.block.1", "decoder.block.2"
+    }  # fmt: skip
+    one_line(*run("export", tmp_path / "p.json", "--to", "axolotl")[::2], "is an encoder-decoder", "export to peft")

@@ -21,6 +21,7 @@ from .records.scores import LayerScores
 from .savings.prefix_cache.own_trainer import cache_prefix
 from .schedules.lift import Lift, LiftStar
 from .schedules.lisa import Lisa
+from .schedules.recap import Recap
 from .schedules.salf import Salf
 from .schedules.slimfit import SlimFit
 from .scorers.cka import CKA
@@ -99,6 +100,7 @@ __all__ = [
     "Prefix",
     "Random",
     "RandomScores",
+    "Recap",
     "RunResult",
     "RunSpec",
     "Salf",

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 
 from wheretune import catalog
-from wheretune.errors import EngagementError, MergeError, OutputError, PlanError
+from wheretune.errors import ConfigError, EngagementError, MergeError, OutputError, PlanError
 from wheretune.model.finding import find_layers
 from wheretune.model.forward import is_compiled
 from wheretune.model.freezing import exclude_frozen
@@ -24,7 +24,7 @@ from wheretune.model.recomputing import checkpoint_activations
 from wheretune.model.unread import read_on_top
 from wheretune.records.base import looks
 from wheretune.records.data import check_seed
-from wheretune.schedules.base import WorkingCopy
+from wheretune.schedules.base import OrdersRows, WorkingCopy
 from wheretune.schedules.follower import ScheduleFollower
 from wheretune.support.files import PARTIAL
 
@@ -327,10 +327,17 @@ def apply(
         masters: Hold in fp32 what trains of a half-precision model, until `undo`; see `model.placement.hold_masters`.
 
     Raises:
-        ConfigError: The seed is out of range.
+        ConfigError: The seed is out of range, or the schedule looks at the texts while it trains.
         PlanError: The plan was made for another model, or names no layer.
         ModelError: The tuner does not find in the layers what it attaches to.
     """
     check_seed(seed)
     tuner, schedule = catalog.build("tuner", plan.tuner), catalog.build("schedule", plan.schedule)
+    if isinstance(schedule, OrdersRows) and schedule.rescan and not schedule.ends:
+        raise ConfigError(
+            f"the schedule {plan.schedule.name} would look at the texts again at each stage, and a Trainer of your own "
+            "orders its rows itself",
+            "leave rescan out, or train with `wheretune tune`",
+            "rescan",
+        )
     return Tuned(model, plan, tuner, schedule, seed, frozen_dropout, before, masters)

@@ -1,8 +1,9 @@
-"""Which rows a schedule trains on at which stage (SALF): found once, on the untuned model, before the training."""
+"""Which rows a schedule trains on at which stage (SALF): found by a pass before the training, or at each stage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wheretune import catalog, planning
-from wheretune.data.samplers import Arranged
+from wheretune.data.samplers import Arranged, Batches
+from wheretune.data.texts import take
 from wheretune.data.tokens import mean_length
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec, read_json
@@ -20,16 +22,20 @@ from wheretune.scorers.eof_layers import EofLayers
 from wheretune.scoring.together import gather_together
 from wheretune.selectors.base import TakesK
 from wheretune.support.files import write_json
-from wheretune.support.processes import from_first
+from wheretune.support.processes import from_first, world_size
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wheretune.model.steps import Follower, Training
     from wheretune.records.plan import Plan
-    from wheretune.records.runs import RunSpec, TrainSettings
+    from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings
     from wheretune.schedules.base import Schedule
     from wheretune.session import Session
 
 EOF_LAYERS = "eof-layers.json"
 NEEDS = ("states", "labels", "language-model")
+Look = Callable[[Sequence[int]], list[int]]  # from some rows to the eof layer of each, by the model as it is now
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,102 @@ class Order:
     Attributes:
         plan: The plan, whose schedule knows in which steps its stages end.
         batches: The rows of every batch, in their order; None where the schedule orders none.
+        followers: What must remember which rows were read.
+        seconds: What finding the order took before the training.
     """
 
     plan: Plan
-    batches: list[list[int]] | None = None
+    batches: Batches | None = None
+    followers: tuple[Follower, ...] = ()
+    seconds: float = 0.0
 
     def arranged(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows, with the batches in which they are to be read."""
         return rows if self.batches is None else Arranged(rows, self.batches)
+
+
+class Rescan:
+    """The batches of a schedule that looks for the eof layers again at each stage, and their memory.
+
+    A stage's rows are found when its first batch is asked for, which must be after the last step of the stage before
+    it. As a follower it keeps in the checkpoint which rows have been given out, so that a stopped run does not ask
+    again, and other weights, for what it has begun.
+
+    Args:
+        schedule: Says which rows a stage takes.
+        chosen: The layers of the plan.
+        rows: How many there are.
+        batch_size: Rows in a batch.
+        seed: Seed for what is drawn.
+        look: Finds the eof layers of some rows.
+        path: Where the eof layers go, each as it was when its row was last looked at.
+        layers: How many the model has.
+    """
+
+    name = "rescan"
+
+    def __init__(
+        self,
+        schedule: OrdersRows,
+        chosen: Sequence[int],
+        rows: int,
+        batch_size: int,
+        seed: int,
+        look: Look,
+        path: Path,
+        layers: int,
+    ) -> None:
+        self._schedule, self._chosen, self._size, self._seed = schedule, chosen, batch_size, seed
+        self._look, self._path, self._layers = look, path, layers
+        self._amounts = schedule.amounts(rows, len(chosen))
+        self._eof = [-1] * rows
+        self._read: list[int] = []
+
+    def __len__(self) -> int:
+        return self.ends()[-1]
+
+    def ends(self) -> tuple[int, ...]:
+        """The steps before which the stages end."""
+        return tuple(accumulate(-(-amount // self._size) for amount in self._amounts))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start = 0
+        for stage, amount in enumerate(self._amounts):
+            if amount and len(self._read) == start:
+                self._begin(stage, amount)
+            yield from _batches(self._read[start : start + amount], self._size)
+            start += amount
+
+    def _begin(self, stage: int, amount: int) -> None:
+        left = sorted(set(range(len(self._eof))) - set(self._read))
+        for row, layer in zip(left, self._look(left), strict=True):
+            self._eof[row] = layer
+        found = {row: self._eof[row] for row in left}
+        self._read += self._schedule.stage(stage, amount, found, self._chosen[stage], self._seed)
+        write_json(self._path, {"layers": self._layers, "eof_layers": self._eof})
+
+    def begin(self, training: Training) -> None:
+        self._read = []
+
+    def before_step(self, step: int) -> None:
+        return None
+
+    def penalty(self) -> None:
+        return None
+
+    def after_step(self, step: int) -> None:
+        return None
+
+    def end(self) -> None:
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        import torch
+
+        return {"read": torch.tensor(self._read), "eof_layers": torch.tensor(self._eof)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self._read, self._eof = state["read"].tolist(), state["eof_layers"].tolist()
 
 
 def asks_language(spec: RunSpec) -> bool:
@@ -56,10 +150,18 @@ def asks_language(spec: RunSpec) -> bool:
     return spec.plan is None and "language-model" in catalog.find("scorer", spec.scorer.name).card.needs
 
 
-def order(spec: RunSpec, plan: Plan, settings: TrainSettings, folder: Path, session: Session) -> Order:
+def order(
+    spec: RunSpec,
+    plan: Plan,
+    settings: TrainSettings,
+    folder: Path,
+    session: Session,
+    cache: CacheSettings | None = None,
+) -> Order:
     """The order of a run's rows.
 
-    The eof layers of all rows are found in one forward pass and kept in the run's folder; a stopped run reads them.
+    The eof layers of all rows are found in one forward pass and kept in the run's folder; a stopped run reads them. A
+    schedule that looks again at each stage does so while it trains.
 
     Raises:
         ConfigError: The settings read rows twice, or in batches of another kind.
@@ -70,15 +172,28 @@ def order(spec: RunSpec, plan: Plan, settings: TrainSettings, folder: Path, sess
     if not isinstance(schedule, OrdersRows):
         return Order(plan)
     check(plan.schedule.name, settings)
+    look, count = _look(spec, schedule.variant, session)
     kept = folder / EOF_LAYERS
+    if schedule.rescan:
+        _check_rescan(spec, cache)
+        late = Rescan(schedule, plan.layers, count, settings.batch_size, settings.seed, look, kept, len(plan.model))
+        return Order(_ending(plan, late.ends()), late, (late,))
     if not from_first(kept.is_file):
-        found = {"eof_layers": _eof_layers(spec, schedule.variant, session)}
-        from_first(lambda: write_json(kept, found))
-    stages = schedule.stages(from_first(lambda: read_json(kept))["eof_layers"], plan.layers, settings.seed)
+        started = time.perf_counter()
+        found = look(range(count))
+        took = time.perf_counter() - started
+        content: dict[str, Any] = {"layers": len(plan.model), "eof_layers": found, "seconds": took}
+        from_first(lambda: write_json(kept, content))
+    content = from_first(lambda: read_json(kept))
+    stages = schedule.stages(content["eof_layers"], plan.layers, settings.seed)
     batches = [_batches(rows, settings.batch_size) for rows in stages]
-    ends = tuple(accumulate(map(len, batches)))
-    arranged = replace(plan, schedule=Spec(plan.schedule.name, {**plan.schedule.params, "ends": ends}))
-    return Order(arranged, [batch for stage in batches for batch in stage])
+    arranged = _ending(plan, tuple(accumulate(map(len, batches))))
+    return Order(arranged, [batch for stage in batches for batch in stage], seconds=content.get("seconds", 0.0))
+
+
+def _ending(plan: Plan, ends: tuple[int, ...]) -> Plan:
+    """The plan with the steps before which its stages end."""
+    return replace(plan, schedule=Spec(plan.schedule.name, {**plan.schedule.params, "ends": ends}))
 
 
 def check_time(
@@ -130,7 +245,34 @@ def check(schedule: str, settings: TrainSettings) -> None:
             )
 
 
-def _eof_layers(spec: RunSpec, variant: str, session: Session) -> list[int]:
+def _check_rescan(spec: RunSpec, cache: CacheSettings | None) -> None:
+    """Refuses what stands in the way of looking at all layers while the model trains.
+
+    Raises:
+        ConfigError: There is any.
+    """
+    if cache is not None and cache.where not in ("auto", "off"):
+        raise ConfigError(
+            "rescan runs all layers of the texts that are left at each stage, and the prefix cache runs none below",
+            "leave out the one or the other",
+            "cache",
+        )
+    if world_size() > 1:
+        raise ConfigError(
+            "rescan gives out rows as it trains, and several processes would have to agree on them",
+            "take one process, or leave rescan out",
+            "schedule",
+        )
+    if spec.reading.pooling != "token":
+        raise ConfigError(
+            f"pooling is {spec.reading.pooling}, and while it trains the last layer makes one token",
+            "take token",
+            "pooling",
+        )
+
+
+def _look(spec: RunSpec, variant: str, session: Session) -> tuple[Look, int]:
+    """What finds the eof layers of some rows by the run's model as it is then, and how many rows there are."""
     opened = session.model(spec.model, language=True)
     texts = session.texts(spec.train, NEEDS)
     if texts.labels is None or not texts.info.classes:
@@ -139,9 +281,15 @@ def _eof_layers(spec: RunSpec, variant: str, session: Session) -> list[int]:
             "take another schedule",
         )
     scorer = EofLayers(variant)  # type: ignore[arg-type]
-    found = gather_together(opened, texts, [scorer], spec.reading).states[scorer]
-    by_row = dict(zip(found.rows, found.layers, strict=True))
-    return [by_row[row] for row in texts.rows]  # their numbers in the source, of which some may be left out
+    reading = replace(spec.reading, most=None)  # every row has a layer of its own
+
+    def look(places: Sequence[int]) -> list[int]:
+        some = take(texts, places)
+        found = gather_together(opened, some, [scorer], reading).states[scorer]
+        by_row = dict(zip(found.rows, found.layers, strict=True))
+        return [by_row[row] for row in some.rows]  # their numbers in the source, of which some may be left out
+
+    return look, len(texts)
 
 
 def _batches(rows: Sequence[int], size: int) -> list[list[int]]:

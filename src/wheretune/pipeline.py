@@ -24,7 +24,7 @@ from wheretune.heads.headed import headed
 from wheretune.judging import calibrated, judge, measures, save_predictions
 from wheretune.model.identity import check_plan
 from wheretune.model.inputs import max_tokens
-from wheretune.model.two_stacks import start_and_padding
+from wheretune.model.two_stacks import check_start
 from wheretune.ordering import EOF_LAYERS
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
@@ -33,7 +33,6 @@ from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.one_pass import finish, gather
 from wheretune.scoring.together import gather_together
-from wheretune.selectors.base import TakesK
 from wheretune.session import Session
 from wheretune.support.files import claimed, sweep
 from wheretune.support.processes import check_alike, check_sees, from_first, gathered, join
@@ -45,6 +44,7 @@ from wheretune.training.checkpoints import checkpoints
 from wheretune.training.clock import Clock
 from wheretune.training.engagement import EngagementCallback
 from wheretune.training.loop import train
+from wheretune.training.pace import Pace
 
 if TYPE_CHECKING:
     from wheretune.applying import Tuned
@@ -149,9 +149,12 @@ def choose(
     """
     selector, tuner = catalog.build("selector", spec.selector), catalog.build("tuner", spec.tuner)
     scoring = selector.needs_scores and tuner.needs_layers
-    data = session.texts(spec.train, catalog.find("scorer", spec.scorer.name).card.needs if scoring else ())
+    needs = catalog.find("scorer", spec.scorer.name).card.needs if scoring else ()
+    data = session.texts(spec.train, needs)
     head = planning.head_of(spec.head, data.info)
-    opened = session.model(spec.model, language=head.speaks or (scoring and _speaks(spec.scorer)))
+    opened = session.model(spec.model, language=head.speaks or "language-model" in needs)
+    if head.speaks:
+        headed(opened.stack, head, data, 0)  # refuses, before layers are scored, an output matrix that cannot train
     scores, tokens, learned = None, None, None
     if scoring and kept is not None and from_first(kept.is_file):
         scores = load(LayerScores, kept)
@@ -165,7 +168,7 @@ def choose(
         length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
         rows = task_of(data.info).encode(data, opened.tokenizer, length)
         tokens, learned = mean_length(rows), mean_learned(rows)
-    return scores, planning.plan(
+    plan = planning.plan(
         scores or opened.info,
         selector if tuner.needs_layers else None,
         tuner=tuner,
@@ -175,6 +178,7 @@ def choose(
         tokens=tokens,
         learned=learned,
     )
+    return scores, trained_head.fitted(plan, session.model(spec.model), data.info)
 
 
 def tune(
@@ -187,14 +191,11 @@ def tune(
     show: Callable[[object], object] = lambda _: None,
     description: str | None = None,
 ) -> RunResult:
-    """Scores, chooses, trains, proves the engagement, judges and saves.
-
-    A finished run is read back, a stopped one goes on. Several processes do it together, each with the whole model;
-    the first one writes.
+    """Scores, chooses, trains, proves the engagement, judges and saves; of several processes the first writes.
 
     Args:
         spec: Everything needed to repeat the run.
-        folder: Its own folder; holds nothing but this run.
+        folder: Its own folder, of this run alone; a finished run is read back, a stopped one goes on.
         session: What is open already; the base model in it is left as it was.
         cache: Where the states of the frozen prefix are kept; decided by what pays by default.
         watch: How the training is watched and kept.
@@ -217,14 +218,15 @@ def tune(
     check_alike({**_claimed(spec, opened, data), "watch": to_json(watch), "cache": repr(cache)})
     with _claiming(folder, _claimed(spec, opened, data)):
         if from_first((folder / RESULT).is_file):
-            return from_first(lambda: _finished(spec, folder))
+            from_first(lambda: _leave_no_checkpoint(folder))
+            return from_first(lambda: finished.with_metrics(folder, spec.metrics))
 
         rows = task.encode(texts, opened.tokenizer, length)
         if spec.plan is None:
             ordering.check_time(spec.schedule, spec.selector, len(opened.info), spec.settings, rows)
         plan = _planned(spec, folder, session, show)
         settings = _settled(spec, plan, len(rows), show)
-        order = ordering.order(spec, plan, settings, folder, session)
+        order = ordering.order(spec, plan, settings, folder, session, cache)
         steps = planning.steps_of(settings, len(rows), plan.cost.tokens)
         lowest = scheduling.lowest_layers(order.plan, steps, settings.seed)
         rows = order.arranged(rows)
@@ -238,6 +240,8 @@ def tune(
             before=opened.hashes_below(model.base_path),
             masters=True,
         )
+
+    pace = Pace(tuned.stack)
 
     def measure(name: str) -> Any:
         return judge(model, data[name], opened.tokenizer, length, names=spec.metrics)
@@ -255,7 +259,7 @@ def tune(
                     settings,
                     folder,
                     Clock(description or f"tuning layers {plan.model.named(plan.layers) or 'none'}"),
-                    (*tuned.followers, *saved.followers),
+                    (pace, *tuned.followers, *order.followers, *saved.followers),
                     [EngagementCallback(tuned)],
                     watch,
                     judge_of(spec, decisive, lambda: measure("validation")[0]),
@@ -265,6 +269,7 @@ def tune(
         from_first(lambda: _kept(tuned, folder, texts.info, length))
         started = time.perf_counter()
         judged = {name: measure(name) for name in data if name != "train"}
+        took = time.perf_counter() - started
         predictions = from_first(
             lambda: {name: save_predictions(found, folder, name) for name, (_, found) in judged.items()}
         )
@@ -274,12 +279,12 @@ def tune(
         data={name: part.info for name, part in data.items()},
         metrics={name: metrics for name, (metrics, _) in judged.items()},
         trainable_parameters=tuned.trainable_parameters,
-        seconds={"train": trained.seconds, "cache": saved.cache.seconds, "evaluate": time.perf_counter() - started},
+        seconds={"train": trained.seconds, "cache": saved.cache.seconds, "order": order.seconds, "evaluate": took},
         peak_memory_bytes=max(gathered(memory["peak"])),
         steps=trained.steps,
         versions=versions(),
         provenance=provenance(),
-        saved=saved.description | kept_weights(trained, decisive),
+        saved=saved.description | pace.saved(scheduling.backward_saved(plan)) | kept_weights(trained, decisive),
         predictions=predictions,
         learning_rate=settings.learning_rate,
     )
@@ -300,12 +305,6 @@ def _claiming(folder: Path, content: Mapping[str, Any]) -> Iterator[None]:
         from_first(claim)
         check_sees(folder / RUN)
         yield
-
-
-def _finished(spec: RunSpec, folder: Path) -> RunResult:
-    """The result that is there, with the metrics that are asked for now."""
-    _leave_no_checkpoint(folder)
-    return finished.with_metrics(folder, spec.metrics)
 
 
 def _kept(tuned: Tuned, folder: Path, data: DataInfo, length: int) -> None:
@@ -331,25 +330,18 @@ def _opened(spec: RunSpec, texts: TextData, session: Session) -> tuple[RunSpec, 
 
 def _length(spec: RunSpec, opened: Opened) -> int:
     """How many tokens texts are cut to; a model that cannot be tuned so is refused."""
-    if opened.stack.split:
-        start_and_padding(opened.stack.base)
-    length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
+    check_start(opened.stack)
     if spec.plan is not None:
         check_plan(opened.info, spec.plan)
-    return length
+    return max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
 
 
 def _settled(spec: RunSpec, plan: Plan, texts: int, show: Callable[[object], object]) -> TrainSettings:
     """The settings with what they leave open; what was taken is shown in one line."""
     settings, why = planning.settled(spec.settings, plan, texts)
     if why is not None:
-        show(f"{_share(spec, plan)}{why}")
+        show(f"{planning.quarter(spec.selector, plan) if spec.plan is None else ''}{why}")
     return settings
-
-
-def _speaks(scorer: Spec) -> bool:
-    """Whether a scorer reads what a language model would say."""
-    return "language-model" in catalog.find("scorer", scorer.name).card.needs
 
 
 def _data(spec: RunSpec, session: Session) -> Mapping[str, TextData]:
@@ -364,27 +356,19 @@ def _data(spec: RunSpec, session: Session) -> Mapping[str, TextData]:
 def _planned(spec: RunSpec, folder: Path, session: Session, show: Callable[[object], object]) -> Plan:
     """The plan that was given, that a stopped run made, or that is made now."""
     if spec.plan is not None:  # of a model that may lie elsewhere now
-        where = session.model(spec.model).info.spec
-        scores, plan = None, replace(spec.plan, model=replace(spec.plan.model, spec=where))
+        opened, scores = session.model(spec.model), None
+        plan = replace(spec.plan, model=replace(spec.plan.model, spec=opened.info.spec))
+        plan = trained_head.fitted(plan, opened, session.data(spec.train).info)
     else:
         scores, plan = choose(spec, session, probes=folder / PROBES, kept=folder / SCORES)
     if from_first((folder / PLAN).is_file):
         plan = load(Plan, folder / PLAN)
-    fitted = trained_head.fitted(plan, session.model(spec.model), session.data(spec.train).info)
-    from_first(lambda: save(fitted, folder / PLAN))
-    plan = from_first(lambda: fitted)
+    from_first(lambda: save(plan, folder / PLAN))
+    plan = from_first(lambda: plan)
     for made in (scores, plan):
         if made is not None:
             show(made)
     return plan
-
-
-def _share(spec: RunSpec, plan: Plan) -> str:
-    """How many layers were chosen, where the spec leaves it open."""
-    selector = catalog.build("selector", spec.selector)
-    if spec.plan is not None or not isinstance(selector, TakesK) or (selector.k, selector.ratio) != (None, None):
-        return ""
-    return f"{len(plan.layers)} of {len(plan.model)} layers, a quarter rounded up; "
 
 
 def _claimed(spec: RunSpec, opened: Opened, data: Mapping[str, TextData]) -> dict[str, Any]:

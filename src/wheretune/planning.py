@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wheretune import catalog
+from wheretune import budgeting, catalog
 from wheretune.cost.flops import EPOCHS, TOKENS
 from wheretune.cost.price import BATCH_SIZE, price
 from wheretune.cost.training import Training, share_of
@@ -18,8 +18,9 @@ from wheretune.records.plan import Plan
 from wheretune.records.scores import Choice, LayerScores
 from wheretune.schedules.base import WorkingCopy
 from wheretune.schedules.static import Static
-from wheretune.scheduling import scheduled, stages_of
-from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector
+from wheretune.scheduling import check_schedule, scheduled, stages_of
+from wheretune.selectors.base import AdaptiveSelector, Selector, TakesK, check_selector
+from wheretune.selectors.budget import Budget
 from wheretune.selectors.stacks import check_for, choice_of
 from wheretune.tuners.whole_layers import WholeLayers
 
@@ -146,8 +147,10 @@ def plan(
         ConfigError: The schedule cannot serve the tuner, or so few layers.
         ModelError: The schedule makes a smaller copy of the layers, and these do not show how.
     """
-    if data is None and isinstance(scores_or_model, LayerScores):
-        data = scores_or_model.data
+    data = _data_of(scores_or_model) if data is None else data
+    if isinstance(selector, Budget) and selector.schedules:
+        given: dict[str, Any] = {"tuner": tuner, "head": head, "data": data, "tokens": tokens, "learned": learned}
+        return _with_schedule(scores_or_model, selector, schedule, given)
     head, schedule = head or head_of(None, data), schedule or Static()
     tuner = scheduled(tuner or WholeLayers(), schedule)
     if (selector is None) == tuner.needs_layers:
@@ -165,6 +168,29 @@ def plan(
     return replace(made, scorer=scores.scorer, scores_digest=scores.digest, chosen=chosen)
 
 
+def _data_of(scores_or_model: LayerScores | ModelInfo) -> DataInfo | None:
+    """What was scored on; None where nothing was."""
+    return scores_or_model.data if isinstance(scores_or_model, LayerScores) else None
+
+
+def _with_schedule(
+    scores: LayerScores | ModelInfo, budget: Budget, schedule: Schedule | None, given: dict[str, Any]
+) -> Plan:
+    """The plan whose schedule a budget chooses; `given` is what else `plan` was given.
+
+    Raises:
+        PlanError: A schedule is named besides, or there are no scores.
+    """
+    if not isinstance(scores, LayerScores):
+        raise PlanError(f"{budget.name} chooses by scores, and there are none", "score the layers first", "selector")
+    if schedule is not None and schedule.moves:
+        raise PlanError(
+            f"the budget is to choose a schedule, and {schedule.name} is named", "name no schedule", "schedule"
+        )
+    tuner = given["tuner"] or WholeLayers()
+    return budgeting.best(budget, scores, tuner, lambda chosen, when: plan(scores, chosen, schedule=when, **given))
+
+
 def _planned(
     model: ModelInfo,
     choice: Choice,
@@ -177,7 +203,7 @@ def _planned(
     """The plan of a choice, with its cost, without what was scored; `tokens` are those of a text, all and learned."""
     from wheretune.tasks.base import task_of
 
-    schedule.check(len(choice.layers), Spec.of(tuner))
+    check_schedule(schedule, tuner, len(choice.layers))
     if isinstance(schedule, WorkingCopy):
         schedule.check_model([model.layers[layer] for layer in choice.layers])
     outputs = 1 if data is None else task_of(data).outputs(data.classes)
@@ -319,6 +345,14 @@ def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSetti
     return replace(settings, learning_rate=rate), why
 
 
+def quarter(selector: Spec, plan: Plan) -> str:
+    """How many layers were chosen, where the selector leaves it open; nothing where it says so itself."""
+    made = catalog.build("selector", selector)
+    if not isinstance(made, TakesK) or (made.k, made.ratio) != (None, None):
+        return ""
+    return f"{len(plan.layers)} of {len(plan.model)} layers, a quarter rounded up; "
+
+
 # --- a model without a plan ----------------------------------------------------------------------
 
 
@@ -326,8 +360,8 @@ def inspect(model: ModelSpec) -> dict[str, Any]:
     """The layers of a model, without its weights: index, path, parameters, and what each tuner would train there.
 
     Returns:
-        Plain data: `model`, `hidden_size`, `causal`, `parameters` and `layers`, whose `tuners` have the count of every
-        tuner with its default settings, or None where it has nothing to attach to.
+        Plain data: `model`, `hidden_size`, `causal`, `parameters` and `layers` with their names, whose `tuners` have
+        the count of every tuner with its default settings, or None where it has nothing to attach to.
 
     Raises:
         ModelError: The model cannot be opened, or its layers are not found.
@@ -350,7 +384,11 @@ def inspect(model: ModelSpec) -> dict[str, Any]:
         "causal": info.causal,
         "parameters": info.parameters,
         "layers": [
-            to_json(one) | {"tuners": {name: trained(tuner, one.index) for name, tuner in tuners.items()}}
+            to_json(one)
+            | {
+                "name": info.called(one.index),
+                "tuners": {name: trained(tuner, one.index) for name, tuner in tuners.items()},
+            }
             for one in info.layers
         ],
     }

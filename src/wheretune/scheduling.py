@@ -5,19 +5,23 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from wheretune import catalog
 from wheretune.cost.training import Stages
-from wheretune.records.base import Spec
+from wheretune.errors import ConfigError
+from wheretune.records.base import Spec, read_json
+from wheretune.records.scores import load_scores
 from wheretune.schedules import timetable
 from wheretune.schedules.base import WorkingCopy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from wheretune.cost.training import Training
     from wheretune.records.plan import Plan
-    from wheretune.schedules.base import Schedule
+    from wheretune.schedules.base import OrdersRows, Schedule
     from wheretune.tuners.base import Tuner
 
 LOOKED_AT = 1000  # steps of a schedule
@@ -33,13 +37,25 @@ def scheduled(tuner: Tuner, schedule: Schedule) -> Tuner:
     return made
 
 
-def check_schedule(schedule: Schedule, tuner: Tuner) -> None:
-    """Refuses a schedule that cannot serve a tuner, however many layers there are.
+def check_schedule(schedule: Schedule, tuner: Tuner, chosen: int | None = None) -> None:
+    """Refuses a schedule that cannot serve a tuner, before a model is opened.
+
+    Args:
+        schedule: The schedule.
+        tuner: The tuner.
+        chosen: How many layers the plan has; where that is not known yet, as many as it takes.
 
     Raises:
         ConfigError: It cannot.
     """
-    schedule.check(sys.maxsize if tuner.needs_layers else 0, Spec.of(scheduled(tuner, schedule)))
+    if schedule.moves and tuner.needs_every_step:
+        raise ConfigError(
+            f"the tuner {tuner.name} needs its layers at every step, and the schedule {schedule.name} freezes some",
+            "take another tuner, or the schedule static",
+            "schedule",
+        )
+    most = sys.maxsize if tuner.needs_layers else 0
+    schedule.check(most if chosen is None else chosen, Spec.of(scheduled(tuner, schedule)))
 
 
 def stages_of(
@@ -115,3 +131,66 @@ def backward_saved(plan: Plan) -> float | None:
 def _open(schedule: Spec) -> dict[str, object]:
     """The ends of stages, which are those of batches and not of texts, left open."""
     return {"ends": ()} if "ends" in schedule.params else {}
+
+
+# --- the rows of a schedule that orders them ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageRows:
+    """What a stage reads.
+
+    Attributes:
+        layer: The lowest that trains in it.
+        texts: How many it reads.
+        matching: How many of these have an eof layer that is no higher; the others are drawn at random.
+    """
+
+    layer: int
+    texts: int
+    matching: int
+
+
+def eof_layers_of(path: Path) -> tuple[int, list[int]]:
+    """How many layers a model has, and the eof layer of every text, from what a run or a scorer found.
+
+    Args:
+        path: The `eof-layers.json` of a run, or scores by semantic-deviation. These say how many texts have which eof
+            layer and not which texts, which is all that amounts follow from.
+
+    Raises:
+        ConfigError: There is no such file, or it holds neither.
+    """
+    content = read_json(path)
+    if isinstance(content, dict) and isinstance(content.get("eof_layers"), list):
+        layers, found = content.get("layers"), content["eof_layers"]
+        if not isinstance(layers, int):
+            raise ConfigError(f"{path} does not say how many layers there are", "take what a run has written")
+        if not found or not all(isinstance(layer, int) and 0 <= layer < layers for layer in found):
+            raise ConfigError(f"{path} names a layer that is not there, or no text", "take what a run has written")
+        return layers, found
+    for scores in load_scores(path):
+        if scores.deviations is not None:
+            counts = scores.deviations.eof_layers
+            return len(counts), [layer for layer, count in enumerate(counts) for _ in range(count)]
+    raise ConfigError(
+        f"{path} holds no eof layers of texts",
+        "give scores by semantic-deviation, or the eof-layers.json of a run",
+        "scores_file",
+    )
+
+
+def filled(schedule: OrdersRows, eof_layers: Sequence[int], chosen: Sequence[int], seed: int) -> list[StageRows]:
+    """What every stage reads.
+
+    Args:
+        schedule: The schedule.
+        eof_layers: Of every text.
+        chosen: The layers of the plan, ascending.
+        seed: Seed for what is drawn.
+    """
+    stages = schedule.stages(eof_layers, chosen, seed)
+    return [
+        StageRows(layer, len(rows), sum(eof_layers[row] <= layer for row in rows))
+        for layer, rows in zip(chosen, stages, strict=True)
+    ]

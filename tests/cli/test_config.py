@@ -13,7 +13,7 @@ def test_config_file_and_the_command_line_has_the_last_word(run, files, tiny_fol
     )
     assert run("score", "--config", config)[0] == 0
     assert json.loads((tmp_path / "s.json").read_text())["n_samples"] == 7
-    assert run("score", "--config", config, "--max-samples", 5)[0] == 0
+    assert run("score", "--config", config, "--max-samples", 5, "--overwrite")[0] == 0
     assert json.loads((tmp_path / "s.json").read_text())["n_samples"] == 5
     config.write_text("modle: x\n")
     code, _, err = run("score", "--config", config)

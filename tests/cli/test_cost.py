@@ -24,6 +24,9 @@ def test_the_command(run, files, tiny_folder, tmp_path):
     assert code == 0, err
     assert json.loads(out) == json.loads((tmp_path / "cost.json").read_text()) == plan["cost"]  # the same numbers
     assert load(Cost, tmp_path / "cost.json").tokens == plan["cost"]["tokens"]
+    assert json.loads(run("cost", path, *arguments[3:], "--json")[1]) == plan["cost"]  # without the flag
+    assert run("cost", tmp_path, "--json")[1] == run("cost", "--plan", path, "--json")[1] != ""  # a run's folder
+    one_line(*run("cost", path, *arguments[1:])[::2], "--plan has no effect with a plan that is given without it")
 
     code, out, err = run(
         *arguments, "--model", tiny_folder("bert"), "--epochs", 1, "--batch-size", 4, "--max-length", 5

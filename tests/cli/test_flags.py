@@ -109,7 +109,10 @@ def test_the_same_in_a_config_file(run, files, tiny_folder, tmp_path):
          ["--tuner-option", "r=1", "--", "--model_name_or_path"]),
         (["--task_name", "MNLI", "--max_train_samples", "9"],
          ["--max-samples", "9", "--train", "nyu-mll/glue:mnli",
-          "--validation", "nyu-mll/glue:mnli:validation_matched"]),
+          "--validation", "nyu-mll/glue:mnli:validation_matched", "--text-column", "premise", "--pair-column",
+          "hypothesis"]),
+        (["--task_name", "sst2", "--text_column_name", "s"],
+         ["--text-column", "s", "--train", "nyu-mll/glue:sst2", "--validation", "nyu-mll/glue:sst2:validation"]),
         (["--dataset_name", "imdb", "--train_split_name", "train", "--test_split_name", "test"],
          ["--train", "imdb::train", "--test", "imdb::test"]),
         (["--do_regression", "--trust_remote_code", "False"], ["--task", "regression"]),
@@ -148,10 +151,13 @@ def test_no_name_of_theirs_is_one_of_ours():
         (["--validation", "{validation}", "--eval-strategy", "steps"], ["--eval-steps"]),
         (["--validation", "{validation}", "--eval-strategy", "epoch", "--metric-for-best-model", "lost"],
          ["--metric-for-best-model", "accuracy"]),
-        (["--max_eval_samples", "9"], ["--max_eval_samples", "validation[:500]"]),
+        (["--max_eval_samples", "0", "--validation", "{validation}"], ["--max-eval-samples is 0", "1 or more"]),
+        (["--max_eval_samples", "9", "--validation", "10%"], ["--validation is 10%", "--max-eval-samples"]),
+        (["--max_eval_samples", "9"], ["--max-eval-samples", "validation or test data"]),
+        (["--max_predict_samples", "9"], ["--max-eval-samples"]),
         (["--text_column_delimiter", "-"], ["--text_column_delimiter", "as a pair"]),
         (["--trust_remote_code"], ["--trust_remote_code", "no code from the hub is run"]),
-        (["--task_name", "mrcp"], ["--task_name is 'mrcp'", "mrpc"]),
+        (["--task_name", "mrcp"], ["--task_name is 'mrcp'", "mrpc", "is named with --task"]),
         (["--save-steps", "5"], ["--save-steps", "(--save-strategy)"]),
         (["--hub-model-id", "me/mine"], ["--push-to-hub"]),
         (["--metric", "mse"], ["--metric", "validation or test"]),
@@ -180,6 +186,30 @@ def test_earlier_weights_of_a_tuner_that_changes_its_modules_are_refused(run, fi
     assert not (tmp_path / "run").exists()  # nothing was scored for it
 
 
+def test_so_many_rows_are_judged(run, files, tiny_folder, tmp_path):
+    code, out, err = run(
+        "tune", "--model", tiny_folder("bert"), "--train", files["train"], "--validation", files["validation"],
+        "--test", files["test"], "--output", tmp_path / "run", "--max_eval_samples", 9, "--epochs", 1, "--k", 1,
+        "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    result = json.loads(out)
+    assert {name: one["rows"] for name, one in result["data"].items()} == {"train": 40, "validation": 9, "test": 9}
+    assert {name: found[0]["n"] for name, found in result["metrics"].items()} == {"validation": 9, "test": 9}
+
+
+def test_the_lowest_loss_of_a_language_model(run, decoder, files, tmp_path):
+    code, out, err = run(
+        "tune", "--model", decoder, "--train", files["train"], "--validation", files["validation"], "--task",
+        "next-token", "--output", tmp_path / "run", "--eval_strategy", "epoch", "--metric_for_best_model", "loss",
+        "--epochs", 2, "--k", 1, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    result = json.loads(out)
+    assert "(loss " in result["saved"]["weights"]
+
+
+@pytest.mark.slow
 def test_the_best_weights_may_be_those_of_the_lowest_loss(run, files, tiny_folder, tmp_path):
     command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--validation", files["validation"],
                "--output", tmp_path / "run", "--eval_strategy", "epoch",
@@ -205,6 +235,7 @@ def test_files_that_a_shell_made_of_a_pattern_are_one_under_every_name(tmp_path,
         assert joined(["tune", flag, "a.csv", "b.csv", "--json"]) == ["tune", flag, "a.csv,b.csv", "--json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "more"),
     [("bert", []),

@@ -81,6 +81,7 @@ def test_the_next_token_is_predicted_and_measured(run, place, tmp_path):
     assert [line["predicted"] for line in lines] == [one["label"] for one in answers]
 
 
+@pytest.mark.slow
 def test_compare_and_cost(run, place, tmp_path):
     code, out, err = run(
         "compare", "--model", place / "base", "--train", place / "chats.jsonl", "--test", place / "chats.jsonl",
@@ -117,3 +118,16 @@ def test_mistakes(run, place, tmp_path):
     smoothing = ("--trainer-arg", "label_smoothing_factor=0.1")
     one_line(*run("tune", *model, *common, *smoothing)[::2], "--trainer-arg", "smooths labels")
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("command", ["tune", "plan"])
+def test_an_output_matrix_that_cannot_train_is_refused_before_the_scoring(
+    run, decoder, place, tmp_path, monkeypatch, command
+):
+    monkeypatch.setattr("wheretune.pipeline.score", lambda *_, **__: pytest.fail("the layers were scored"))
+    code, _, err = run(
+        command, "--model", decoder, "--train", place / "rows.jsonl", "--task", "next-token", "--head", "lm:train=true",
+        "--output", tmp_path / "out",
+    )  # fmt: skip
+    one_line(code, err, "its embeddings too", "leave the head lm frozen")
+    assert not (tmp_path / "out").exists()

@@ -99,6 +99,7 @@ from helpers.texts import jsonl, sentences
 )  # fmt: skip
 def test_mistakes(run, files, scored, tiny_folder, odd_models, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
+    scored = scored.rename(tmp_path / "made.json")  # not where `score` writes
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")
     places = files | {

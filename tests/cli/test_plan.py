@@ -43,15 +43,16 @@ def test_options_that_would_have_no_effect_are_refused(run, files, scored, tmp_p
         one_line(code, err, option[0], "no effect")
 
 
-def test_a_plan_that_says_something_else_is_not_lost(run, first_scores, tmp_path, monkeypatch):
+def test_a_plan_that_says_something_else_is_not_lost(run, first_scores, files, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("plan", first_scores, "--k", 1)[0] == run("plan", first_scores, "--k", 1)[0] == 0  # the same again
     before = Path("plan.json").read_bytes()
     said = "plan.json is there already and says something else; replace it (--overwrite), or give another --output"
     one_line(*run("plan", first_scores, "--k", 2)[::2], said)
     assert Path("plan.json").read_bytes() == before
-    missing = ("plan", "--model", "nowhere", "--train", "nowhere.jsonl")
-    one_line(*run(*missing)[::2], "plan.json is there already; replace it (--overwrite)")  # before the work is done
+    monkeypatch.setattr("wheretune.pipeline.choose", lambda *_, **__: pytest.fail("the work was done"))
+    scored = ("plan", "--model", tiny_folder("bert"), "--train", files["train"])
+    one_line(*run(*scored)[::2], "plan.json is there already; replace it (--overwrite), or give another --output")
     assert run("plan", first_scores, "--k", 2, "--overwrite")[0] == 0
     assert Path("plan.json").read_bytes() != before
 

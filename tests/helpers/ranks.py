@@ -48,6 +48,7 @@ class Nursery:
             path = os.pathsep.join([str(TESTS.parent / "src"), str(TESTS), os.environ.get("PYTHONPATH", "")])
             env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
             env |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}  # read when opened
+            env |= {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # likewise
             self.process = subprocess.Popen(
                 [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
             )
@@ -85,6 +86,46 @@ def command(*arguments, kill=None, by="SIGKILL"):
 
         FollowerCallback.on_optimizer_step = step
     main(list(arguments))
+
+
+def of_its_own(*given, changes=(), defect=False):
+    """A command that the second process was given otherwise, or in which it fails."""
+    from wheretune.support.processes import rank
+    from wheretune.training.followers import FollowerCallback
+
+    if rank() == 1 and defect:
+        FollowerCallback.on_optimizer_step = lambda *_, **__: 1 / 0
+    given = list(given)
+    for name, value in changes if rank() == 1 else ():
+        given[given.index(name) + 1] = value
+    command(*given)
+
+
+def sums():
+    """What the gradients of two processes become; run in both."""
+    import pytest
+    import torch
+
+    from wheretune.errors import TrainingError
+    from wheretune.support.processes import join, leave, part
+    from wheretune.training.sharing import sum_gradients
+
+    kinds = dict.fromkeys(("both", "one", "none", "frozen"), torch.float32) | {"half": torch.bfloat16}
+    join()
+    number = part()[0]
+    held = {name: torch.nn.Parameter(torch.zeros(3, dtype=kind)) for name, kind in kinds.items()}
+    held["both"].grad, held["half"].grad = torch.ones(3) + number, torch.ones(3, dtype=torch.bfloat16)
+    if number == 1:
+        held["one"].grad = torch.full((3,), 5.0)
+    held["frozen"].requires_grad = False
+    assert sum_gradients(held, torch.tensor(0.25 + number)).item() == 1.5
+    assert held["both"].grad.tolist() == [3.0] * 3 and held["one"].grad.tolist() == [5.0] * 3
+    assert held["half"].grad.tolist() == [2.0] * 3
+    assert held["none"].grad is None and held["frozen"].grad is None
+    held["none"].requires_grad = number == 0
+    with pytest.raises(TrainingError, match="disagree on whether none trains in this step"):
+        sum_gradients(held, torch.tensor(0.0))
+    leave()
 
 
 # --- the process that forks -----------------------------------------------------------------------

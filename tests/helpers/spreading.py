@@ -25,7 +25,7 @@ class StandIn:
     log: ClassVar[list[str]] = []
 
     @contextmanager
-    def started(self, folder):
+    def started(self, folder, opens):
         StandIn.log[:] = [f"started in {folder}"]
         yield self
         StandIn.log.append("ended")

@@ -46,7 +46,7 @@ def trained(schedule, folder, where, head=None, stop=None, settings=SETTINGS):
     return {name: value.clone() for name, value in model.state_dict().items()}, report, ran
 
 
-@pytest.mark.parametrize("head", [wt.LastToken(), wt.Concat()], ids=lambda one: one.name)
+@pytest.mark.parametrize("head", often([wt.LastToken(), wt.Concat()], [wt.Concat()]), ids=lambda one: one.name)
 @pytest.mark.parametrize("where", often(["memory", "disk"], ["memory"]))
 def test_the_weights_are_the_same_and_the_prefix_runs_once(tmp_path, where, head):
     plain, report, ran = trained(wt.Lift(), tmp_path / "a", "off", head)

@@ -5,8 +5,10 @@ from hashlib import blake2b
 
 import pytest
 
+import wheretune as wt
+from helpers import made_up
 from helpers.commands import one_line
-from wheretune import catalog
+from wheretune import catalog, planning
 from wheretune.errors import ConfigError
 from wheretune.records.base import Spec
 from wheretune.schedules.lift import Lift, LiftStar
@@ -77,12 +79,14 @@ def test_the_shares_of_stretches_of_time():
 def test_what_a_schedule_cannot_serve_is_refused():
     with pytest.raises(ConfigError, match="gives each of 5 layers a step, and there are 4"):
         Lift().init(12, range(5), {}, 4, 0)
-    with pytest.raises(ConfigError, match="trains 4 layers at a time, and the plan has 3"):
+    with pytest.raises(ConfigError, match=r"trains 4 layers at a time, and the plan has 3; .* 3 or fewer .*layers=3\)"):
         Lisa(4).check(3, Spec("full"))
     with pytest.raises(ConfigError, match="moves through layers, and head-only tunes none"):
         LiftStar().check(0, Spec("head-only"))
     with pytest.raises(ConfigError, match="every is 0"):
         Lisa(every=0)
+    with pytest.raises(ConfigError, match="adalora needs its layers at every step, and the schedule lift freezes"):
+        planning.plan(made_up.scores(), wt.Explicit(every=True), tuner=wt.AdaLoRA(), schedule=Lift())
 
 
 def test_a_schedule_is_shown_without_a_model(run, tmp_path):

@@ -250,6 +250,7 @@ def test_stopped_and_resumed_ends_byte_for_byte_the_same(tmp_path, result):
     assert all(torch.equal(value, other.followers["schedule"][name]) for name, value in kept.items())
 
 
+@pytest.mark.slow
 def test_stopped_in_the_midst_of_a_round(tmp_path):
     schedule = Recap(0.25, 0.5, rounds=2, batches=2)  # rounds of 9 steps, checkpoints after 6 and 12
     settings = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, seed=3)
@@ -433,6 +434,19 @@ def test_what_it_cannot_serve_is_refused(run):
     with pytest.raises(TrainingError, match="texts of its own choice"):
         tuned.followers[0].begin(Training(9, torch.optim.AdamW(tuned.trainable.values())))
         tuned.followers[0].before_step(0)
+
+
+def test_a_model_whose_attention_knows_its_width_by_heart_is_refused():
+    """Its query map cannot be smaller: seen when the first copy is tried, and the weights are whole again then."""
+    model, tuned, rows, collate = fresh(WHOLE, EVERY, SMALL)
+    for layer in tuned.stack.layers:
+        query = layer.module.attention.self.query
+        query.register_forward_hook(lambda _, __, output: output.view(*output.shape[:-1], 4, 8).flatten(-2))
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    with pytest.raises(ModelError, match="BertModel does not run with fewer heads or narrower MLPs"):
+        train(model, rows, collate, SETTINGS, None, followers=tuned.followers)
+    assert {name: p.shape for name, p in model.named_parameters()} == shapes
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_its_first_set_is_shown_without_a_model(run):

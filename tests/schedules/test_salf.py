@@ -8,18 +8,27 @@ import pytest
 import wheretune as wt
 from helpers import made_up
 from helpers.commands import one_line
+from helpers.models import tiny_model
 from helpers.texts import jsonl, rows_of
 from helpers.training import Watch, fresh
 from wheretune import catalog, planning, scheduling
 from wheretune.data.samplers import Arranged
-from wheretune.model.identity import tensor_hashes
+from wheretune.errors import ConfigError
+from wheretune.model.finding import find_layers
+from wheretune.model.identity import describe, tensor_hashes
+from wheretune.ordering import Rescan
+from wheretune.pipeline import tune
+from wheretune.records.base import Spec
+from wheretune.records.model import ModelSpec
 from wheretune.records.plan import load_plan
-from wheretune.records.runs import TrainSettings, WatchSettings, load_result
+from wheretune.records.runs import RunSpec, TrainSettings, WatchSettings, load_result
+from wheretune.records.scores import Reading
 from wheretune.schedules.salf import Salf
 from wheretune.schedules.timetable import timetable
 from wheretune.tasks.loading import load_data
 from wheretune.training.loop import train
 
+ONCE = TrainSettings(epochs=1, learning_rate=1e-2)
 TEXTS = (16000, 4076, 8544, 5452, 10060)
 TABLE_5 = {  # S, Llama3-8B with its 32 layers
     ("half", "breadth-first"): (0.484, 0.483, 0.484, 0.484, 0.484),
@@ -120,6 +129,7 @@ def test_a_run_reads_every_row_once_and_no_batch_mixes_stages(run, tiny_folder, 
     assert list(scores.deviations.eof_layers) == np.bincount(kept, minlength=4).tolist()
 
 
+@pytest.mark.slow
 def test_some_of_the_rows_are_ordered_by_their_own_layers(run, tiny_folder, words, tmp_path):
     """Rows that are drawn from a file have the numbers of the file."""
     given = ("tune", "--model", tiny_folder("gpt2"), "--train", words, "--max-samples", 14, "--schedule", "salf")
@@ -131,6 +141,15 @@ def test_some_of_the_rows_are_ordered_by_their_own_layers(run, tiny_folder, word
     )
     drawn = load_data(wt.DataSpec(str(words), max_samples=14)).rows
     assert max(drawn) > 14 and some == [every[row] for row in drawn]
+
+
+def test_all_rows_are_looked_at_however_few_the_scores_are_made_of(run, tiny_folder, words, tmp_path):
+    spec = RunSpec(
+        ModelSpec(str(tiny_folder("gpt2"))), wt.DataSpec(str(words)), reading=Reading(most=5), settings=ONCE,
+        schedule=Spec("salf"), selector=Spec("explicit", {"every": True}),
+    )  # fmt: skip
+    tune(spec, tmp_path / "run")
+    assert len(json.loads((tmp_path / "run" / "eof-layers.json").read_text())["eof_layers"]) == 26
 
 
 @pytest.mark.parametrize(
@@ -194,6 +213,87 @@ def test_batches_come_as_arranged_and_a_stopped_run_goes_on_byte_for_byte(tmp_pa
         go_on(tmp_path / "twice", stop=2)
     again, _, layers = go_on(tmp_path / "twice")
     assert again == once and layers == [{2, 3}, {2, 3}, {3}]
+
+
+@pytest.mark.slow
+def test_rescan_looks_after_each_stage_and_a_stopped_run_goes_on_byte_for_byte(tmp_path):
+    """What is found hangs on the weights, so a look that came a step too early or too late would show."""
+    watch = WatchSettings(save_strategy="steps", save_steps=1)
+    settings = TrainSettings(epochs=1, learning_rate=1e-2, batch_size=3, warmup_ratio=0.0, seed=3)
+
+    def go_on(folder, stop=None):
+        made = Salf("geometric", rescan=True)
+        model, tuned, rows, collate = fresh(
+            wt.WholeLayers(), (0, 1, 2, 3), Salf("geometric", ends=(1, 2, 4, 6)), texts=13
+        )
+        seen, looks, done = [], [], []
+
+        def weight():
+            return int(
+                float(tuned.stack.layers[3].module.attention.output.dense.weight.detach().double().sum()) * 2**30
+            )
+
+        def look(places):
+            looks.append((len(seen), weight(), tuple(places)))
+            return [(weight() + place) % 4 for place in places]
+
+        class After(Watch):
+            def after_step(self, step):
+                done.append(weight())
+                super().after_step(step)
+
+        late = Rescan(made, (0, 1, 2, 3), len(rows), settings.batch_size, settings.seed, look, tmp_path / "eof", 4)
+        assert late.ends() == (1, 2, 4, 6) and len(late) == 6
+
+        def read(some):
+            seen.append([rows.index(row) for row in some])
+            return collate(some)
+
+        followers = (*tuned.followers, late, After(stop))
+        train(model, Arranged(rows, late), read, settings, folder, followers=followers, watch=watch)
+        return tensor_hashes(model.state_dict().items()), seen, looks, done
+
+    once, seen, looks, done = go_on(tmp_path / "once")
+    assert [at for at, *_ in looks] == [0, 1, 2, 4] and [found for _, found, _ in looks[1:]] == [
+        done[0],
+        done[1],
+        done[3],
+    ]
+    assert len(set(done)) == 6 and sorted(row for batch in seen for row in batch) == list(range(13))
+    read: set[int] = set()
+    for number, (layer, (at, found, places)) in enumerate(zip(range(4), looks, strict=True)):
+        assert places == tuple(row for row in range(13) if row not in read)
+        stage = {row for batch in seen[at : (1, 2, 4, 6)[number]] for row in batch}
+        fitting = [row for row in places if (found + row) % 4 <= layer]
+        assert set(fitting[: len(stage)]) <= stage
+        read |= stage
+    for stop in (1, 2):  # killed in the step that begins a stage, and between two of one
+        with pytest.raises(KeyboardInterrupt):
+            go_on(tmp_path / f"stop-{stop}", stop=stop)
+        again, rest, *_ = go_on(tmp_path / f"stop-{stop}")
+        assert again == once and rest == seen[stop:]
+
+
+@pytest.mark.parametrize(("rate", "same"), [("1e-12", True), ("1e-1", False)])
+def test_a_run_with_rescan(run, tiny_folder, words, tmp_path, rate, same):
+    """By a model that has hardly moved the same is found as before the training; by another not."""
+    found = []
+    for rescan in ("true", "false"):
+        given = ("tune", "--model", tiny_folder("gpt2"), "--train", words, "--epochs", 1, "--batch-size", 4)
+        salf = ("--schedule", f"salf:rescan={rescan}", "--learning-rate", rate, "--output", tmp_path / rescan, "--json")
+        code, _, err = run(*given, *salf)
+        assert code == 0 or rate == "1e-12", err
+        found.append(json.loads((tmp_path / rescan / "eof-layers.json").read_text())["eof_layers"])
+    assert (found[0] == found[1]) is same and min(found[0]) >= 0
+
+
+def test_rescan_is_refused_where_nothing_could_look(run, tiny_folder, words, tmp_path):
+    common = ("tune", "--model", tiny_folder("gpt2"), "--train", words, "--schedule", "salf:rescan=true", "--epochs", 1)
+    one_line(*run(*common, "--output", tmp_path / "r", "--cache-prefix", "memory")[::2], "prefix cache runs none below")
+    base, _ = tiny_model("gpt2")
+    plan = planning.plan(describe(find_layers(base)), wt.Explicit(every=True), schedule=Salf(rescan=True))
+    with pytest.raises(ConfigError, match="orders its rows itself"):
+        wt.apply(base, plan)
 
 
 @pytest.mark.parametrize(

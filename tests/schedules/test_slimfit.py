@@ -115,6 +115,7 @@ def test_what_is_frozen_does_not_move_and_what_is_due_does():
     tuned.check()
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_ends_byte_for_byte_the_same(tmp_path):
     def go_on(folder, stop=None):
         model, tuned, rows, collate = fresh(WHOLE, EVERY, SlimFit(0.8))

@@ -19,6 +19,7 @@ from wheretune.records.cost import Measured
 from wheretune.selectors.blocks import BlockHighest, blocks
 from wheretune.selectors.ranked import Highest
 from wheretune.show.figures import agreement_figure, save_figure, speed_figure
+from wheretune.show.tables import table, unbroken
 from wheretune.support.words import count, short, size
 
 MARKUP = "[red]<b>&$x$[/red]"  # what a data set or a path may hold
@@ -154,3 +155,17 @@ def test_a_tuned_model_is_shown_as_its_plan_and_what_trains():
         and f"applied: {tuned.trainable_parameters:,} parameters in {len(tuned.trainable)} tensors" in page
     )
     assert repr(tuned).startswith("Tuned(Plan(layers=[1, 3]")
+
+
+def test_no_word_of_a_table_is_broken_where_all_fit():
+    columns = ("method", "layers", "test", "trainable", "train time", "speed-up")
+    row = ("lisa:layers=2:every=20", " ".join(map(str, range(24))), "accuracy 0.9123 ± 0.0034", "109.5 M", "3 s", "–")
+
+    def words(width):
+        console = Console(width=width, file=StringIO())
+        console.print(unbroken(table("", columns, [row]), width))
+        return console.file.getvalue().replace("│", " ").replace("┃", " ").split()
+
+    assert "109.5 M" in " ".join(words(90)) and len(words(200)) == len(words(1000))
+    assert {"lisa:layers=2:every=20", "accuracy", "trainable", "speed-up", "0.0034"} <= set(words(90))
+    assert max(map(len, words(50))) <= 50 and "trainable" not in words(50)  # narrower than its words: broken

@@ -64,7 +64,9 @@ def test_a_failure_is_no_number():
 
 def test_one_seed_has_no_deviation():
     job = Job("top", 1e-3, 0)
-    (line,) = lines(compared({job: result(job, memory=None)}, "top", seeds=(0,)))
+    made = compared({job: result(job, memory=None)}, "top", seeds=(0,))
+    (line,) = lines(made)
+    assert title(made).startswith("org/made-up on test.csv: seed 0; n = 40")
     assert line.std is None and as_json(line)["std"] is None and line.peak_memory_bytes is None
     assert cells(line)[2] == "accuracy 0.5000" and cells(line)[-2:] == ["–", "–"]
 

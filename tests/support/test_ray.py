@@ -72,7 +72,7 @@ def test_a_closed_port_is_said_at_once(installed):
         taken.bind(("127.0.0.1", 0))  # nobody listens there
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"no Ray answers at 127.0.0.1:{port} .*refused"):
-            Ray(f"127.0.0.1:{port}").started(None).__enter__()
+            Ray(f"127.0.0.1:{port}").started(None, None).__enter__()
 
 
 @pytest.mark.slow
@@ -81,7 +81,7 @@ def test_a_port_behind_which_is_no_ray_is_given_ten_seconds():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun = time.monotonic()
         with pytest.raises(ConfigError, match="nothing within 10 seconds"):
-            Ray(f"127.0.0.1:{silent.getsockname()[1]}").started(None).__enter__()
+            Ray(f"127.0.0.1:{silent.getsockname()[1]}").started(None, None).__enter__()
     assert 9 < time.monotonic() - begun < 12
 
 
@@ -124,7 +124,7 @@ def two_workers():
     pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the workers open the helpers
-        with Ray().started(None) as running:
+        with Ray().started(None, None) as running:
             yield running
 
 
@@ -154,4 +154,4 @@ def test_what_is_refused_in_a_worker_is_refused_here(two_workers):
 )
 def test_more_than_there_is(two_workers, settings, words):
     with pytest.raises(ConfigError, match=words):
-        Ray(**settings).started(None).__enter__()
+        Ray(**settings).started(None, None).__enter__()

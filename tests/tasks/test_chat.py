@@ -128,7 +128,7 @@ def test_a_template_of_its_own_where_there_are_tools():
         ({"messages": ["hello"]}, "a message that is no object"),
         ({"messages": [{"content": "hi"}]}, "a message without a role"),
         ({"messages": [{"role": "user", "content": None}]}, "without content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "'image' in it"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "an image whose part says"),
         ({"messages": [{"role": "user", "content": "\ud83d"}]}, "half a character"),
         ({"messages": [{"from": "narrator", "value": "hi"}]}, "the speaker 'narrator'"),
         ({"messages": [{"from": "function_call", "value": "get("}]}, "a call of a function that is no JSON"),

@@ -1,5 +1,7 @@
 """The weights that did best in training are kept, and training stops where nothing becomes better; stopped or not."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -27,17 +29,19 @@ class Scripted:
         return [Metric("accuracy", self.values[len(self.seen) - 1], 9)]
 
 
-@pytest.mark.parametrize("folder", [True, False])
+JUDGED = [
+    ((0.1, 0.4, 0.4, 0.2), True, None, 24, 2),
+    ((0.1, 0.4, 0.4, 0.2), False, None, 24, 1),
+    ((0.5, 0.4, 0.3, 0.9), True, 2, 18, 1),
+    ((0.1, 0.4, 0.3, 0.9), True, 2, 24, 4),
+]
+
+
 @pytest.mark.parametrize(
-    ("values", "higher", "patience", "steps", "best"),
-    [
-        ((0.1, 0.4, 0.4, 0.2), True, None, 24, 2),
-        ((0.1, 0.4, 0.4, 0.2), False, None, 24, 1),
-        ((0.5, 0.4, 0.3, 0.9), True, 2, 18, 1),
-        ((0.1, 0.4, 0.3, 0.9), True, 2, 24, 4),
-    ],
+    ("judged", "folder"), often(product(JUDGED, (True, False)), lambda judged, folder: folder == (judged[3] == 24))
 )
-def test_the_best_weights_are_kept(tmp_path, folder, values, higher, patience, steps, best):
+def test_the_best_weights_are_kept(tmp_path, folder, judged):
+    values, higher, patience, steps, best = judged
     model, _, rows, collate = fresh(layers=(1, 2))
     measure = Scripted(model, *values)
     judge = Judge(measure, "accuracy", higher, patience)

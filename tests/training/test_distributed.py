@@ -40,7 +40,11 @@ def tune(place, output, *more, chat=False):
     pairs = iter(more)
     given |= dict(zip(pairs, pairs, strict=True))
     flags = [name for name, value in given.items() if value is True]
-    return ["tune", *flags, *(one for pair in given.items() if pair[1] not in (None, True) for one in pair)]
+    return [
+        "tune",
+        *flags,
+        *(one for pair in given.items() if pair[1] is not None and pair[1] is not True for one in pair),
+    ]
 
 
 def tensors(folder):
@@ -89,7 +93,7 @@ PLANS = {
     "accumulated": ("--layers", "2,3", "--gradient-accumulation-steps", 3),
     "tokens": ("--layers", "2,3", "--tokens-per-batch", 60, "--batch-size", None),
     "recap": ("--schedule", "recap:rounds=2", "--layers", "0,1,2,3", "--epochs", 4),
-    "salf": ("--schedule", "salf", "--tuner", "full", "--layers", "1,2,3", "--epochs", 1, "--head", None),
+    "salf": ("--schedule", "salf", "--tuner", "full", "--layers", "1,2,3", "--epochs", 1),
     "probed": ("--scorer", "layer-probe:samples=12", "--k", 1, "--select", "highest"),
     "judged": ("--layers", "2,3", "--eval-strategy", "epoch", "--gradient-checkpointing", True),
     "chat": ("--layers", "2,3"),
@@ -137,6 +141,7 @@ RESUMED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
@@ -176,7 +181,7 @@ def test_with_dropout_as_many_go_on_as_if_nothing_had_happened(nursery, place, t
 
 def test_the_first_process_claims_the_folder_and_all_hear_its_refusal(nursery, place, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "run" / "run.json").write_text('{"settings": {"epochs": 9}}')
     refused = nursery.wheretune(tmp_path / "said", 2, *tune(place, tmp_path / "run", "--layers", "3"))
     assert refused.codes == [2, 2] and len(refused.errors) == 1
     assert "was begun with other settings" in refused.errors[0] and "Traceback" not in "".join(refused.err)
@@ -192,20 +197,6 @@ def test_a_signal_to_one_ends_all(nursery, place, tmp_path, by, code):
     assert "Traceback" not in "".join(stopped.err), stopped.err
 
 
-def of_its_own(*given, changes=(), defect=False):
-    """A command that the second process was given otherwise, or in which it fails."""
-    from helpers.ranks import command
-    from wheretune.support.processes import rank
-    from wheretune.training.followers import FollowerCallback
-
-    if rank() == 1 and defect:
-        FollowerCallback.on_optimizer_step = lambda *_, **__: 1 / 0
-    given = list(given)
-    for name, value in changes if rank() == 1 else ():
-        given[given.index(name) + 1] = value
-    command(*given)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value", "says"),
@@ -213,7 +204,7 @@ def of_its_own(*given, changes=(), defect=False):
         (
             "--batch-size",
             "4",
-            "process 2 of 2 was started for another run than process 1 (settings.batch_size: 5 there",
+            "settings.batch_size: 5 there, 4 now); give all of them the same command",
         ),
         ("--train", "dev.jsonl", "was started for another run than process 1 ("),
         ("--layers", "1,3", "was started for another run than process 1 ("),
@@ -224,7 +215,7 @@ def of_its_own(*given, changes=(), defect=False):
 def test_processes_that_disagree_are_refused_in_one_line(nursery, place, tmp_path, name, value, says):
     value = str(place / value) if "." in value else value
     command = map(str, tune(place, tmp_path / "run", "--layers", "2,3"))
-    function = "training.test_distributed:of_its_own"
+    function = "helpers.ranks:of_its_own"
     refused = nursery.run(tmp_path / "said", 2, function, *command, changes=[(name, value)])
     assert 0 not in refused.codes and len(refused.errors) == 1 and says in refused.errors[0], refused.err
     assert "Traceback" not in "".join(refused.err) and not (tmp_path / "run" / "plan.json").exists()
@@ -233,9 +224,14 @@ def test_processes_that_disagree_are_refused_in_one_line(nursery, place, tmp_pat
 @pytest.mark.slow
 def test_a_defect_in_one_keeps_its_traceback_and_ends_all(nursery, place, tmp_path):
     command = map(str, tune(place, tmp_path / "run", "--layers", "2,3"))
-    ended = nursery.run(tmp_path / "said", 2, "training.test_distributed:of_its_own", *command, defect=True)
+    ended = nursery.run(tmp_path / "said", 2, "helpers.ranks:of_its_own", *command, defect=True)
     assert 0 not in ended.codes and ended.seconds < 60
     assert "ZeroDivisionError" in ended.err[1] and len(ended.errors) == 1 and "has ended" in ended.errors[0]
+
+
+def test_gradients_are_summed_where_any_process_has_one(nursery, tmp_path):
+    done = nursery.run(tmp_path, 2, "helpers.ranks:sums")
+    assert done.codes == [0, 0], done.err
 
 
 @pytest.mark.slow
@@ -256,8 +252,8 @@ def test_launchers(place, tmp_path):
 
     env = os.environ | {"PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     launchers = {
-        "torchrun": ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"),
-        "accelerate": ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"),
+        "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        "accelerate": ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"),
     }
     for name, launcher in launchers.items():
         command = map(str, tune(place, tmp_path / name, "--layers", "2,3"))

@@ -49,9 +49,7 @@ IDLE = (  # what is so anyway, or changes nothing here
     "remove-unused-columns", "remove-splits", "remove-columns", "ignore-mismatched-sizes",
 )  # fmt: skip
 REFUSED = {  # what has no equivalent here, and what does the same
-    "max-eval-samples": "all held-out rows are judged; give a smaller file, or of a hub data set a part such as "
-    "NAME:CONFIG:validation[:500]",
-    "max-predict-samples": "all held-out rows are judged; give a smaller file",
+    "max-predict-samples": "--max-eval-samples is for test data too",
     "text-column-delimiter": "a pair of texts goes to the tokenizer as a pair; join more columns in the file",
     "tokenizer-name": "the model's own tokenizer is used; save another into the model's folder",
     "config-name": "the model's own config is used; save another into the model's folder",
@@ -66,7 +64,11 @@ DATASET = (
     "dataset-name", "dataset-config", "dataset-config-name", "dataset-train-split", "train-split-name",
     "dataset-test-split", "validation-split-name", "test-split-name", "task-name",
 )  # fmt: skip
-GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
+GLUE = {  # the columns of its texts, by task
+    "cola": "sentence", "mnli": "premise,hypothesis", "mrpc": "sentence1,sentence2", "qnli": "question,sentence",
+    "qqp": "question1,question2", "rte": "sentence1,sentence2", "sst2": "sentence", "stsb": "sentence1,sentence2",
+    "wnli": "sentence1,sentence2",
+}  # fmt: skip
 SWITCHES = (
     "do-train", "do-eval", "do-predict", "load-best-model-at-end", "greater-is-better", "shuffle-train-dataset",
     "pad-to-max-length", "use-fast-tokenizer", "disable-tqdm", "overwrite-output-dir", "overwrite-cache", "packing",
@@ -158,8 +160,8 @@ def in_our_words(theirs: Mapping[str, Sequence[str]], own: Mapping[str, Any]) ->
     return found + [one for one in _data_sets(theirs) if one[0] in own]
 
 
-def _data_sets(theirs: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """The hub data set that their options name, by our flag.
+def _data_sets(theirs: Mapping[str, Sequence[str]]) -> list[tuple[str, str | None]]:
+    """The hub data set that their options name, by our flag, and the columns of its texts where these are known.
 
     Raises:
         ConfigError: GLUE has no such task.
@@ -168,10 +170,14 @@ def _data_sets(theirs: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
     def first(*names: str) -> str:
         return next((theirs[name][0] for name in names if theirs.get(name)), "")
 
+    columns: list[tuple[str, str | None]] = []
     if (task := first("task-name").lower()) and not first("dataset-name"):
         if task not in GLUE:
-            raise ConfigError(f"--task_name is {task!r}", f"GLUE's tasks are {', '.join(GLUE)}")
+            remedy = f"it means one of GLUE's, which are {', '.join(GLUE)}; what is to be learned is named with --task"
+            raise ConfigError(f"--task_name is {task!r}", remedy)
         name, config, held = "nyu-mll/glue", task, "validation_matched" if task == "mnli" else "validation"
+        if not first("text-column-name", "text-column-names"):
+            columns = _one("text-column-names", GLUE[task], ())
     else:
         name, config, held = first("dataset-name"), first("dataset-config", "dataset-config-name"), ""
     splits = {
@@ -180,7 +186,7 @@ def _data_sets(theirs: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
         "--test": first("test-split-name"),
     }
     wanted = {flag: split for flag, split in splits.items() if split or flag == "--train"} if name else {}
-    return [(flag, ":".join([name, config, split]).rstrip(":")) for flag, split in wanted.items()]
+    return [*((flag, ":".join([name, config, split]).rstrip(":")) for flag, split in wanted.items()), *columns]
 
 
 def _one(name: str, value: str, values: Sequence[str]) -> list[tuple[str, str | None]]:

@@ -26,7 +26,7 @@ from wheretune.cli.groups import FIELDS, expanded, flag_of, was_given
 from wheretune.cli.printing import note, readable_anywhere
 from wheretune.cli.usage import said
 from wheretune.errors import WheretuneError
-from wheretune.support.processes import check_one_process, join, leave, may_speak, world_size
+from wheretune.support.processes import check_one_process, join, leave, may_speak, over, world_size
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 STOPPED = 130  # what a shell reports of Ctrl-C, and what typer makes of it
@@ -196,7 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with terminable() as terminated:
             _meet(_asked(given))
             code = application(_asked(given))(args=given, prog_name="wheretune", standalone_mode=False)
-            leave()
+            if not code:
+                leave()
     except WheretuneError as error:
         _fail(str(error))
     except USAGE_ERROR as error:
@@ -231,6 +232,7 @@ def _exit(code: int) -> None:
     if code and world_size() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
+        over()
         os._exit(code)
     sys.exit(code)
 

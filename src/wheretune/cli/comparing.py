@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +27,8 @@ from wheretune.cli.spreading import SpreadOptions
 from wheretune.cli.training import CacheOptions, LoopOptions, SavingOptions, WatchOptions, rates_of
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from wheretune.recipes.base import Recipe
     from wheretune.studies.grid import Compared, Comparison
 
@@ -181,7 +184,7 @@ def _report(compared: Compared, paper: Recipe | None, folder: Path, json_: bool)
     """Says which learning rates were best, what failed, and shows the table beside the paper's numbers."""
     from wheretune.show.tables import table
     from wheretune.studies.statistics import as_json, lines
-    from wheretune.studies.tables import COLUMNS, cells, title
+    from wheretune.studies.tables import cells, title
     from wheretune.support.words import rate_in_words
 
     for row in compared.rows:
@@ -194,14 +197,24 @@ def _report(compared: Compared, paper: Recipe | None, folder: Path, json_: bool)
     content: dict[str, object] = {"methods": [as_json(line) for line in found]}
     if paper is not None:
         content["printed_in_the_paper"] = [asdict(one) for one in paper.printed]
-    shown = table(title(compared), COLUMNS, (cells(line) for line in found), left=("method", "layers", "test"))
-    show(shown, json_, content)
+    show(_table(title(compared), map(cells, found)), json_, content)
     if paper is not None and not json_:
         show(f"{paper.paper} printed, on other models and data, so to look at and not to match:")
         for one in paper.printed:
             show(table(one.where, one.columns, one.rows, left=one.columns[:1]))
         show(f"decided where it is silent: {paper.decided}")
     note(f"tables in {folder / 'table.md'} and {folder / 'results.csv'}")
+
+
+def _table(title: str, lines: Iterable[Sequence[str]]) -> Table:
+    """The table without columns of which nothing is known, and with long methods on several lines."""
+    from wheretune.show.tables import table
+    from wheretune.studies.tables import COLUMNS, UNKNOWN
+
+    rows = [[name.replace("+", "+\n"), *rest] for name, *rest in lines]
+    used = [place for place in range(len(COLUMNS)) if any(row[place] != UNKNOWN for row in rows)]
+    body = ([row[place] for place in used] for row in rows)
+    return table(title, [COLUMNS[place] for place in used], body, left=("method", "layers", "test"))
 
 
 def demo(

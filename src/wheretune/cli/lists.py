@@ -52,7 +52,8 @@ def described(axis: str, made: Any) -> dict[str, Any]:
         said |= {"formula": card.formula, "source": card.source, "needs": card.needs_in_words, "cost": card.cost}
         said |= {"selector": card.selector, "direction": getattr(card, "direction", "highest")}
     elif axis == "selector":
-        said = {"chooses": first, "needs_scores": made.needs_scores}
+        needs = made.needs_scores  # a property of one that holds another, which decides
+        said = {"chooses": first, "needs_scores": needs if isinstance(needs, bool) else None}
     elif axis == "metric":
         said = {"measures": first, "reads": made.reads, "higher_is_better": made.higher_is_better}
     options = {} if axis == "metric" or not dataclasses.is_dataclass(made) else _options(made)

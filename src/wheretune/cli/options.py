@@ -310,6 +310,10 @@ class JudgedOptions(TrainOptions):
         option("--validation", "Validation data, or a share of the training data such as 10%.", metavar="F"),
     ] = None
     test: Annotated[str | None, option("--test", "Test data.", metavar="F")] = None
+    max_eval_samples: Annotated[
+        int | None,
+        option("--max-eval-samples", "Judge so many rows of each, drawn at random, the same for all.", default="all"),
+    ] = None
 
     def spec_of_train(self, seed: int, flag: str = "--train") -> DataSpec:
         """The training data, without the share that is set aside for validation."""
@@ -325,9 +329,26 @@ class JudgedOptions(TrainOptions):
         given = {"validation": self.validation, "test": self.test}
         specs = {name: self.spec(source, split=name) for name, source in given.items() if source is not None}
         share = self._share()
+        if self.max_eval_samples is not None:
+            specs = self._drawn(specs, share)
         if share is not None:
             specs["validation"] = replace(super().spec_of_train(seed), part=(0.0, share))
         return specs
+
+    def _drawn(self, specs: dict[str, Any], share: float | None) -> dict[str, Any]:
+        """The same with as many rows of each as are to be judged.
+
+        Raises:
+            ConfigError: There are none of which some could be drawn.
+        """
+        from wheretune.records.runs import at_least
+
+        at_least(1, "max_eval_samples", self.max_eval_samples)
+        if share is not None:
+            raise ConfigError(f"--validation is {self.validation}", "give a smaller share, without --max-eval-samples")
+        if not specs:
+            raise ConfigError("--max-eval-samples has no effect", "give validation or test data")
+        return {name: replace(spec, max_samples=self.max_eval_samples) for name, spec in specs.items()}
 
     def _share(self) -> float | None:
         """The share of the training data that is set aside for validation; None where there is none.

@@ -96,10 +96,8 @@ def plan(
     else:
         asked = scorer_of(scorer or "cosine-centrality")
         refuse_unread(context, needs_of([asked]))
-        check_free(target, overwrite)
         choice = choice.checked(context, asked, seed)
-        probes = target.parent / f"{target.stem}-probe"
-        scores, made = _from_model(model, data, reading, choice, axes, asked, probes, seed)
+        scores, made = _from_model(model, data, reading, choice, axes, asked, target, overwrite, seed)
         if scores is not None and not json_:
             show(scores)
     write_unless_other(target, lambda path: save(made, path), overwrite)
@@ -130,7 +128,8 @@ def _from_model(
     choice: ChoiceOptions,
     axes: dict[str, Any],
     scorer: Spec,
-    probes: Path,
+    target: Path,
+    overwrite: bool,
     seed: int,
 ) -> tuple[LayerScores | None, Plan]:
     """Scores, where the selector reads scores, and the plan that follows."""
@@ -141,11 +140,12 @@ def _from_model(
     session = Session(shared=False)
     session.texts(train, needs_of([scorer]))  # data is refused before the model is opened
     selector = selector_that_fits(choice, spec, scorer, seed)
+    check_free(target, overwrite)
     from wheretune.pipeline import choose
     from wheretune.records.runs import RunSpec
 
     asked = RunSpec(spec, train, scorer=scorer, reading=how, selector=selector, **axes)
-    return choose(asked, session, probes=probes)
+    return choose(asked, session, probes=target.parent / f"{target.stem}-probe")
 
 
 # --- what it costs -------------------------------------------------------------------------------
@@ -155,8 +155,17 @@ def cost(
     context: typer.Context,
     model: BaseOptions,
     texts: DataOptions,
+    plan_given: Annotated[
+        Path | None, typer.Argument(metavar="[PLAN]", help="The same as --plan.", show_default=False)
+    ] = None,
     plan_file: Annotated[
-        Path | None, option("--plan", "What `wheretune plan` wrote.", default=False, rich_help_panel="Choice")
+        Path | None,
+        option(
+            "--plan",
+            "What `wheretune plan` wrote, or the folder of a run.",
+            default=False,
+            rich_help_panel="Choice",
+        ),
     ] = None,
     data: DataFile = None,
     epochs: Annotated[int, option("--epochs", "Passes over the data.", rich_help_panel="Training")] = 3,
@@ -184,7 +193,7 @@ def cost(
 
     For example:
 
-    wheretune cost --plan plan.json --epochs 5
+    wheretune cost plan.json --epochs 5
 
     wheretune cost --plan plan.json --data train.jsonl
 
@@ -193,7 +202,10 @@ def cost(
     from wheretune.records.base import save, to_json
     from wheretune.records.runs import TrainSettings
 
-    given = plan_of(needed(plan_file, "--plan"))
+    if plan_given is not None:
+        refuse(context, ("plan_file",), "a plan that is given without it")
+    path = needed(plan_given or plan_file, "--plan")
+    given = plan_of(path / "plan.json" if path.is_dir() else path)
     target = None if output is None else file_to_write(output)
     settings = TrainSettings(epochs, batch_size=batch_size, seed=seed)
     if data is None:
@@ -304,7 +316,7 @@ def inspect(
     tuners = list(found["layers"][0]["tuners"])
     rows = [
         (
-            str(one["index"]),
+            one["name"],
             one["path"],
             count(one["parameters"]),
             *("–" if n is None else count(n) for n in one["tuners"].values()),

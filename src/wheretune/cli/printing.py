@@ -11,7 +11,6 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +70,11 @@ def show(thing: object, as_json: bool = False, data: Any = None) -> None:
 
         console().print(Text(thing), soft_wrap=True)
     else:
-        console().print(thing)
+        from rich.table import Table
+
+        from wheretune.show.tables import unbroken
+
+        console().print(unbroken(thing, console().width) if isinstance(thing, Table) else thing)
 
 
 def note(message: str, style: str = "dim", *, anyway: bool = False) -> None:
@@ -90,8 +93,3 @@ def write_out(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def comma(layers: Sequence[int]) -> str:
-    """Layers in words."""
-    return ", ".join(map(str, layers)) or "none"

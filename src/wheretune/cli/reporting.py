@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from wheretune.cli.choice import ChoiceOptions, scorer_of
 from wheretune.cli.groups import Group, group, option
-from wheretune.cli.printing import comma, note, show
+from wheretune.cli.printing import note, show
 from wheretune.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ def report_on(
                 if said is not None:
                     show(str(said))
         if side_by_side is not None:
-            _show_agreement(side_by_side)
+            _show_agreement(side_by_side, every[0].model)
     note(f"scores in {output}; next: wheretune plan {output}")
 
 
@@ -299,7 +299,7 @@ def _draw(every: list[LayerScores], figures: Path, before: LayerScores | None, f
         save_figure(figure, figures / "scorers.png")
 
 
-def _show_agreement(found: Agreement) -> None:
+def _show_agreement(found: Agreement, model: ModelInfo) -> None:
     from wheretune.show.tables import table
 
     numbers = [str(number) for number in range(1, len(found.names) + 1)]
@@ -313,7 +313,7 @@ def _show_agreement(found: Agreement) -> None:
         (
             name,
             str(choice.selector),
-            comma(choice.layers),
+            model.named(choice.layers) or "none",
             "–" if choice.confidence is None else f"{choice.confidence.selection:.0%}",
         )
         for name, choice in zip(found.names, found.choices, strict=True)

@@ -86,15 +86,17 @@ def evaluate(
     on_tasks.check(data, bool(names or also or columns.given))
     target = None if output is None else file_to_write(output)
     trained = _trained_on(folder)
+    from wheretune.delta.reading import read_other
+
     read = {} if data is None else {data: _both_ways(trained, data, columns.given)}
+    read |= {name: (read_other(trained, name, columns.given),) * 2 for name in also or ()}
     loaded = on_tasks.loaded(folder)
     tuned = _opened(folder, base)
     from wheretune.judging import save_predictions
     from wheretune.support.files import write_json
 
     untouched = tuned.untouched() if beside_base else None
-    every = read | {name: (tuned.read_other(name, columns.given),) * 2 for name in also or ()}
-    content, judged, before = _on_data(tuned, untouched, every, names, batch_size)
+    content, judged, before = _on_data(tuned, untouched, read, names, batch_size)
     if loaded:
         content["lm_eval"] = on_tasks.judged(tuned, untouched, loaded, batch_size)
     if target is not None:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from wheretune.data.batches import filled
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """The places of the rows of every batch, in the order in which they are read."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[int]]: ...
 
 
 class Arranged(list[dict[str, Any]]):
@@ -18,9 +27,14 @@ class Arranged(list[dict[str, Any]]):
         batches: The places of the rows of every batch.
     """
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], batches: Sequence[Sequence[int]]) -> None:
+    def __init__(self, rows: Sequence[Mapping[str, Any]], batches: Batches) -> None:
         super().__init__(dict(row) for row in rows)
-        self.batches = [list(batch) for batch in batches]
+        self.batches = batches
+
+    @property
+    def late(self) -> bool:
+        """Whether a batch may follow from the training before it, so that none is asked for ahead."""
+        return not isinstance(self.batches, Sequence)
 
 
 class TokenBatches(torch.utils.data.Sampler[list[int]]):

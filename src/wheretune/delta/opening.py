@@ -13,10 +13,9 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 
 from wheretune import catalog
-from wheretune.data.sources import located
 from wheretune.delta.folder import ADAPTER, MANIFEST, TENSORS, base_spec, local_folder, read_manifest
 from wheretune.delta.reading import read_like, trained_on
-from wheretune.errors import ConfigError, DataError, DeltaError
+from wheretune.errors import ConfigError, DeltaError
 from wheretune.judging import by_text, predict
 from wheretune.model.finding import find_layers
 from wheretune.model.identity import describe
@@ -28,7 +27,6 @@ from wheretune.records import older
 from wheretune.records.base import Spec, from_json, looks, to_json
 from wheretune.records.runs import Manifest
 from wheretune.tasks.base import task_of
-from wheretune.tasks.loading import load_data
 from wheretune.tuners.peft import attach_saved
 
 if TYPE_CHECKING:
@@ -196,23 +194,6 @@ class Finetuned:
             )
         task = task_of(self.data)
         return head.on(open_model(self.spec, language=True).stack, task.outputs(()), task, seed=0).eval()
-
-    def read_other(self, source: str, columns: Mapping[str, str] | None = None) -> TextData:
-        """Data of whatever kind: of the training data's task if it can be read so, otherwise raw text.
-
-        Raises:
-            DataError: It is neither.
-        """
-        try:
-            return self.read(source, "required", columns)
-        except (DataError, ConfigError) as error:
-            if not self.model.several:
-                raise
-            try:
-                spec = replace(self.data.spec, source=located(source, "test", "validation"), task=Spec("text"))
-                return load_data(replace(spec, max_samples=None, part=None, bad_rows="skip"))
-            except (DataError, ConfigError):
-                raise error from None
 
     def read(self, data: Any, labels: LabelUse, columns: Mapping[str, str] | None = None) -> TextData:
         """Data with the task and classes of the training data; `unread` says which rows cannot be used, and why.

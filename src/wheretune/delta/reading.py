@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wheretune.data.reading import SHOWN
 from wheretune.data.sources import located
 from wheretune.delta.folder import MANIFEST
-from wheretune.errors import DeltaError
+from wheretune.errors import ConfigError, DataError, DeltaError
 from wheretune.records import older
 from wheretune.records.base import Spec, from_json
 from wheretune.records.data import DataInfo
@@ -68,6 +68,24 @@ def read_like(trained: DataInfo, data: Any, labels: LabelUse, columns: Mapping[s
             "count as wrong", unknown, len(read), ", ".join(new[:SHOWN]) + (", ..." if len(new) > SHOWN else ""),
         )  # fmt: skip
     return read
+
+
+def read_other(trained: DataInfo, source: str, columns: Mapping[str, str] | None = None) -> TextData:
+    """Data of whatever kind: of the training data's task if it can be read so, otherwise raw text.
+
+    Raises:
+        DataError: It is neither, or the model reads one token of a text and so can say nothing of raw text.
+    """
+    try:
+        return read_like(trained, source, "required", columns)
+    except (DataError, ConfigError) as error:
+        if task_of(trained).places != "every":
+            raise
+        try:
+            spec = replace(trained.spec, source=located(source, "test", "validation"), task=Spec("text"))
+            return load_data(replace(spec, max_samples=None, part=None, bad_rows="skip"))
+        except (DataError, ConfigError):
+            raise error from None
 
 
 def unknown_classes(read: TextData, trained: DataInfo) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FREEZE = """import re
 for name, p in model.named_parameters():
     p.requires_grad = any(re.match(u, name) for u in unfrozen_parameters)"""
+APART = ("peft",)  # the tools in whose words an encoder-decoder's layers can be named
 LOW_RANK = ("lora", "dora", "pissa")  # the tuners that PEFT, Axolotl and LLaMA-Factory all have
 
 
@@ -34,6 +35,11 @@ def export(plan: Plan, tool: str) -> str:
         raise ConfigError("the plan names no layers", "plan with another tuner than head-only")
     if getattr(catalog.build("schedule", plan.schedule), "moves", False):
         raise ConfigError(f"no tool can carry out the schedule {plan.schedule}", "plan with the schedule static")
+    if len(plan.model.stacks) > 1 and tool not in APART:
+        raise ConfigError(
+            f"{tool} is told of the layers of decoders, and {plan.model.name} is an encoder-decoder",
+            f"export to {' or '.join(APART)}",
+        )
     text: str = write(plan)
     return text
 

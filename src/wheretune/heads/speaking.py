@@ -73,7 +73,6 @@ class SpeakingModel(TopModel):
             )
         self.stack = stack
         self.apart = bool(stack.split)
-        self.auto = "AutoModelForSeq2SeqLM" if self.apart else "AutoModelForCausalLM"
         self.language: nn.Module = stack.model
         self.config = stack.base.config
         self.auto = opened_by(self.config)

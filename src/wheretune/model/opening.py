@@ -177,7 +177,7 @@ def load_language_model(spec: ModelSpec) -> nn.Module:
             "give a causal language model, or a task and a scorer that need none",
             "model",
         )
-    given, kind = placing(spec, config), "AutoModelForSeq2SeqLM" if apart else opened_by(config)
+    given, kind = placing(spec, config), opened_by(config)
     if is_adapter(name):
         return merged(spec, given, language=kind).to(device_of(spec))
     with _opening(name, kind):

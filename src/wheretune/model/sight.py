@@ -8,7 +8,7 @@ from typing import Any
 from wheretune.support.sight import give_processor
 from wheretune.support.words import first_line
 
-READS, SEES = "AutoModelForCausalLM", "AutoModelForImageTextToText"
+READS, WRITES, SEES = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText"
 
 
 def sees(config: Any) -> bool:
@@ -21,6 +21,8 @@ def sees(config: Any) -> bool:
 
 def opened_by(config: Any) -> str:
     """The class of Transformers that opens a language model with its output matrix, and its eyes where it has any."""
+    if config.get_text_config().is_encoder_decoder:
+        return WRITES
     return SEES if sees(config) else READS
 
 

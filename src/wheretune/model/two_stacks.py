@@ -80,6 +80,16 @@ def start_and_padding(base: nn.Module) -> tuple[int, int]:
     return start, pad
 
 
+def check_start(stack: LayerStack) -> None:
+    """Makes sure that the decoder of an encoder-decoder can start.
+
+    Raises:
+        ModelError: As for `start_and_padding`.
+    """
+    if stack.split:
+        start_and_padding(stack.base)
+
+
 def written_before(base: nn.Module, tokens: Int[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
     """What a decoder reads to write `tokens`: its start token, then all but the last of them, as Transformers shifts.
 

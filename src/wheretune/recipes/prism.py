@@ -20,6 +20,7 @@ PRISM = Recipe(
             method(tuner=Spec("prefix")),
             method(schedule=Spec("lift")),
             method(schedule=Spec("slimfit")),
+            method(schedule=Spec("recap")),
             method(selector=Spec("random")),
             method(selector=Spec("bottom")),
             method(selector=Spec("top")),
@@ -94,6 +95,6 @@ PRISM = Recipe(
     decided="P takes the best of 3, 5 and 10 epochs and of batches of 16 and 32 per data set: ours are compare's own, "
     "and the learning rate is chosen on validation data; its head is a linear map on the last layer's token, with "
     "which k = 3 trains 21.3 M parameters and not the 28.3 M it prints; sizes of adapters and prefixes are not said; "
-    "RECAP is a schedule that wheretune does not have yet, and is left out",
+    "RECAP's settings are its authors', with the study's epochs",
     preset="prism",
 )  # fmt: skip

@@ -75,6 +75,11 @@ _KINDS: Mapping[str, Kind] = {
         lambda text: tuple(float(part) for part in text.replace("+", ",").split(",")),
         lambda value: isinstance(value, tuple) and all(map(_number, value)),
     ),
+    "tuple[str, ...]": Kind(
+        "names with commas or + between them",
+        lambda text: tuple(text.replace("+", ",").split(",")) if text else (),
+        lambda value: isinstance(value, tuple) and all(isinstance(part, str) for part in value),
+    ),
     "dict[str, str]": Kind(
         "name=word pairs with commas between them",
         _pairs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Literal
@@ -273,6 +273,10 @@ class ModelInfo:
     def named(self, layers: Iterable[int], between: str = ", ") -> str:
         """What some layers are called."""
         return between.join(map(self.called, layers))
+
+    def as_named(self, layers: Sequence[int]) -> tuple[int | str, ...]:
+        """Layers as people name them: by index or, of an encoder-decoder, by what they are called."""
+        return tuple(layers) if len(self.stacks) == 1 else tuple(map(self.called, layers))
 
     def indices(self, names: Iterable[int | str]) -> tuple[int, ...]:
         """The indices of layers, in whichever way they are named.

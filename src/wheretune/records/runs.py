@@ -242,7 +242,8 @@ class RunResult:
         data: By split (`train`, `validation`, `test`), what was read.
         metrics: By split, the task's main metric first.
         trainable_parameters: Counted on the model that was trained.
-        seconds: Wall-clock seconds: `train`, `cache` (making the prefix cache), `evaluate`.
+        seconds: Wall-clock seconds: `train`, `cache` (making the prefix cache), `order` (finding which rows a schedule
+            reads when), `evaluate`.
         peak_memory_bytes: Highest resident memory of the process while it trained (on CUDA: of the device).
         steps: Optimizer steps.
         learning_rate: The peak that was taken, also where the spec left it open.
@@ -273,8 +274,8 @@ class RunResult:
 
     @property
     def training_seconds(self) -> float:
-        """Seconds of training and, before it, of making the prefix cache."""
-        return self.seconds["train"] + self.seconds.get("cache", 0.0)
+        """Seconds of training and, before it, of making the prefix cache and of finding the order of the rows."""
+        return self.seconds["train"] + self.seconds.get("cache", 0.0) + self.seconds.get("order", 0.0)
 
 
 def load_result(path: str | Path) -> RunResult:

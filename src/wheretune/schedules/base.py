@@ -115,8 +115,15 @@ class OrdersRows(Protocol):
         """Of the semantic deviation by which eof layers are found."""
 
     @property
+    def rescan(self) -> bool:
+        """Whether eof layers are found again at each stage."""
+
+    @property
     def ends(self) -> tuple[int, ...]:
         """The steps before which the stages end; filled in when the rows are ordered."""
+
+    def amounts(self, samples: int, stages: int) -> list[int]:
+        """How many of so many rows each stage gets."""
 
     def stages(self, eof_layers: Sequence[int], chosen: Sequence[int], seed: int) -> list[list[int]]:
         """The rows of every stage, in the order in which they are read; none twice.
@@ -124,6 +131,17 @@ class OrdersRows(Protocol):
         Args:
             eof_layers: Of every row.
             chosen: The layers of the plan, ascending.
+            seed: Seed for all random draws.
+        """
+
+    def stage(self, stage: int, amount: int, left: Mapping[int, int], layer: int, seed: int) -> list[int]:
+        """The rows of one stage, in the order in which they are read.
+
+        Args:
+            stage: Its number.
+            amount: How many rows it gets.
+            left: By row that no stage before it had, in the order of the data, its eof layer.
+            layer: The lowest that trains in it.
             seed: Seed for all random draws.
         """
 

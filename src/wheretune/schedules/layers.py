@@ -39,6 +39,6 @@ def check_layers(schedule: str, chosen: int, tuner: Spec, least: int = 1) -> Non
     if chosen < least:
         raise ConfigError(
             f"the schedule {schedule} trains {least} layers at a time, and the plan has {chosen}",
-            f"let the plan choose {least} layers or more, or train fewer at a time",
+            f"train {chosen} or fewer at a time ({schedule}:layers={chosen}), or choose more where the model has more",
             "schedule",
         )

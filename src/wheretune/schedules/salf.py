@@ -32,21 +32,23 @@ class Salf:
     filled `breadth-first` (stage 0, then 1, ... until the data is gone) or `depth-first` (one sample to every stage
     that has budget left, round after round).
 
-    Decided: eof layers are found once, before the training (the algorithm looks again at each stage); a stage's
-    samples are shuffled by the seed, and batches never mix stages; one pass; the state of the optimizer of a layer
-    that freezes is dropped. In a Trainer of the user's own, which orders its rows itself, the stages take the same
-    shares of the steps.
+    Decided: eof layers are found once, before the training, or with `rescan`, as the algorithm has it, at the beginning
+    of each stage anew, of the samples that are left and by the model as it is then; a stage's samples are shuffled by
+    the seed, and batches never mix stages; one pass; the state of the optimizer of a layer that freezes is dropped. In
+    a Trainer of the user's own, which orders its rows itself, the stages take the same shares of the steps.
 
     Attributes:
         budget: How many samples each stage gets.
         fill: How budgets that are larger than the data are filled.
         variant: Of the semantic deviation: `cosine`, `ce` or `rank` (S table 6).
+        rescan: Eof layers are found again at each stage: one more forward pass over the samples left.
         ends: The steps before which the stages end, once the rows are ordered; left empty before.
     """
 
     budget: Literal["half", "geometric", "arithmetic"] = "half"
     fill: Literal["breadth-first", "depth-first"] = "depth-first"
     variant: Literal["cosine", "ce", "rank"] = "cosine"
+    rescan: bool = False
     ends: tuple[int, ...] = ()
     name: ClassVar[str] = "salf"
     moves: ClassVar[bool] = True
@@ -74,16 +76,31 @@ class Salf:
             chosen: The layers of the plan, ascending.
             seed: Seed for what is drawn.
         """
-        left = list(range(len(eof_layers)))
-        drawn = [key("salf", seed, row) for row in left]
+        left = dict(enumerate(eof_layers))
         found: list[list[int]] = []
         for stage, amount in enumerate(self.amounts(len(eof_layers), len(chosen))):
-            matching = [row for row in left if eof_layers[row] <= chosen[stage]][:amount]
-            others = sorted(set(left) - set(matching), key=drawn.__getitem__)
-            rows = {*matching, *others[: amount - len(matching)]}
-            left = [row for row in left if row not in rows]
-            found.append(np.random.default_rng([seed, stage]).permutation(sorted(rows)).tolist())
+            found.append(self.stage(stage, amount, left, chosen[stage], seed))
+            for row in found[-1]:
+                del left[row]
         return found
+
+    def stage(self, stage: int, amount: int, left: Mapping[int, int], layer: int, seed: int) -> list[int]:
+        """The rows of one stage, shuffled.
+
+        Args:
+            stage: Its number.
+            amount: How many rows it gets.
+            left: By row that no stage before it had, in the order of the data, its eof layer.
+            layer: The lowest that trains in it.
+            seed: Seed for what is drawn.
+        """
+        matching = [row for row, eof in left.items() if eof <= layer][:amount]
+        rows = set(matching)
+        if len(matching) < amount:
+            others = sorted(left.keys() - rows, key=lambda row: key("salf", seed, row))
+            rows |= set(others[: amount - len(matching)])
+        shuffled: list[int] = np.random.default_rng([seed, stage]).permutation(sorted(rows)).tolist()
+        return shuffled
 
     def init(
         self, layers: int, chosen: Sequence[int], tensors: Mapping[str, tuple[int, ...]], steps: int, seed: int

@@ -86,10 +86,13 @@ def packed(state: PassState) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return content, tensors
 
 
-def unpacked(content: dict[str, Any], tensors: dict[str, Tensor], source: str) -> PassState:
-    """What `packed` has packed; raises whatever may go wrong with what is none."""
+def unpacked(
+    content: dict[str, Any], tensors: dict[str, Tensor], source: str, scorers: Sequence[Scorer] | None = None
+) -> PassState:
+    """What `packed` has packed, by these scorers or those that are named; raises whatever may go wrong."""
     number, of = content["shard"]
-    scorers = [_scorer(from_json(Spec, spec, source)) for spec in content["scorers"]]
+    if scorers is None:
+        scorers = [_scorer(from_json(Spec, spec, source)) for spec in content["scorers"]]
     if not 1 <= int(number) <= int(of) or not scorers or int(content["n_samples"]) < 0:
         raise ValueError("shard or scorers do not fit")
     return PassState(

@@ -43,6 +43,6 @@ def gather_together(
     parts = [one for one in gathered(own) if one is not None]
     if not parts and empty is not None:
         raise empty
-    shards = [unpacked(content, tensors, "a shard") for content, tensors in parts]
+    shards = [unpacked(content, tensors, "a shard", scorers) for content, tensors in parts]
     numbered = [replace(shard, shard=(place + 1, len(shards))) for place, shard in enumerate(shards)]
     return replace(merge(numbered), seconds=max(shard.seconds for shard in shards))

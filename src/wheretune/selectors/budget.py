@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from wheretune import catalog
 from wheretune.cost.flops import EPOCHS, TOKENS, compute_share
 from wheretune.cost.training import Training, known_parts
 from wheretune.errors import PlanError
@@ -29,15 +30,20 @@ class Budget:
     `cost.flops` says of whole layers over 3 epochs with every saving, so a plan's `expected_speed_up` is 1 over what is
     spent; parameters are the chosen layers' share of the base model.
 
+    With `schedules` the schedule is chosen too: `static` trains the layers above, one that moves all layers in turn.
+    The best score is taken, each layer's times the share of the steps in which it trains; see `budgeting`.
+
     Attributes:
         share: Of full fine-tuning's, above 0 and up to 1.
         of: `compute` or `parameters`.
         prefer: Which scores are good, `highest` or `lowest`; None takes what the scorer declares.
+        schedules: Names of schedules to choose among (`static+lift`), or `any` that can serve.
     """
 
     share: float = 0.5
     of: Literal["compute", "parameters"] = "compute"
     prefer: Literal["highest", "lowest"] | None = None
+    schedules: tuple[str, ...] = ()
     name: ClassVar[str] = "budget"
     needs_scores: ClassVar[bool] = True
 
@@ -78,6 +84,19 @@ class Budget:
             raise PlanError(f"there is no budget of {self.of}", "give compute or parameters", "budget_of")
         if self.prefer not in ("highest", "lowest", None):
             raise PlanError(f"a budget cannot prefer the {self.prefer} scores", "give highest or lowest", "prefer")
+        self._check_schedules()
+
+    def _check_schedules(self) -> None:
+        """Complains of schedules that cannot be chosen among."""
+        if self.schedules and self.of == "parameters":
+            raise PlanError(
+                "a schedule that moves trains all layers in turn, so a budget of parameters cannot choose among "
+                "schedules",
+                "give a budget of compute, or name the schedule",
+                "budget_of",
+            )
+        for name in self.schedules if self.schedules != ("any",) else ():
+            catalog.find("schedule", name)
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,7 @@ def choice_of(
     """
     if isinstance(selector, Explicit):
         made = _by_index(selector, model)
-        named = made if len(model.stacks) == 1 else replace(made, layers=_names(made, model))
-        return made, named, None
+        return made, replace(made, layers=model.as_named(model.indices(made.layers))), None
     stacks = _stacks_of(selector, model)
     if stacks[0][0] == "":
         plain, why = _adapted(selector, scores)
@@ -145,10 +144,6 @@ def _stacks_of(selector: AnySelector, model: ModelInfo) -> list[tuple[str, range
 def _by_index(selector: Explicit, model: ModelInfo) -> Explicit:
     named = replace(selector, layers=model.indices(selector.layers))
     return resolved(named, len(model))
-
-
-def _names(selector: Explicit, model: ModelInfo) -> tuple[str, ...]:
-    return tuple(model.called(index) for index in model.indices(selector.layers))
 
 
 def _adapted(selector: AnySelector, scores: LayerScores | None) -> tuple[Any, str | None]:

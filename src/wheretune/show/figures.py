@@ -239,6 +239,39 @@ def timetable_figure(spans: Sequence[tuple[int, int, Sequence[int]]], units: int
     return figure
 
 
+def budget_figure(counts: Sequence[int], budget: Sequence[tuple[int, int]], *, title: str) -> Figure:
+    """How many texts have which eof layer, and over it how many the stage of each layer reads.
+
+    Args:
+        counts: By layer, the texts whose eof layer it is.
+        budget: By layer, the texts that the stage from it up reads, and how many of these have an eof layer no higher.
+        title: Of the figure.
+    """
+    from matplotlib import pyplot
+
+    layers = range(len(counts))
+    figure, axes = pyplot.subplots(figsize=(max(6.4, 0.2 * len(counts) + 1.5), 4.0), dpi=150, layout="constrained")
+    axes.bar(layers, counts, 0.8, color=BLUE, alpha=0.75, label="eof layers")
+    reads, matching = zip(*budget, strict=True)
+    axes.stairs(
+        reads, np.arange(len(counts) + 1) - 0.5, color=ORANGE, linewidth=2.2, baseline=None, label="budget", zorder=3
+    )
+    axes.plot(layers, matching, "D", color="white", markeredgecolor="black", markersize=4.5, zorder=4, clip_on=False,
+              label="of the budget, with an eof layer no higher")  # fmt: skip
+    _number_layers(axes.xaxis, len(counts))
+    axes.set_xlim(-0.6, len(counts) - 0.4)
+    axes.set_ylim(0, 1.08 * max(1, *counts, *reads))
+    axes.set_xlabel(COUNTED)
+    axes.set_ylabel(f"texts, of {sum(counts)}")
+    axes.set_title(_literal(title), fontsize=11)
+    axes.legend(loc="upper center", ncols=3, bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", alpha=0.3, linewidth=0.6)
+    pyplot.close(figure)
+    return figure
+
+
 def agreement_figure(
     names: Sequence[str],
     correlations: Sequence[Sequence[float | None]],

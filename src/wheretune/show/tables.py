@@ -32,6 +32,24 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], lef
     return made
 
 
+def unbroken(made: Table, width: int) -> Table:
+    """The same table, with columns at least as wide as their longest words, where all of these fit into a width.
+
+    What is left goes to the columns that need least to hold their cells whole.
+    """
+    cells = [[str(cell) for cell in (column.header, *column.cells)] for column in made.columns]
+    widths = [max((len(word) for cell in column for word in cell.split()), default=0) for column in cells]
+    whole = [max(len(line) for cell in column for line in cell.split("\n")) for column in cells]
+    spare = width - sum(widths) - 3 * len(widths) - 1
+    if spare < 0 or sum(whole) <= sum(widths) + spare:
+        return made
+    for place in sorted(range(len(widths)), key=lambda place: whole[place] - widths[place]):
+        more = min(spare, whole[place] - widths[place])
+        widths[place], spare = widths[place] + more, spare - more
+        made.columns[place].width = widths[place]
+    return made
+
+
 def profile_table(
     title: str, values: Sequence[float], stds: Sequence[float], chosen: Sequence[int], names: Sequence[str]
 ) -> Table:

@@ -8,6 +8,7 @@ again, it runs what is missing. Torch is opened once names, settings and data ar
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from wheretune.studies.grid import Compared, Comparison, Failure, Job, next_jobs
 from wheretune.studies.tables import RESULTS, TABLE, write_tables
 from wheretune.support.executors.base import Lost, started
 from wheretune.support.files import alone_in, claimed, write_text
+from wheretune.support.hub import layers_said
 from wheretune.support.log import log
 from wheretune.support.words import rate_in_words
 from wheretune.tasks.base import task_of
@@ -90,7 +92,7 @@ class _Study:
         self.check_names()
         data = self.data()
         study = self.settled(data["train"])
-        with started(catalog.build("executor", self.what.executor), self.folder) as executor:
+        with started(catalog.build("executor", self.what.executor), self.folder, "wheretune.pipeline") as executor:
             return study.finished(data, executor)
 
     def check_names(self) -> None:
@@ -104,6 +106,17 @@ class _Study:
             catalog.find("metric", name)
         for method in self.what.methods:
             methods.check(method)
+        if (said := layers_said(self.what.model.name)) is not None:  # what the config refuses needs no torch
+            self.check_layers(said, self.what.methods)
+
+    def check_layers(self, model: ModelInfo | int, among: Sequence[Method]) -> int:
+        """Refuses methods that cannot choose among a model's layers, and says how many they choose by default."""
+        k = resolve_k(self.what.k, self.what.ratio, model if isinstance(model, int) else len(model))
+        for method in among:
+            selector = _selector(method, k, self.what.seeds[0])
+            if selector is not None:
+                planning.check(selector, model)
+        return k
 
     def data(self) -> dict[str, DataInfo]:
         """By split, what every run reads."""
@@ -122,12 +135,10 @@ class _Study:
         _, info = outline(self.what.model)
         head = planning.head_of(self.what.head, train)
         kept = tuple(method for method in self.what.methods if self._trains(method, head, info, train))
-        k = resolve_k(self.what.k, self.what.ratio, len(info))
-        for method in kept:
-            selector = _selector(method, k, self.what.seeds[0])
-            if selector is not None:
-                planning.check(selector, info)
-                _check_tuner(catalog.build("tuner", method.tuner), info)
+        k = self.check_layers(info, kept)
+        for tuner in {method.tuner for method in kept}:
+            if catalog.find("tuner", tuner.name).needs_layers:
+                _check_tuner(catalog.build("tuner", tuner), info)
         return replace(self, what=replace(self.what, k=k, ratio=None, head=Spec.of(head), methods=kept))
 
     def _trains(self, method: Method, head: Head, info: ModelInfo, train: DataInfo) -> bool:

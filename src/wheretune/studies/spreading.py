@@ -97,7 +97,7 @@ def score(
     jobs = [Shard(number, shards) for number in range(1, shards + 1)]
     states = []
     try:
-        with started(catalog.build("executor", executor), None) as running:
+        with started(catalog.build("executor", executor), None, "wheretune.pipeline") as running:
             for shard, state in running.run(work, jobs):
                 if isinstance(state, Lost):
                     problem = f"{shard} was not read: {state.why}"

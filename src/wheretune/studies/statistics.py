@@ -40,7 +40,7 @@ class Line:
     asked: int
     seeds: int
     failures: int
-    layers: tuple[tuple[int, ...], ...] = ()
+    layers: tuple[tuple[int | str, ...], ...] = ()
     metric: str | None = None
     n: int | None = None
     mean: float | None = None
@@ -71,7 +71,7 @@ def _line(row: Row, reference: Row | None, asked: int) -> Line:
         asked=asked,
         seeds=len(row.results),
         failures=len(row.failures),
-        layers=tuple(sorted({one.plan.layers for one in row.results})),
+        layers=tuple(sorted({one.plan.model.as_named(one.plan.layers) for one in row.results})),
         metric=row.metrics[0].name,
         n=row.metrics[0].n,
         mean=mean(values),

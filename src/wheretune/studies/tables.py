@@ -61,9 +61,10 @@ def title(compared: Compared) -> str:
     what = compared.what
     n = next((row.metrics[0].n for row in compared.rows if row.results), 0)
     seeds = ", ".join(map(str, what.seeds))
+    of = f"seed {seeds}" if len(what.seeds) == 1 else f"mean ± standard deviation over seeds {seeds}"
     return (
-        f"{short_name(what.model.name)} on {Path(what.test.source).name}: mean ± standard deviation over seeds "
-        f"{seeds}; n = {n}, k = {what.k}, {counted(what.settings.epochs, 'epoch')}"
+        f"{short_name(what.model.name)} on {Path(what.test.source).name}: {of}; "
+        f"n = {n}, k = {what.k}, {counted(what.settings.epochs, 'epoch')}"
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 BEAT = 1.0  # seconds between two looks
 DEAD = 40.0  # seconds after which one whose number stands still is dead
+LINGERING = 5.0  # seconds that the process with the store waits for the others to hear that the run is over
 PATIENCE = 15.0  # seconds that the main thread has to end after Ctrl-C or SIGTERM
 ENDED = "give the same command again to go on from what was kept"
 
@@ -40,7 +41,9 @@ class Lifeline:
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
         )
         self._store = PrefixStore(f"wheretune/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", client)
-        self._rank, self._others = rank, range(1, size) if rank == 0 else range(1)
+        self._rank, self._size, self._others = rank, size, range(1, size) if rank == 0 else range(1)
+        self._hosts = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        self._speaking, self._lock = False, threading.Lock()
         self._seen: dict[int, tuple[int, float]] = {}
         self._parting = self._stopped = False
         self._thread = threading.Thread(target=self._watch, name="lifeline", daemon=True)
@@ -68,11 +71,26 @@ class Lifeline:
         os.close(self._written)
 
     def may_speak(self) -> bool:
-        """Whether this process is the first to ask; where nobody can say any more, the second one may."""
+        """Whether this process is the first to ask, and that for the first time; the others then end in silence.
+
+        Where nobody can say any more who was first, the second process may speak.
+        """
+        with self._lock:
+            if self._speaking:
+                return False
+            self._speaking = True
         try:
             return bool(self._store.add("spoken", 1) == 1)
         except RuntimeError:  # the store was in the first process, which is gone
             return self._rank == 1
+
+    def over(self) -> None:
+        """Called when this process is about to end before its work is done."""
+        with suppress(RuntimeError):
+            ended, until = self._store.add("ended", 1), time.monotonic() + LINGERING
+            while self._hosts and ended < self._size and time.monotonic() < until:
+                time.sleep(0.1)
+                ended = self._store.add("ended", 0)
 
     def _watch(self) -> None:
         while not self._stopped:
@@ -96,8 +114,10 @@ class Lifeline:
             self._end(f"this run was asked to end; {ENDED}", 128 + self._asked[0])
 
     def _look(self) -> int | None:
-        """Shows that this process lives, and returns one that does not."""
+        """Shows that this process lives, and returns one that does not; ends it if another has said why all end."""
         self._store.add(f"beat/{self._rank}", 1)
+        if self._store.add("spoken", 0) and not (self._speaking or self._parting):
+            self._quit(2)
         now = time.monotonic()
         for other in self._others:
             beat = self._store.add(f"beat/{other}", 0)
@@ -112,4 +132,8 @@ class Lifeline:
             with suppress(OSError):
                 sys.stderr.write(f"error: {why}\n")
                 sys.stderr.flush()
-        os._exit(code)  # files are written whole or not at all
+        self._quit(code)
+
+    def _quit(self, code: int) -> None:
+        self.over()
+        os._exit(code if self._asked is None else 128 + self._asked[0])  # files are written whole or not at all

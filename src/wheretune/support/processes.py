@@ -33,7 +33,7 @@ LONGEST = timedelta(
     days=1
 )  # how long for what one of them computes alone; one that has died is noticed by its lifeline
 SHARING = 20.0  # seconds that a file may take to be seen by another machine
-LOST = ("by peer", "gloo", "NCCL", "Broken pipe", "TCPStore", "Socket")  # in what torch says of a process that is gone
+LOST = ("by peer", "Broken pipe", "remote process exited", "TCPStore")  # in what torch says of a process that is gone
 
 _joined = False
 _lifeline: Lifeline | None = None
@@ -121,6 +121,7 @@ def join() -> None:
             f"started as {world_size()} processes that know nothing of one another (there is no MASTER_ADDR)",
             "start them with torchrun or accelerate launch",
         )
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else stacks of C++ are printed when another process ends
     import torch
     from torch import distributed
 
@@ -160,6 +161,12 @@ def leave() -> None:
 def may_speak() -> bool:
     """Whether this process is the one that tells the user why the run ends: the first that asks."""
     return is_main() if _lifeline is None else _lifeline.may_speak()
+
+
+def over() -> None:
+    """Lets the others hear that this process is about to end before its work is done."""
+    if _lifeline is not None:
+        _lifeline.over()
 
 
 # --- what they tell one another -------------------------------------------------------------------

@@ -12,6 +12,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from wheretune.support.processes import part
+
 
 @contextlib.contextmanager
 def peak_memory() -> Iterator[dict[str, int]]:
@@ -50,7 +52,9 @@ def provenance() -> dict[str, str]:
     """When, on what and from which state of the code a number came."""
     import torch
 
+    several = {"processes": str(part()[1])} if part()[1] > 1 else {}
     return {
+        **several,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"

@@ -105,10 +105,12 @@ class Auto(TextTask):
 
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
         if use == "required" and self.label_column is None and not table.has(self.label_name):
+            alone = set(table.rows[0]) == {self.text_column}  # as of a file of lines: there is no other to be named
+            remedy = "name one of them, or the task where there are no labels (text for raw text, chat, generation)"
             raise DataError(
                 f"{table.source} has no column {self.label_name!r} (its columns: {', '.join(table.rows[0])})",
-                "name one of them, or the task where there are no labels (text for raw text, chat, generation)",
-                "label_column",
+                "let a language model learn the texts (task=text), or give data with labels" if alone else remedy,
+                "task" if alone else "label_column",
             )
         if self._lists(table, use):
             return self.become(MultiLabel).faults(table, classes, use)

@@ -89,7 +89,7 @@ class BestWeights:
 # --- of a run ------------------------------------------------------------------------------------
 
 
-LOSSES = ("log-loss", "mse", "label-log-loss")  # metrics that are what a task learns by
+LOSSES = ("loss", "log-loss", "mse", "label-log-loss")  # metrics that are what a task learns by
 
 
 def with_loss(spec: RunSpec, task: Task) -> RunSpec:

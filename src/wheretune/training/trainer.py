@@ -199,6 +199,8 @@ class OurTrainer(Trainer):
         loader = torch.utils.data.DataLoader(
             data, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory
         )
+        if isinstance(data.rows, Arranged) and data.rows.late:
+            return loader  # accelerate's would ask for a batch before the step of the one before it
         prepared: torch.utils.data.DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
 

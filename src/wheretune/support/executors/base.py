@@ -43,17 +43,18 @@ class Executor(Protocol):
 class Starting(Protocol):
     """An executor that has something to start before its first job, and to end after its last."""
 
-    def started(self, folder: Path | None) -> AbstractContextManager[Executor]:
+    def started(self, folder: Path | None, opens: str | None) -> AbstractContextManager[Executor]:
         """What runs the jobs while the context lasts; what cannot be had is refused at its beginning.
 
         Args:
             folder: What every process has to see, because the jobs write there; None where they write nothing.
+            opens: A module that every job needs and that takes its time; processes may open it before their first job.
 
         Raises:
             WheretuneError: Something is not there, or the folder is not seen everywhere.
         """
 
 
-def started(executor: Executor, folder: Path | None) -> AbstractContextManager[Executor]:
-    """An executor that is ready to run jobs while the context lasts."""
-    return executor.started(folder) if isinstance(executor, Starting) else nullcontext(executor)
+def started(executor: Executor, folder: Path | None, opens: str | None = None) -> AbstractContextManager[Executor]:
+    """An executor that is ready to run jobs while the context lasts; see `Starting`."""
+    return executor.started(folder, opens) if isinstance(executor, Starting) else nullcontext(executor)

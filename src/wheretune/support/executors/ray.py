@@ -79,11 +79,11 @@ class Ray:
             raise UnavailableError("Ray is not installed", "pip install 'wheretune[ray]'", "executor")
 
     def run(self, work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result | Lost]]:
-        with self.started(None) as executor:
+        with self.started(None, None) as executor:
             yield from executor.run(work, jobs)
 
     @contextmanager
-    def started(self, folder: Path | None) -> Iterator[Executor]:
+    def started(self, folder: Path | None, opens: str | None) -> Iterator[Executor]:
         processes.check_one_process()
         with ExitStack() as stack:
             if self.address is not None:
@@ -95,6 +95,8 @@ class Ray:
             stack.enter_context(_connected(ray, self.address))
             running = _Running(ray, _fitting(ray, self), ray_worker.Place(str(Path.cwd()), token))
             running.check_machines()
+            if opens is not None:
+                running.open_meanwhile(opens)
             yield running
 
 
@@ -257,6 +259,13 @@ class _Running:
                 problem = f"{asked[one]} has wheretune {done.result}, and this is {own}"
                 raise UnavailableError(problem, "install the same wheretune on every machine", "address")
 
+    def open_meanwhile(self, module: str) -> None:
+        """Lets as many workers as will be at work open a module; a worker with a GPU is a new one for every job."""
+        room = self.ray.cluster_resources().get("CPU", 0.0) // self.asked.cpus_per_run
+        opening = self.ray.remote(num_cpus=self.asked.cpus_per_run)(_open)
+        for _ in range(0 if self.asked.gpus_per_run else int(min(room, self.asked.runs_at_once or room))):
+            opening.remote(module)
+
     def run(self, work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result | Lost]]:
         pickled: bytes = self.ray.cloudpickle.dumps(work)
         kept = [self.ray.put(pickled)]  # in a list it travels as a reference, and a worker fetches it once
@@ -304,6 +313,10 @@ class _Running:
 
 def _enter(place: ray_worker.Place) -> ray_worker.Done:
     return ray_worker.do(place.enter)
+
+
+def _open(module: str) -> None:
+    import_module(module)
 
 
 def _run(place: ray_worker.Place, digest: str, kept: list[Any], job: Any) -> ray_worker.Done:
