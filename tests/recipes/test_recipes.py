@@ -49,6 +49,13 @@ def test_what_the_papers_choose():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["lift", "lisa", "salf"])
+def test_what_papers_tune_language_models_by_leaves_the_head_to_the_task(name):
+    """A head of the recipe's own would be refused by every task but classification."""
+    recipe = catalog.find("recipe", name)
+    assert "head" not in recipe.defaults and not any(method.head for method in (*recipe.methods, *recipe.study.rivals))
+
+
 def test_presets_are_taken_from_the_recipes():
     assert {name: preset.options for name, preset in presets().items()} == {
         "prism": {"scorer": "cosine-centrality", "select": "block-highest", "k": "3"},

@@ -8,10 +8,7 @@ from wheretune.records.base import Spec
 LIFT = Recipe(
     name="lift",
     paper="Zhu et al., LIFT: efficient layer-wise fine-tuning for large model models",
-    methods=(
-        method(schedule=Spec("lift"), head=Spec("last-token")),
-        method(schedule=Spec("lift-star"), head=Spec("last-token")),
-    ),
+    methods=(method(schedule=Spec("lift")), method(schedule=Spec("lift-star"))),
     study=Study(rivals=(FULL,), settings={"warmup_ratio": 0.0}),
     printed=(
         printed(

@@ -9,8 +9,8 @@ LISA = Recipe(
     name="lisa",
     paper="Pan et al., LISA: layerwise importance sampling for memory-efficient large language model fine-tuning",
     methods=(
-        method(schedule=Spec("lisa", {"layers": 2, "every": 20}), head=Spec("last-token")),
-        method(schedule=Spec("lisa", {"layers": 2, "every": 20, "state": "drop-all"}), head=Spec("last-token")),
+        method(schedule=Spec("lisa", {"layers": 2, "every": 20})),
+        method(schedule=Spec("lisa", {"layers": 2, "every": 20, "state": "drop-all"})),
     ),
     study=Study(rivals=(FULL,), learning_rates=(2e-5,), settings={"epochs": 1, "lr_scheduler_type": "cosine"}),
     printed=(
@@ -25,6 +25,6 @@ LISA = Recipe(
     ),
     decided="LMFlow keeps the state of every layer ever drawn, and its authors say that the paper's runs started every "
     "interval anew: ours drops the state of layers that leave, and drop-all stands beside it; draws are uniform, for "
-    "no importance weights exist in the code; the paper tunes language models by the next token, ours a classifier on "
-    "the last token; batch and seeds are compare's own",
+    "no importance weights exist in the code; the paper tunes language models on conversations, which "
+    "the task chat does, and any other task may be taken; batch and seeds are compare's own",
 )

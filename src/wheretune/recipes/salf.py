@@ -15,10 +15,9 @@ SALF = Recipe(
             scorer=Spec("semantic-deviation", {"variant": "cosine"}),
             selector=Spec("suffix"),
             tuner=LORA,
-            head=Spec("last-token"),
         ),
         *(
-            method(tuner=LORA, schedule=Spec("salf", {"budget": budget, "fill": fill}), head=Spec("last-token"))
+            method(tuner=LORA, schedule=Spec("salf", {"budget": budget, "fill": fill}))
             for budget in ("half", "geometric", "arithmetic")
             for fill in ("breadth-first", "depth-first")
             if (budget, fill) != ("half", "breadth-first")  # the same as depth-first
@@ -99,7 +98,7 @@ SALF = Recipe(
     ),
     decided="S freezes sample by sample: the first method freezes below the layer with the largest mean gain, the "
     "others by S's budgets, the layer of every text found once; S's arithmetic rows are met within .03; S trains the "
-    "next token, ours a classifier on the last token; LoRA's sizes, learning rate and batch are not said, one pass "
+    "next token, as the task next-token does, and a classifier may be taken; LoRA's sizes, learning rate and batch are not said, one pass "
     "follows from no text being read twice; S holds models of 7 B or more in 4 bits",
     causal=True,
     preset="salf",
