@@ -1,11 +1,11 @@
-# The two commands of the README. Both make .venv from the committed constraints.
+# The commands of the README, and others. All make .venv from the committed constraints.
 PYTHON ?= python3
 BIN := .venv/bin
 
 # Two processes of one thread: the models are tiny. What runs in further processes is not in the coverage.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --disable-warnings --cov
 
-.PHONY: demo test test-all test-oldest coverage lint
+.PHONY: demo test test-all test-oldest coverage lint gpu-check
 
 demo: .venv/.installed
 	$(BIN)/wheretune demo --output runs/demo --overwrite
@@ -21,6 +21,9 @@ test-oldest: .venv-oldest/.installed  # with the oldest versions that pyproject.
 
 coverage: test-all  # and the lines that nothing runs
 	$(BIN)/coverage report --show-missing
+
+gpu-check: .venv/.installed  # every path on a GPU once, in under eight minutes; without one all is tiny
+	$(BIN)/python benchmarks/gpu.py --output runs/gpu.json
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -62,7 +62,8 @@ from wheretune.records.model import ModelSpec
 from wheretune.records.runs import CacheSettings
 from wheretune.records.scores import Reading
 from wheretune.savings.together import saving
-from wheretune.scoring.one_pass import finish, gather
+from wheretune.scoring.gathered import finish
+from wheretune.scoring.one_pass import gather
 from wheretune.show.figures import save_figure, speed_figure
 from wheretune.show.tables import table
 from wheretune.support.files import write_json, write_text

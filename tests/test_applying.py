@@ -45,6 +45,7 @@ def planned(stack, data, tuner=None, layers=(1, 3)):
     return wt.plan(describe(stack), wt.Explicit(layers), tuner=tuner, data=data.info)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", often([True, False], [False]), ids=["all tuners", "some tuners"])
 def test_many_trainings_begin_from_one_model(opened, tmp_path, every):
     """Each gives what it gives on a model of its own, and leaves every weight as it was, bit for bit."""

@@ -196,3 +196,98 @@ def test_schedules_are_shown_as_ratios_to_full_fine_tuning():
     assert f"| {module.LISA} | 2.00 | 2.00x | 180 | 0.60 | 80 | 0.40 | 10 | 10 | 20 | 40 |" in lines
     assert "| lift |  |  | 200 | 0.67 | 100 | 0.50 | 10 | 10 | 20 | 60 |" in lines
     assert lines[-1].startswith(f"{module.LISA}: after 4 steps the optimizer holds state of 2 layers")
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    spec = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["gpu"]
+
+
+def test_a_path_that_fails_says_so_and_the_rest_goes_on(gpu, tmp_path, monkeypatch, capsys):
+    def broken():
+        raise ValueError("the device\nis on fire")
+
+    def lacking():
+        raise gpu.NotHereError("this needs two GPUs")
+
+    paths = {"one": lambda: {"apart": 0.5}, "two": broken, "three": lacking, "four": lambda: None}
+    monkeypatch.setitem(gpu.GROUPS, "made up", lambda setting, folder: paths)
+    report = tmp_path / "report.jsonl"
+    gpu.run_group("made up", replace(gpu.TOY, deadline=float("inf")), report)
+    found = [json.loads(line) for line in report.read_text().splitlines()]
+    ends = [one for one in found if one["state"] != "begun"]
+    assert [(one["path"], one["state"]) for one in ends] == [
+        ("one", "ok"), ("two", "failed"), ("three", "skipped"), ("four", "ok"),
+    ]  # fmt: skip
+    assert ends[0]["found"] == {"apart": 0.5} and ends[1]["why"] == "ValueError: the device"
+    for one in ends:
+        gpu.said(one)
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    late = tmp_path / "late.jsonl"
+    gpu.run_group("made up", replace(gpu.TOY, deadline=0.0), late)
+    assert {json.loads(line)["state"] for line in late.read_text().splitlines()} == {"skipped"}
+
+
+def test_a_group_that_dies_or_hangs_ends_alone(gpu, monkeypatch, tmp_path):
+    (died,) = gpu.in_a_process("nobody", gpu.TOY, float(2**40))
+    assert died["state"] == "failed" and "ended with 1" in died["why"] and "KeyError" in died["why"]
+    (late,) = gpu.in_a_process("scores", gpu.TOY, 0.0)
+    assert late["state"] == "skipped"
+    hanging = tmp_path / "hanging.py"
+    hanging.write_text("import time\ntime.sleep(100)\n")
+    monkeypatch.setattr(gpu, "__file__", str(hanging))
+    monkeypatch.setattr(gpu, "GRACE", 0)
+    (hung,) = gpu.in_a_process("scores", gpu.TOY, gpu.time.time() + 1.5)
+    assert hung["state"] == "failed" and "did not end in time" in hung["why"]
+
+
+def test_what_was_timed_is_shown_as_ratios(gpu):
+    common = dict(filling=0.0, parameters=110e6, rows=32, tokens=128.0)
+    found = [
+        {"group": "BERT", "path": path, "state": "ok", "found": {"step": step, "peak": peak, **common, **more}}
+        for path, step, peak, more in (
+            (gpu.FULL, 0.03, 4e9, {"alone": True}),
+            ("top-3", 0.01, 1e9, {"filling": 0.002}),
+            (f"{gpu.FULL}, layers recomputed", 0.08, 2e9, {}),
+            (f"{gpu.FULL}, again", 0.05, 4e9, {"alone": True}),
+        )
+    ]
+    (lines,) = gpu.tables([*found, {"group": "scores", "path": "cka", "state": "ok", "found": {}}])
+    assert lines[0].endswith("full fine-tuning takes 40.0 ms a step, 4000 MB")
+    assert lines[3].split() == ["top-3", "10.0", "4.00x", "2.0", "1000", "0.25"]
+    assert not list(gpu.tables(found[1:3])), "without full fine-tuning there is nothing to compare with"
+
+
+def test_a_gpus_paths_compare_what_they_say(gpu, tmp_path):
+    """One path that is quick on a CPU; that what lies apart is an error."""
+    found = gpu.chunked(gpu.Tiny(gpu.TOY, tmp_path))
+    assert found["loss apart"] < 1e-5 and found["gradient apart"] < 1e-4
+    with pytest.raises(RuntimeError, match="apart"):
+        gpu.apart([1.0], [1.1], 0.01)
+    with pytest.raises(RuntimeError):
+        gpu.apart([float("nan")], [1.0], 0.01)
+    with pytest.raises(RuntimeError, match="there is no scorer"):
+        gpu.Tiny(gpu.TOY, tmp_path).run("score", "BERT", "--scorer", "cosine")
+
+
+@pytest.mark.slow
+def test_the_gpus_script_at_toy_size(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "gpu.py", "--toy", "--budget", "3000",
+         "--output", tmp_path / "gpu.json"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    found = {(one["group"], one["path"]): one for one in result["paths"]}
+    assert not [one for one in result["paths"] if one["state"] == "failed"] and result["toy"]
+    assert all("GPU" in one["why"] for one in result["paths"] if one["state"] == "skipped")
+    for group in ("BERT", "Llama"):
+        assert f"{group}: " in done.stdout and found[group, "full fine-tuning"]["found"]["peak"] > 0
+    assert found["BERT", "top-3, cache in memory"]["found"]["filling"] > 0
+    assert found["BERT", "top-3, no cache"]["found"]["filling"] == 0

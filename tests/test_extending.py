@@ -91,6 +91,7 @@ def test_scored_planned_tuned_and_exported_by_name(command, stars, tiny_folder, 
     assert shown["metrics"][0]["name"] == "mse"
 
 
+@pytest.mark.slow
 def test_compared_by_name(command, stars, tiny_folder, tmp_path):
     given = re.search(r"^wheretune compare (.*?)^wheretune", PAGE, flags=re.M | re.S)[1].replace("\\\n", " ").split()
     theirs = given[given.index("--task") :]

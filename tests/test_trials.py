@@ -51,6 +51,7 @@ def test_a_probe_tunes_and_judges_each_candidate_and_gives_the_model_back(tuner,
     assert alone.values[2:4].tolist() == scores.values[2:4].tolist()  # each begins from the weights as they were
 
 
+@pytest.mark.slow
 def test_a_probe_goes_on_after_a_stop_and_reads_back_what_is_finished(tmp_path, monkeypatch):
     model, tokenizer = tiny_model("bert", num_hidden_layers=6)
     opened, data, probe = opened_of(model, tokenizer), data_of(), wt.LayerProbe(**QUICK)

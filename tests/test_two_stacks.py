@@ -346,6 +346,7 @@ def test_what_cannot_be_is_refused_in_one_line(run, files, tiny_folder, tmp_path
     one_line(*run("score", *apart, "--scorer", "layer-probe", "--output", tmp_path / "s.json")[::2], "has two")
 
 
+@pytest.mark.slow
 def test_methods_are_compared(run, tmp_path):
     base, train = saved("bart", tmp_path / "base"), jsonl(tmp_path / "g.jsonl", rows())
     data = ("--train", train, "--validation", train, "--test", train, "--task", "generation")

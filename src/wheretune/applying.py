@@ -209,7 +209,8 @@ class Tuned:
             return any(name.startswith(path) for name in names)
 
         unmoved = [part for part, path in paths.items() if inside(path, trained) and not inside(path, changed)]
-        return [*unmoved, *(["the head"] if self._on_top and not any(name in changed for name in self._on_top) else [])]
+        head = [name for name in self._on_top if name in trained]  # a schedule of single tensors may freeze all of it
+        return [*unmoved, *(["the head"] if head and not any(name in changed for name in head) else [])]
 
     def undo(self) -> None:
         """Takes off what the tuner put in, and gives every parameter back the `requires_grad` it had.

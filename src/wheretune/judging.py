@@ -102,20 +102,19 @@ def predict(
     """
     import torch
 
-    from wheretune.data.batches import length_batches
+    from wheretune.data.batches import length_places
     from wheretune.model.forward import evaluating
 
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}", "give 1 or more", "batch_size")
     device = next(model.parameters()).device
     logits: dict[int, np.ndarray] = {}
-    placed = [{**row, "row": place} for place, row in enumerate(rows)]  # two rows may come from one text
     number, size = part()
     with progress() as shown, torch.no_grad(), evaluating(model):
-        for batch in shown.track(length_batches(placed, batch_size)[number::size], description=description):
-            inputs = {name: value.to(device) for name, value in collate(batch).items()}
-            for row, values in zip(batch, model(**inputs).logits.float().cpu().numpy(), strict=True):
-                logits[row["row"]] = values
+        for places in shown.track(length_places(rows, batch_size)[number::size], description=description):
+            batch = collate([dict(rows[place]) for place in places])
+            inputs = {name: value.to(device) for name, value in batch.items()}
+            logits |= zip(places, model(**inputs).logits.float().cpu().numpy(), strict=True)
     logits = {place: values for every in gathered(logits) for place, values in every.items()}
     found = np.stack([logits[place] for place in range(len(rows))])
     if not np.isfinite(found).all():

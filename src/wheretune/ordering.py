@@ -54,7 +54,7 @@ class Order:
     followers: tuple[Follower, ...] = ()
     seconds: float = 0.0
 
-    def arranged(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def arranged(self, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The rows, with the batches in which they are to be read."""
         return rows if self.batches is None else Arranged(rows, self.batches)
 

@@ -31,8 +31,9 @@ from wheretune.records.plan import Plan
 from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
-from wheretune.scoring.one_pass import finish, gather
-from wheretune.scoring.together import gather_together
+from wheretune.scoring.by_name import pass_over
+from wheretune.scoring.gathered import finish
+from wheretune.scoring.resuming import kept_beside
 from wheretune.session import Session
 from wheretune.support.files import claimed, sweep
 from wheretune.support.processes import check_alike, check_sees, from_first, gathered, join
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
     from wheretune.records.data import DataInfo, DataSpec
     from wheretune.records.model import ModelSpec
     from wheretune.records.runs import CacheSettings
-    from wheretune.scoring.one_pass import PassState, Settle
+    from wheretune.scoring.one_pass import Settle
+    from wheretune.scoring.resuming import Keep
 
 RUN, SCORES, PLAN, PROBES = "run.json", "scores.json", "plan.json", "probe"
 OLDER = {"settings": to_json(TrainSettings())}  # what an earlier version means where it does not say
@@ -65,6 +67,7 @@ def score(
     folder: Path | None = None,
     session: Session | None = None,
     settle: Settle | None = None,
+    keep: Keep | None = None,
 ) -> list[LayerScores]:
     """Scores the layers: all scorers but those that train in one pass, these by trials.
 
@@ -78,6 +81,7 @@ def score(
         folder: Where scorers that train work; they resume there.
         session: What is open already.
         settle: Ends the pass as soon as a choice is settled; see `scoring.confidence`.
+        keep: Where the pass is kept while it is unfinished, and from where it goes on; see `scoring.resuming`.
 
     Returns:
         The scores in the order of `scorers`.
@@ -92,7 +96,7 @@ def score(
     passing = [scorer for scorer in made.values() if not trials.trains(scorer)]
     scored: dict[Any, LayerScores] = {}
     if passing:
-        state = pass_over(model, data, passing, reading, session=session, settle=settle)
+        state = pass_over(model, data, passing, reading, session=session, settle=settle, keep=keep)
         scored |= zip(passing, finish(state), strict=True)
     for scorer in made.values():
         if trials.trains(scorer):
@@ -108,31 +112,6 @@ def _trials(
     return trials.score(scorer, opened, data, reading, folder)
 
 
-def pass_over(
-    model: ModelSpec,
-    data: DataSpec,
-    scorers: Sequence[Any],
-    reading: Reading,
-    *,
-    session: Session | None = None,
-    settle: Settle | None = None,
-    shard: tuple[int, int] = (1, 1),
-) -> PassState:
-    """Opens a model and data by name and feeds every scorer; see `scoring.one_pass.gather`.
-
-    Without a shard, several processes share the pass.
-    """
-    session = session or Session()
-    needs = {need for scorer in scorers for need in scorer.card.needs}
-    texts = session.texts(data, needs)
-    task = task_of(texts.info)
-    speaks = "gradients" in needs and catalog.find("head", task.head).speaks
-    opened = session.model(model, language=speaks or "language-model" in needs)
-    if shard != (1, 1):
-        return gather(opened, texts, scorers, reading, shard=shard)
-    return gather_together(opened, texts, scorers, reading, settle)
-
-
 def choose(
     spec: RunSpec, session: Session, *, probes: Path, kept: Path | None = None
 ) -> tuple[LayerScores | None, Plan]:
@@ -142,7 +121,8 @@ def choose(
         spec: Which model and data, and one choice on every axis.
         session: What is open already.
         probes: Where scorers that train work; they resume there.
-        kept: The file of the scores; scores that stand there are read and not made again.
+        kept: The file of the scores; scores that stand there are read and not made again. A pass that is interrupted
+            is kept beside it and goes on.
     """
     selector, tuner = catalog.build("selector", spec.selector), catalog.build("tuner", spec.tuner)
     scoring = selector.needs_scores and tuner.needs_layers
@@ -158,9 +138,10 @@ def choose(
     elif scoring:
         planning.check(selector, opened.info)
         scorer = trials.tuned_as(spec.scorer, spec.tuner)
-        scores = score(spec.model, spec.train, [scorer], spec.reading, folder=probes, session=session)[0]
-        if kept is not None:
-            from_first(lambda: save(scores, kept))
+        with nullcontext() if kept is None else kept_beside(kept) as keep:
+            scores = score(spec.model, spec.train, [scorer], spec.reading, folder=probes, session=session, keep=keep)[0]
+            if kept is not None:
+                from_first(lambda: save(scores, kept))
     else:
         length = max_tokens(opened.stack.base, opened.tokenizer, spec.train.max_length)
         rows = task_of(data.info).encode(data, opened.tokenizer, length)

@@ -88,6 +88,7 @@ def test_a_model_is_held_as_it_is_asked_to_be(run, files, tiny_folder, tmp_path,
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_judged_by_another_metric_from_its_predictions(run, files, tiny_folder, tmp_path):
     common = (
         "tune", "--model", tiny_folder("bert"), "--train", files["train"], "--test", files["test"], "--k", 2,

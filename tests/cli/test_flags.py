@@ -209,6 +209,7 @@ def test_the_lowest_loss_of_a_language_model(run, decoder, files, tmp_path):
     assert "(loss " in result["saved"]["weights"]
 
 
+@pytest.mark.slow
 def test_the_best_weights_may_be_those_of_the_lowest_loss(run, files, tiny_folder, tmp_path):
     command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--validation", files["validation"],
                "--output", tmp_path / "run", "--eval_strategy", "epoch",
@@ -234,6 +235,7 @@ def test_files_that_a_shell_made_of_a_pattern_are_one_under_every_name(tmp_path,
         assert joined(["tune", flag, "a.csv", "b.csv", "--json"]) == ["tune", flag, "a.csv,b.csv", "--json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "more"),
     [("bert", []),

@@ -81,6 +81,7 @@ def test_the_next_token_is_predicted_and_measured(run, place, tmp_path):
     assert [line["predicted"] for line in lines] == [one["label"] for one in answers]
 
 
+@pytest.mark.slow
 def test_compare_and_cost(run, place, tmp_path):
     code, out, err = run(
         "compare", "--model", place / "base", "--train", place / "chats.jsonl", "--test", place / "chats.jsonl",

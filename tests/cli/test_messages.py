@@ -87,6 +87,8 @@ def test_a_device_that_is_not_there_is_refused_under_its_flag(run, tiny_folder, 
 )
 def test_what_a_stop_leaves_is_said(run, tiny_folder, files, tmp_path, monkeypatch, command, words, how, expected):
     def stopped(*_, **__):
+        if how == signal.SIGINT:
+            raise KeyboardInterrupt  # what Python makes of it; a job in the background ignores the signal itself
         signal.raise_signal(how)
 
     monkeypatch.setattr("wheretune.session.Session.data", stopped)

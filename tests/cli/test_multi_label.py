@@ -91,6 +91,7 @@ def test_without_validation_the_threshold_is_a_half(run, several, tiny_folder, t
     assert data["task"] == {"name": "multi-label", "params": {}}
 
 
+@pytest.mark.slow
 def test_a_merged_head_is_kept_when_it_is_trained_on(run, several, tiny_folder, tmp_path):
     tuned(run, several, tiny_folder("bert"), tmp_path / "run")
     assert run("merge", tmp_path / "run", "--output", tmp_path / "merged")[0] == 0
@@ -117,6 +118,7 @@ def test_the_layer_probe(run, several, tiny_folder, tmp_path):
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_a_table_with_a_separator_and_labels_that_are_new(run, tiny_folder, tmp_path):
     def table(name, made):
         lines = [f'"{row["text"]}",{";".join(row["label"])}' for row in made]
@@ -147,6 +149,7 @@ def test_methods_are_compared(run, several, tiny_folder, tmp_path):
     assert code == 0 and "f1-micro" in (tmp_path / "c" / "table.md").read_text(), err
 
 
+@pytest.mark.slow
 def test_the_best_weights_by_loss(run, several, tiny_folder, tmp_path):
     result, _ = tuned(run, several, tiny_folder("bert"), tmp_path / "run", "--eval-strategy", "epoch", "--epochs", 2,
                       "--metric-for-best-model", "loss")  # fmt: skip

@@ -89,6 +89,7 @@ def test_a_refused_run_leaves_its_folder_free(run, files, tiny_folder, tmp_path,
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_a_refused_comparison_leaves_its_folder_free(run, files, tiny_folder, tmp_path):
     common = [
         "compare", "--model", tiny_folder("bert"), "--train", files["train"], "--test", files["test"], "--k", 3,

@@ -78,6 +78,7 @@ def test_scorers_side_by_side(run, files, tiny_folder, tmp_path):
     assert again["agreement"]["correlations"][0][1] == pytest.approx(table[0][2])  # however it is chosen
 
 
+@pytest.mark.slow
 def test_ratio_preset_near_budget_and_auto(run, files, tiny_folder, tmp_path):
     common = ("score", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "s.json")
     common = (*common, "--overwrite")
@@ -108,6 +109,7 @@ def test_ratio_preset_near_budget_and_auto(run, files, tiny_folder, tmp_path):
     assert (chosen["reason"] is not None) == (chosen["layers"] != [best])
 
 
+@pytest.mark.slow
 def test_layer_probe_is_resumed_and_sees_the_training_data_only(run, tiny_folder, tmp_path):
     model = tiny_folder("bert", num_hidden_layers=6)
     train = jsonl(tmp_path / "train.jsonl", rows_of(60))
@@ -146,6 +148,7 @@ def test_labels_that_make_no_task_are_left_aside_where_none_are_needed(run, tiny
     one_line(*run("score", "--model", tiny_folder("bert"), "--train", empty)[::2], "empty text")
 
 
+@pytest.mark.slow
 def test_until_settled(run, tiny_folder, tmp_path):
     train = jsonl(tmp_path / "train.jsonl", rows_of(700))
     common = ("score", "--model", tiny_folder("bert"), "--train", train, "--output", tmp_path / "s.json")

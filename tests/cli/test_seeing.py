@@ -96,6 +96,7 @@ def test_eyes_stay_frozen_when_all_else_trains(run, place, tmp_path):
     assert result["plan"]["cost"]["trainable_parameters"] == trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_peft_opens_what_its_tuner_trained_on_the_language_model_alone(family, run, place, tmp_path):
     from peft import PeftModel
@@ -131,6 +132,7 @@ def test_scored_with_its_images(scorer, run, place, tmp_path):
     tuned(run, place, tmp_path / "run", "llava", "--plan", tmp_path / "plan.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_written_is_what_transformers_writes(family, run, place, tmp_path):
     """Greedily, row by row, whatever the batch."""

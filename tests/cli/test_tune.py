@@ -109,6 +109,7 @@ def test_one_line_tunes_and_every_family_merges_into_its_own_classifier(run, fil
         assert list(mine.values()) == pytest.approx(theirs, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_concat_head_and_regression_of_pairs(run, tmp_path, tiny_folder):
     train = jsonl(tmp_path / "train.jsonl", rows_of(30, regression=True, pair=True))
     test = jsonl(tmp_path / "test.jsonl", rows_of(12, 1, regression=True, pair=True))

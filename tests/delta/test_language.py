@@ -132,6 +132,7 @@ def test_a_template_that_was_given_goes_with_the_merged_model(tmp_path):
     assert said.endswith("User: why\n")
 
 
+@pytest.mark.slow
 def test_a_tuner_that_no_plain_checkpoint_can_hold_does_not_merge(tmp_path):
     run_of(kept(tmp_path / "base"), tmp_path, "adapter")
     tuned = open_finetuned(tmp_path / "run")

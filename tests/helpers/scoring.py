@@ -13,18 +13,18 @@ def opened_of(model_or_stack, tokenizer):
     return Opened(stack, tokenizer, describe(stack, hashes), hashes)
 
 
-def gather_all(model_or_stack, tokenizer, data, scorers, *, settle=None, shard=(1, 1), **reading):
+def gather_all(model_or_stack, tokenizer, data, scorers, *, settle=None, shard=(1, 1), keep=None, **reading):
     """`gather` on a model that is in memory; `reading` are the settings of a `Reading`."""
     from wheretune.records.scores import Reading
     from wheretune.scoring.one_pass import gather
 
     opened = opened_of(model_or_stack, tokenizer)
-    return gather(opened, data, scorers, Reading(**reading), settle=settle, shard=shard)
+    return gather(opened, data, scorers, Reading(**reading), settle=settle, shard=shard, keep=keep)
 
 
 def score_all(model_or_stack, tokenizer, data, scorers, **settings):
     """`gather` and `finish` in one."""
-    from wheretune.scoring.one_pass import finish
+    from wheretune.scoring.gathered import finish
 
     return finish(gather_all(model_or_stack, tokenizer, data, scorers, **settings))
 

@@ -93,6 +93,7 @@ def test_a_row_of_another_length_is_refused():
         printed("table 9", "a | b\n1 | 2 | 3")
 
 
+@pytest.mark.slow
 def test_compare_by_recipe(run, files, tiny_folder, tmp_path):
     data = ("--train", files["train"], "--test", files["test"], "--epochs", 1, "--seeds", 0)
     common = ("compare", *data, "--output", tmp_path / "c", "--recipe")

@@ -272,17 +272,20 @@ def test_packed_and_padded_runs_end_with_the_same_weights(family, head, tmp_path
     assert_close(padded, trained(family, tmp_path / "cached", True, head, "disk"))
 
 
+@pytest.mark.slow
 def test_with_a_budget_of_tokens(tmp_path):
     padded = trained("llama", tmp_path / "padded", False, tokens=90)
     assert_close(padded, trained("llama", tmp_path / "packed", True, tokens=90))
 
 
+@pytest.mark.slow
 def test_a_stopped_packed_run_goes_on(tmp_path):
     whole = trained("llama", tmp_path / "whole", True)
     assert trained("llama", tmp_path / "stopped", True, stop_after=[None] * 7) is None
     assert_close(whole, trained("llama", tmp_path / "stopped", True, passes=5))
 
 
+@pytest.mark.slow
 def test_packed_through_the_command_line(run, files, tiny_folder, tmp_path):
     model, folder = tiny_folder("llama"), tmp_path / "run"
     common = ("--train", files["train"], "--epochs", 2, "--learning-rate", "1e-3", "--k", 2)

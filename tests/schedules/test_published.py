@@ -214,6 +214,7 @@ def test_in_a_trainer_of_the_user_s_own(tmp_path, schedule, checkpointing):
     assert not any("forward" in vars(module) for module in model.base_model.modules())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):
     def go_on(schedule, seed=0, epochs=2):
         model, tuned, rows, collate = fresh(wt.WholeLayers(), EVERY, schedule)

@@ -250,6 +250,7 @@ def test_stopped_and_resumed_ends_byte_for_byte_the_same(tmp_path, result):
     assert all(torch.equal(value, other.followers["schedule"][name]) for name, value in kept.items())
 
 
+@pytest.mark.slow
 def test_stopped_in_the_midst_of_a_round(tmp_path):
     schedule = Recap(0.25, 0.5, rounds=2, batches=2)  # rounds of 9 steps, checkpoints after 6 and 12
     settings = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, seed=3)

@@ -129,6 +129,7 @@ def test_a_run_reads_every_row_once_and_no_batch_mixes_stages(run, tiny_folder, 
     assert list(scores.deviations.eof_layers) == np.bincount(kept, minlength=4).tolist()
 
 
+@pytest.mark.slow
 def test_some_of_the_rows_are_ordered_by_their_own_layers(run, tiny_folder, words, tmp_path):
     """Rows that are drawn from a file have the numbers of the file."""
     given = ("tune", "--model", tiny_folder("gpt2"), "--train", words, "--max-samples", 14, "--schedule", "salf")
@@ -214,6 +215,7 @@ def test_batches_come_as_arranged_and_a_stopped_run_goes_on_byte_for_byte(tmp_pa
     assert again == once and layers == [{2, 3}, {2, 3}, {3}]
 
 
+@pytest.mark.slow
 def test_rescan_looks_after_each_stage_and_a_stopped_run_goes_on_byte_for_byte(tmp_path):
     """What is found hangs on the weights, so a look that came a step too early or too late would show."""
     watch = WatchSettings(save_strategy="steps", save_steps=1)

@@ -8,12 +8,19 @@ import torch
 
 import wheretune as wt
 from helpers.commands import one_line
+from helpers.models import tiny_model
+from helpers.texts import classes_of, sentences
 from helpers.training import Watch, fresh
+from wheretune.applying import Tuned
+from wheretune.data.tokens import encode
 from wheretune.errors import ConfigError
-from wheretune.model.identity import tensor_hashes
+from wheretune.heads.headed import headed
+from wheretune.model.finding import find_layers
+from wheretune.model.identity import describe, tensor_hashes
 from wheretune.records.base import Spec
 from wheretune.records.runs import TrainSettings
 from wheretune.schedules.slimfit import SlimFit, bert_tensors
+from wheretune.tasks.base import task_of
 from wheretune.training.loop import train
 
 # 22 texts: 6 steps in an epoch
@@ -108,6 +115,7 @@ def test_what_is_frozen_does_not_move_and_what_is_due_does():
     tuned.check()
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_ends_byte_for_byte_the_same(tmp_path):
     def go_on(folder, stop=None):
         model, tuned, rows, collate = fresh(WHOLE, EVERY, SlimFit(0.8))
@@ -134,3 +142,21 @@ def test_what_it_cannot_serve_is_refused(run):
     found = json.loads(out)
     assert code == 0 and found["spans"][0]["tensors"] == [4, 7, 17, 18, 26, 35, 41, 45, 48, 62, 63]
     assert "no more than its first set" in err and "no more than its first set" in found["known"]
+
+
+def test_a_head_may_be_frozen_in_the_first_step():
+    """A decoder's head has no bias, so all of it freezes; that is no gradient that went astray."""
+    base, tokenizer = tiny_model("llama")
+    data, stack = wt.from_texts(sentences(8), classes_of(8)), find_layers(base)
+    model = headed(stack, wt.LastToken(), data, seed=0)
+    frozen = []
+    for seed in range(4):
+        plan = wt.plan(describe(stack), wt.Explicit(EVERY), tuner=WHOLE, data=data.info)
+        tuned = Tuned(model, plan, WHOLE, SlimFit(0.9), seed=seed)
+        look = Hashes(model)
+        rows, collate = encode(data, tokenizer, 64), task_of(data.info).collator(tokenizer)
+        callbacks = [wt.EngagementCallback(tuned)]
+        train(model, rows, collate, SETTINGS, None, followers=(*tuned.followers, look), callbacks=callbacks)
+        frozen.append(not any(name.startswith("head") for name in look.flags[0]))
+        tuned.undo()
+    assert any(frozen), "the case is there"

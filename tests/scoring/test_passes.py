@@ -19,7 +19,7 @@ from wheretune.errors import ConfigError, DataError
 from wheretune.records.scores import Reading
 from wheretune.scoring.checking import check
 from wheretune.scoring.confidence import Settler
-from wheretune.scoring.one_pass import finish, merge
+from wheretune.scoring.gathered import finish, merge
 from wheretune.scoring.scored import _mended
 from wheretune.scoring.shards import load_shard, merge_scores, save_shard
 

@@ -41,6 +41,7 @@ def results_in(folder):
     return sorted(folder.glob("runs/*/*/*/result.json"))
 
 
+@pytest.mark.slow
 def test_model_and_files_are_opened_once_and_scorers_share_a_pass(what, tmp_path, monkeypatch):
     opened, read = [], []
     open_model, load_data = opening.open_model, sessions.load_data
@@ -102,6 +103,7 @@ def test_runs_what_is_missing_and_no_more(what, tmp_path):
         compare(what, folder)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_keeps_its_traceback_and_is_tried_again(what, tmp_path):
     what = dataclasses.replace(what, learning_rates=(1e-3,), seeds=(0,))
     where = tmp_path / "compared/runs/top/lr-0.001/seed-0"

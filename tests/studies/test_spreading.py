@@ -45,6 +45,7 @@ def test_spread_runs_leave_the_files_of_runs_one_after_another(what, tmp_path):
     assert [row.results for row in again.rows] == [row.results for row in made.rows]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_lost_is_a_failure_and_is_tried_again(what, tmp_path):
     folder = tmp_path / "compared"
     what = dataclasses.replace(what, executor=Spec("stand-in", {"lost": "top, lr auto, seed 1"}))

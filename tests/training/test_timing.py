@@ -57,6 +57,7 @@ def test_a_few_steps_of_both_are_timed_on_batches_of_the_training(planned, monke
         timing.time_steps(plan, data, steps=1)
 
 
+@pytest.mark.slow
 def test_cost_measures_where_it_is_asked(run, planned, tmp_path):
     plan, data = planned
     save(plan, tmp_path / "plan.json")

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 OWNED = (
     "run.json", "tune.json", "probe", "best.safetensors", "runs",
-    "scores.json", "eof-layers.json", "plan.json", "checkpoint-*", "prefix-*", "delta.safetensors",
-    "adapter", "README.md", "wheretune.json", "predictions-*.jsonl", RESULT,
+    "scores.json", "scores-unfinished*.safetensors", "eof-layers.json", "plan.json", "checkpoint-*", "prefix-*",
+    "delta.safetensors", "adapter", "README.md", "wheretune.json", "predictions-*.jsonl", RESULT,
 )  # fmt: skip
 DECIDED = (
     "select", "k", "ratio", "near", "budget", "budget_of", "layers", "stack", "preset", "scorer", "tuner",

@@ -173,21 +173,23 @@ def score(
         every = score_in_shards(spec, texts, specs, how, shards, executor, session=session)
         report_on(every, selectors, target, report, earlier, json_)
         return
-    if part is None:
-        from wheretune.pipeline import score as score_layers
+    from wheretune.pipeline import score as score_layers
+    from wheretune.scoring.by_name import pass_over
+    from wheretune.scoring.resuming import kept_beside
 
-        folder = target.parent / f"{target.stem}-probe"
-        every = score_layers(spec, texts, specs, how, folder=folder, session=session, settle=settle)
-        if not json_:
-            _show_candidates(folder, specs)
-        from_first(lambda: report_on(every, selectors, target, report, earlier, json_))
-        return
-    from wheretune.pipeline import pass_over
-    from wheretune.scoring.shards import save_shard
+    with kept_beside(target) as keep:
+        if part is None:
+            folder = target.parent / f"{target.stem}-probe"
+            every = score_layers(spec, texts, specs, how, folder=folder, session=session, settle=settle, keep=keep)
+            if not json_:
+                _show_candidates(folder, specs)
+            from_first(lambda: report_on(every, selectors, target, report, earlier, json_))
+            return
+        from wheretune.scoring.shards import save_shard
 
-    made = [catalog.build("scorer", one) for one in specs]
-    state = pass_over(spec, texts, made, how, session=session, settle=settle, shard=part)
-    save_shard(state, target)
+        made = [catalog.build("scorer", one) for one in specs]
+        state = pass_over(spec, texts, made, how, session=session, settle=settle, shard=part, keep=keep)
+        save_shard(state, target)
     said = {"output": str(target), "shard": list(part), "n_samples": state.n_samples}
     show(f"shard {part[0]} of {part[1]}: {state.n_samples} texts in {target}", json_, said)
     note("next, once all shards are there: wheretune merge-scores SHARD... --output scores.json")

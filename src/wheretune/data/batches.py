@@ -22,11 +22,24 @@ CHUNK = 64  # batches that are tokenised and sorted by length together while str
 
 def stream_batches(
     data: TextData,
-    encode: Callable[[TextData], list[dict[str, Any]]],
+    encode: Callable[[TextData], Sequence[dict[str, Any]]],
     batch_size: int,
     chunk: int = CHUNK,
     shard: tuple[int, int] = (1, 1),
 ) -> Iterator[list[dict[str, Any]]]:
+    """The batches of `stream_chunks`, one after the other."""
+    for batches in stream_chunks(data, encode, batch_size, chunk, shard):
+        yield from batches
+
+
+def stream_chunks(
+    data: TextData,
+    encode: Callable[[TextData], Sequence[dict[str, Any]]],
+    batch_size: int,
+    chunk: int = CHUNK,
+    shard: tuple[int, int] = (1, 1),
+    read: int = 0,
+) -> Iterator[list[list[dict[str, Any]]]]:
     """All rows as `encode` gives them, in batches of like length, a chunk of the data at a time.
 
     Only one chunk is tokenised at once: beside the texts themselves, the memory does not grow with the data.
@@ -39,19 +52,30 @@ def stream_batches(
         shard: Which of how many shards to read, counted from 1. The batches are those of one pass over everything, and
             the shards' numbers of batches differ by at most one. Full chunks are dealt out whole as far as they go
             round, so that a shard tokenises no other shard's; the batches of the chunks left are dealt out in turn.
+        read: How many of the shard's chunks were read before: they come without batches, untokenised where they are
+            dealt out whole.
+
+    Yields:
+        The batches of each chunk that are the shard's.
     """
     number, shards = shard
     starts = range(0, len(data), chunk * batch_size)
     whole = len(data) // (chunk * batch_size) // shards * shards  # chunks, all of them full
-    turn = 0
+    turn = own = 0
     for place, start in enumerate(starts):
         if place < whole and place % shards != number - 1:
             continue
+        own += 1
+        if place < whole and own <= read:
+            yield []
+            continue
         rows = encode(take(data, range(start, min(start + chunk * batch_size, len(data)))))
-        for batch in length_batches(rows, batch_size):
-            if place < whole or turn % shards == number - 1:
-                yield batch
-            turn += place >= whole
+        batches = length_batches(rows, batch_size)
+        if place >= whole:
+            mine = [batch for i, batch in enumerate(batches, turn) if i % shards == number - 1]
+            turn += len(batches)
+            batches = mine
+        yield [] if own <= read else batches
 
 
 def collator(tokenizer: Any) -> Collate:
@@ -107,14 +131,20 @@ def language_collator(tokenizer: Any) -> Collate:
 
 def spread(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A short text, a middling one and the longest, all different if there are as many: what two ways are tried on."""
-    different = {tuple(row["input_ids"]): row for row in rows}.values()
-    ordered = sorted(different, key=lambda row: len(row["input_ids"]))
-    return [dict(ordered[place]) for place in (0, len(ordered) // 2, -1)]
+    different = {hash(tuple(row["input_ids"])): place for place, row in enumerate(rows)}.values()
+    ordered = sorted(different, key=lambda place: len(rows[place]["input_ids"]))
+    return [dict(rows[ordered[place]]) for place in (0, len(ordered) // 2, -1)]
 
 
 def length_batches(rows: Sequence[Mapping[str, Any]], batch_size: int) -> list[list[dict[str, Any]]]:
     """All rows in batches of like length, the longest first, so that little is padded."""
-    ordered = [dict(row) for row in sorted(rows, key=lambda row: -len(row["input_ids"]))]
+    return [[dict(rows[place]) for place in batch] for batch in length_places(rows, batch_size)]
+
+
+def length_places(rows: Sequence[Mapping[str, Any]], batch_size: int) -> list[list[int]]:
+    """The places of the rows of each of `length_batches`."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    ordered = sorted(range(len(rows)), key=lambda place: -lengths[place])
     edges = [*range(0, len(ordered), batch_size), len(ordered)]
     return [ordered[start:stop] for start, stop in pairwise(edges)]
 

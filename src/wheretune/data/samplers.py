@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[list[int]]: ...
 
 
-class Arranged(list[dict[str, Any]]):
+class Arranged(Sequence[dict[str, Any]]):
     """Rows with the batches in which they are to be read, once, in that order.
 
     Attributes:
@@ -28,13 +28,26 @@ class Arranged(list[dict[str, Any]]):
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], batches: Batches) -> None:
-        super().__init__(dict(row) for row in rows)
+        self._rows = rows
         self.batches = batches
 
     @property
     def late(self) -> bool:
         """Whether a batch may follow from the training before it, so that none is asked for ahead."""
         return not isinstance(self.batches, Sequence)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, place: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        found = self._rows[place]
+        return dict(found) if isinstance(found, Mapping) else [dict(row) for row in found]
 
 
 class TokenBatches(torch.utils.data.Sampler[list[int]]):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wheretune.data.examples import NOT_LEARNED
 from wheretune.data.reading import rows_in_words
+from wheretune.data.stored import PART, kept_rows
 from wheretune.data.texts import take
 from wheretune.errors import DataError
 from wheretune.support.log import log
@@ -16,17 +17,26 @@ if TYPE_CHECKING:
     from wheretune.data.texts import TextData
 
 
-def encode(data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+def encode(data: TextData, tokenizer: Any, max_length: int) -> Sequence[dict[str, Any]]:
     """Token ids of every row, cut to `max_length`, with its label as the task reads it (if any) and its row number.
 
     A pair goes to the tokenizer as a pair, so each model joins the two texts in its own way: BERT puts [SEP] between
-    them, GPT-2 and Qwen2 put nothing.
+    them, GPT-2 and Qwen2 put nothing. Many rows lie on disk (`stored.py`).
 
     Raises:
         DataError: A text makes no tokens, or no token of it has room beside the special ones.
     """
-    rows = encode_part(data, tokenizer, max_length, 0, len(data))
-    say_cut(data, sum(len(row["input_ids"]) >= max_length for row in rows), max_length)
+    cut = 0
+
+    def parts() -> Iterator[list[dict[str, Any]]]:
+        nonlocal cut
+        for start in range(0, len(data), PART):
+            part = encode_part(data, tokenizer, max_length, start, min(start + PART, len(data)))
+            cut += sum(len(row["input_ids"]) >= max_length for row in part)
+            yield part
+
+    rows = kept_rows(parts())
+    say_cut(data, cut, max_length)
     return rows
 
 

@@ -8,6 +8,7 @@ others (CKA, variance) it comes from subsamples without replacement, see `scorer
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 DRAWS = 2000
 LEAST = 64  # samples before the normal approximation is trusted
+KEPT = ("_waiting", "_seen", "_sums", "_squares", "_log_capital", "_best")  # all that bets know
 BOLDEST = 0.9  # of the highest bet that cannot lose everything on one text
 
 
@@ -151,8 +153,20 @@ class _Sequence:
 
     settler: Settler
 
-    def see(self, states: States) -> None:
+    @property
+    def settings(self) -> str:
+        """The choice and the confidence."""
+        return repr(self.settler)
+
+    def kept(self) -> dict[str, Any]:
         """Nothing: the sums are enough."""
+        return {}
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def see(self, states: States) -> None:
+        """Nothing."""
 
     def look(self, finished: Finished, n: int) -> Settlement:
         """What can be said after `n` samples.
@@ -213,6 +227,21 @@ class Bets:
         self._squares = nothing
         self._log_capital = nothing
         self._best = nothing
+
+    @property
+    def settings(self) -> str:
+        """The choice and the confidence."""
+        return repr(self._settler)
+
+    def kept(self) -> dict[str, Any]:
+        """The capital, what it hangs on, and the texts on which no bet was placed yet."""
+        return {name: getattr(self, name) for name in KEPT}
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Goes on with another's capital."""
+        for name in KEPT:
+            setattr(self, name, kept[name])
+        self._waiting = list(self._waiting)
 
     def see(self, states: States) -> None:
         """Keeps the batch until the next look."""

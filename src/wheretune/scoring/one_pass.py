@@ -1,15 +1,15 @@
 """One pass over the data feeds any number of scorers.
 
 `gather` checks what was asked for, then drives the scorers by what they read: weights, states (one forward pass) and
-gradients (one backward pass). What it has gathered is a `PassState`; those of shards merge, and `finish` makes scores.
+gradients (one backward pass). What it has gathered is a `PassState`, of which `gathered.finish` makes scores.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial, reduce
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from wheretune import catalog
@@ -27,11 +27,11 @@ from wheretune.scorers.base import GradientScorer, StackScorer, StreamScorer
 from wheretune.scorers.sums import Moments
 from wheretune.scoring.by_stack import by_stack
 from wheretune.scoring.checking import check
+from wheretune.scoring.gathered import PassState, finish
 from wheretune.scoring.gradients import stream_gradients
-from wheretune.scoring.reading import Texts
-from wheretune.scoring.scored import layer_scores
+from wheretune.scoring.reading import Place, Texts
+from wheretune.scoring.resuming import Going, Keep
 from wheretune.scoring.states import stream_states
-from wheretune.support.log import log
 from wheretune.support.progress import progress
 from wheretune.support.provenance import versions
 from wheretune.tasks.loading import load_data, to_score
@@ -43,18 +43,23 @@ if TYPE_CHECKING:
 
     from wheretune.model.stack import LayerStack
     from wheretune.model.states import States
-    from wheretune.records.data import DataInfo
-    from wheretune.records.model import ModelInfo
     from wheretune.records.scores import Pooling, Settlement
     from wheretune.scorers.base import Finished, Scorer
 
 Kind = TypeVar("Kind")
-Track = Callable[[Iterable[Kind], str], Iterable[Kind]]  # shows progress under a description
+Track = Callable[[Iterable[Kind], str, int], Iterable[Kind]]  # shows progress under a description, from a sample on
 
 
 @runtime_checkable
 class Watch(Protocol):
-    """Looks on while a scorer's pass runs and says when its choice is settled."""
+    """Looks on while a scorer's pass runs and says when its choice is settled.
+
+    Attributes:
+        settings: What it goes by, in words; a pass that was watched otherwise is another pass.
+    """
+
+    @property
+    def settings(self) -> str: ...
 
     def see(self, states: States) -> None:
         """One more batch."""
@@ -62,40 +67,15 @@ class Watch(Protocol):
     def look(self, finished: Finished, n: int) -> Settlement:
         """What can be said after `n` samples."""
 
+    def kept(self) -> dict[str, Any]:
+        """What it has seen, as tensors, arrays, numbers, tuples and dicts."""
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Goes on from what another has `kept`."""
+
 
 Settle = Callable[[Any, int], Watch]
 """From the scorer and the number of texts there are to what watches it."""
-
-
-@dataclass(frozen=True, eq=False)
-class PassState:
-    """What a pass over the data, or over one shard of it, has gathered; shards merge, and `finish` makes scores of it.
-
-    Attributes:
-        states: By scorer its state; of a scorer that reads no text, its scores.
-        info: The model.
-        data: All the data.
-        reading: How the texts were read.
-        n_samples: Samples read.
-        tokens: How many tokens the samples have together, special ones included.
-        learned: How many of these are learned, where the task reads every token.
-        seconds: Wall-clock time.
-        versions: The packages that computed it.
-        settlement: Whether the pass stopped early, and why.
-        shard: Which of how many shards, counted from 1.
-    """
-
-    states: dict[Scorer, Any]
-    info: ModelInfo
-    data: DataInfo
-    reading: Reading
-    n_samples: int
-    tokens: int
-    seconds: float
-    versions: dict[str, str]
-    settlement: Settlement | None = None
-    shard: tuple[int, int] = (1, 1)
-    learned: int = 0
 
 
 def gather(
@@ -106,6 +86,7 @@ def gather(
     *,
     settle: Settle | None = None,
     shard: tuple[int, int] = (1, 1),
+    keep: Keep | None = None,
 ) -> PassState:
     """Feeds every scorer: in one forward pass those that read states, in one backward pass those that read gradients.
 
@@ -118,7 +99,9 @@ def gather(
         settle: Reads the data in a seeded random order, looks after every few batches whether the choice is settled,
             and stops there; for one scorer whose scores are means over samples.
         shard: Which of how many shards to read, counted from 1. The shards deal out the batches of one pass, so they
-            merge into what one pass gathers; see `stream_batches`.
+            merge into what one pass gathers; see `stream_chunks`.
+        keep: Where the pass writes down every so often what it has gathered, and goes on from what stands there; it
+            stays there in the end. See `scoring.resuming`.
 
     Raises:
         ConfigError: Settings that do not go together.
@@ -132,75 +115,88 @@ def gather(
     texts = Texts.of(opened, data, reading, shard, settling=settle is not None)
     of_states = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
     of_gradients = [scorer for scorer in scorers if isinstance(scorer, GradientScorer)]
-    found: dict[Any, Any] = {
-        scorer: scorer.score(opened.stack) for scorer in scorers if isinstance(scorer, StackScorer)
-    }
-    settlement = None
+    watch = None if settle is None else settle(of_states[0], len(texts.data))
+    empty = PassState({}, opened.info, data.info, texts.reading, 0, 0, 0.0, versions(), shard=shard)
+    going = Going.of(empty, scorers, "" if watch is None else watch.settings, keep, started)
+    for scorer in scorers:
+        if isinstance(scorer, StackScorer) and scorer not in going.states:
+            going.states[scorer] = scorer.score(opened.stack)
     with progress() as shown:
-        track = partial(_track, shown, texts.steps)
+        track = partial(_track, shown, texts)
         if of_states:
-            states, settlement = _from_states(opened, texts, of_states, settle, track)
-            found |= states
+            _from_states(opened, texts, of_states, watch, going, track)
         if of_gradients:
-            found |= _from_gradients(opened, texts, of_gradients, track)
-    return PassState(
-        states={scorer: found[scorer] for scorer in scorers},
-        info=opened.info,
-        data=data.info,
-        reading=texts.reading,
-        n_samples=texts.samples,
-        tokens=texts.tokens,
-        learned=texts.learned,
-        seconds=time.perf_counter() - started,
-        versions=versions(),
-        settlement=settlement,
-        shard=shard,
+            _from_gradients(opened, texts, of_gradients, going, track)
+    return replace(
+        empty,
+        states={scorer: going.states[scorer] for scorer in scorers},
+        n_samples=texts.place.samples,
+        tokens=texts.place.tokens,
+        learned=texts.place.learned,
+        seconds=going.seconds,
+        settlement=going.settlement,
     )
 
 
 # --- what is made of the texts --------------------------------------------------------------------
 
 
-def _track(shown: Any, total: int, batches: Iterable[Kind], description: str) -> Iterable[Kind]:
-    tracked: Iterable[Kind] = shown.track(batches, total=total, description=description)
+def _track(shown: Any, texts: Texts, batches: Iterable[Kind], description: str, read: int) -> Iterable[Kind]:
+    done = read // texts.reading.batch_size
+    tracked: Iterable[Kind] = shown.track(batches, texts.steps, completed=done, description=description)
     return tracked
 
 
 def _from_states(
-    opened: Opened, texts: Texts, scorers: Sequence[StreamScorer], settle: Settle | None, track: Track[States]
-) -> tuple[dict[StreamScorer, Any], Settlement | None]:
+    opened: Opened,
+    texts: Texts,
+    scorers: Sequence[StreamScorer],
+    watch: Watch | None,
+    going: Going,
+    track: Track[States],
+) -> None:
     """One forward pass; one more before it, where states are standardised."""
+    stack, forward = opened.stack, _forward(opened, texts, scorers)
+    if texts.reading.standardise:
+        _measure_moments(stack, texts, forward, going, track)
+    driven = {scorer: by_stack(scorer, opened.info) for scorer in scorers}
+    with going.during("scoring") as after:
+        if after is None:
+            return
+        going.states = {scorer: driven[scorer].init(stack) for scorer in scorers} | going.states
+        if watch is not None and going.watch:
+            watch.restore(going.watch)
+        for batch in track(forward(after), "scoring", after.samples):
+            if going.moments is not None:
+                batch = replace(batch, tokens=going.moments.standardised(batch.tokens))
+            going.states |= {scorer: driven[scorer].update(going.states[scorer], batch) for scorer in scorers}
+            if watch is not None and _settled(watch, batch, texts, scorers[0], going):
+                break
+            going.at(texts.place, {} if watch is None else watch.kept())
+
+
+def _forward(opened: Opened, texts: Texts, scorers: Sequence[StreamScorer]) -> Callable[[Place], Iterator[States]]:
+    """What runs the model over the texts after a place."""
     stack, collate, task = opened.stack, texts.task.collator(opened.tokenizer), texts.task
     reductions = {scorer.name: scorer.reduction for scorer in scorers if scorer.reduction is not None}
     meanings = _meanings(opened, texts, scorers)
-
-    def forward() -> Iterator[States]:
-        every = task.predicted if task.places == "every" else None
-        return stream_states(stack, texts.batches(), collate, texts.reading, reductions, *meanings, every)
-
-    driven = {scorer: by_stack(scorer, opened.info) for scorer in scorers}
-    moments = _moments(stack, track(forward(), "standardising")) if texts.reading.standardise else None
-    states = {scorer: driven[scorer].init(stack) for scorer in scorers}
-    watch = None if settle is None else settle(scorers[0], len(texts.data))
-    settlement = None
-    for batch in track(forward(), "scoring"):
-        if moments is not None:
-            batch = replace(batch, tokens=moments.standardised(batch.tokens))
-        states = {scorer: driven[scorer].update(state, batch) for scorer, state in states.items()}
-        if watch is not None:
-            watch.see(batch)
-            settlement = _looked(watch, texts, scorers[0], states[scorers[0]]) or settlement
-            if settlement is not None and settlement.settled:
-                break
-    return states, settlement
+    every = task.predicted if task.places == "every" else None
+    return lambda after: stream_states(
+        stack, texts.batches(after), collate, texts.reading, reductions, *meanings, every
+    )
 
 
-def _moments(stack: LayerStack, batches: Iterable[States]) -> Moments:
+def _measure_moments(
+    stack: LayerStack, texts: Texts, forward: Callable[[Place], Iterator[States]], going: Going, track: Track[States]
+) -> None:
     """Of every dimension of every latent space, over all batches."""
-    moments = Moments.empty(len(state_names(stack)), stack.hidden_size)
-    for batch in batches:
-        moments = moments.merge(Moments.of(batch.tokens))
-    return moments
+    with going.during("standardising") as after:
+        if after is None:
+            return
+        going.moments = going.moments or Moments.empty(len(state_names(stack)), stack.hidden_size)
+        for batch in track(forward(after), "standardising", after.samples):
+            going.moments = going.moments.merge(Moments.of(batch.tokens))
+            going.at(texts.place)
 
 
 def _meanings(
@@ -232,123 +228,31 @@ def _meanings(
     return semantic_bases(opened.stack, tokens), lambda row: place[token(row)]
 
 
-def _looked(watch: Watch, texts: Texts, scorer: StreamScorer, state: Any) -> Settlement | None:
-    """What the watch says, if it is time to look."""
+def _settled(watch: Watch, batch: States, texts: Texts, scorer: StreamScorer, going: Going) -> bool:
+    """Whether the choice is, as the watch says where it is time to look."""
+    watch.see(batch)
     if not texts.time_to_look:
-        return None
-    return replace(watch.look(scorer.finish(state), texts.samples), texts=len(texts.data))
+        return False
+    found = watch.look(scorer.finish(going.states[scorer]), texts.place.samples)
+    going.settlement = replace(found, texts=len(texts.data))
+    return found.settled
 
 
 def _from_gradients(
-    opened: Opened, texts: Texts, scorers: Sequence[GradientScorer], track: Track[Any]
-) -> dict[GradientScorer, Any]:
+    opened: Opened, texts: Texts, scorers: Sequence[GradientScorer], going: Going, track: Track[Any]
+) -> None:
     """One backward pass."""
     per_sample = any(scorer.per_sample for scorer in scorers)
     collate = texts.task.collator(opened.tokenizer)
-    stream = stream_gradients(opened.stack, texts.data, texts.batches(), collate, per_sample, texts.reading.seed)
-    states = {scorer: scorer.init(opened.stack) for scorer in scorers}
-    for gradients in track(stream, "scoring by gradients"):
-        states = {scorer: scorer.update(state, gradients) for scorer, state in states.items()}
-    return states
-
-
-# --- shards ---------------------------------------------------------------------------------------
-
-
-def merge(shards: Sequence[PassState]) -> PassState:
-    """What one pass over the whole data would have gathered.
-
-    Args:
-        shards: All shards of one pass, in any order. They may come from other machines: models are compared by their
-            weights and data by content, wherever they lie.
-
-    Raises:
-        ConfigError: They are of different passes, one is there twice, or one is missing.
-    """
-    _check_alike(shards)
-    _check_complete(shards)
-    first = shards[0]
-    ordered = sorted(shards, key=lambda part: part.shard)
-    states: dict[Scorer, Any] = {}
-    for scorer in first.states:
-        parts = [part.states[scorer] for part in ordered]
-        states[scorer] = (
-            parts[0] if isinstance(scorer, StackScorer) else reduce(by_stack(scorer, first.info).merge, parts)
-        )
-    return replace(
-        first,
-        states=states,
-        n_samples=sum(part.n_samples for part in shards),
-        tokens=sum(part.tokens for part in shards),
-        learned=sum(part.learned for part in shards),
-        seconds=sum(part.seconds for part in shards),
-        shard=(1, 1),
-    )
-
-
-def _check_alike(shards: Sequence[PassState]) -> None:
-    if not shards:
-        raise ConfigError("there is no shard to merge", "give all shards of a pass")
-    first, common = shards[0], _common(shards[0])
-    for other in shards:
-        theirs = _common(other)
-        differs = [name for name, value in common.items() if theirs[name] != value]
-        if differs:
-            one, another = ("/".join(map(str, part.shard)) for part in (other, first))
-            raise ConfigError(f"shards {one} and {another} are of different passes ({differs[0]})", "merge like shards")
-        if other.versions != first.versions:
-            log.warning("shards %d and %d were made with other versions of packages", other.shard[0], first.shard[0])
-
-
-def _check_complete(shards: Sequence[PassState]) -> None:
-    of, numbers = shards[0].shard[1], [part.shard[0] for part in shards]
-    twice = sorted({number for number in numbers if numbers.count(number) > 1})
-    if twice:
-        raise ConfigError(f"shard {twice[0]} of {of} is given twice", "give each once")
-    missing = sorted(set(range(1, of + 1)) - set(numbers))
-    if missing:
-        raise ConfigError(f"shard {missing[0]} of {of} is missing", f"score shard {missing[0]}/{of} and merge all")
-
-
-def _common(state: PassState) -> dict[str, Any]:
-    """What shards must have in common, by name."""
-    return {
-        "number of shards": state.shard[1],
-        "scorers": list(state.states),
-        "model": state.info.hash,
-        "layers": state.info.layers,
-        "precision": (state.info.spec.dtype, state.info.spec.quantize),
-        "data": state.data.hash,
-        "how the data is read": (replace(state.data.spec, source=""), state.reading),
-    }
-
-
-# --- scores ---------------------------------------------------------------------------------------
-
-
-def finish(state: PassState) -> list[LayerScores]:
-    """The scores, one `LayerScores` per scorer, in order.
-
-    Raises:
-        ScoreError: A score is not finite, or there were too few samples.
-    """
-    scored = []
-    for scorer, own in state.states.items():
-        reads = not isinstance(scorer, StackScorer)
-        made = layer_scores(
-            Spec.of(scorer),
-            by_stack(scorer, state.info).finish(own) if not isinstance(scorer, StackScorer) else own,
-            state.info,
-            state.data,
-            state.reading if reads else replace(state.reading, max_length=None),
-            n_samples=state.n_samples if reads else 0,
-            tokens=state.tokens / state.n_samples if reads else None,
-            seconds=state.seconds,
-            versions=state.versions,
-            settlement=state.settlement,
-        )
-        scored.append(replace(made, learned=state.learned / state.n_samples) if reads and state.learned else made)
-    return scored
+    with going.during("scoring by gradients") as after:
+        if after is None:
+            return
+        going.states = {scorer: scorer.init(opened.stack) for scorer in scorers} | going.states
+        rows = texts.batches(after)
+        stream = stream_gradients(opened.stack, texts.data, rows, collate, per_sample, texts.reading.seed)
+        for gradients in track(stream, "scoring by gradients", after.samples):
+            going.states |= {scorer: scorer.update(going.states[scorer], gradients) for scorer in scorers}
+            going.at(texts.place)
 
 
 def score(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wheretune.data.batches import CHUNK, stream_batches
+from wheretune.data.batches import CHUNK, stream_chunks
 from wheretune.data.texts import shuffled, take
 from wheretune.data.tokens import learned_tokens
 from wheretune.errors import DataError
@@ -24,6 +24,28 @@ if TYPE_CHECKING:
 LOOK_EVERY = 4  # batches between two looks at whether the choice is settled
 
 
+@dataclass(frozen=True)
+class Place:
+    """How far a pass has read.
+
+    Attributes:
+        chunks: Chunks that it has begun.
+        batches: Batches of the last of these.
+        samples: Samples in all.
+        tokens: How many tokens they have together.
+        learned: How many of these are learned, where the task reads every token.
+    """
+
+    chunks: int = 0
+    batches: int = 0
+    samples: int = 0
+    tokens: int = 0
+    learned: int = 0
+
+
+START = Place()
+
+
 @dataclass(eq=False)
 class Texts:
     """The data as it is read: every call of `batches` is one pass over it.
@@ -34,9 +56,7 @@ class Texts:
         reading: Says how many tokens a text is cut to, and how many texts are in a batch.
         shard: Which of how many shards is read, counted from 1.
         chunk: Batches that are tokenised and sorted by length together.
-        samples: Samples that the latest pass has read.
-        tokens: How many tokens they have together.
-        learned: How many of these are learned, where the task reads every token.
+        place: How far the latest pass has read.
     """
 
     data: TextData
@@ -44,9 +64,7 @@ class Texts:
     reading: Reading
     shard: tuple[int, int]
     chunk: int
-    samples: int = 0
-    tokens: int = 0
-    learned: int = 0
+    place: Place = START
 
     @classmethod
     def of(cls, opened: Opened, data: TextData, reading: Reading, shard: tuple[int, int], settling: bool) -> Texts:
@@ -65,7 +83,8 @@ class Texts:
     @property
     def time_to_look(self) -> bool:
         """Whether it is time to look if the choice is settled: after a chunk, and at the end."""
-        return self.samples % (self.chunk * self.reading.batch_size) == 0 or self.samples == len(self.data)
+        samples = self.place.samples
+        return samples % (self.chunk * self.reading.batch_size) == 0 or samples == len(self.data)
 
     @property
     def steps(self) -> int:
@@ -77,23 +96,33 @@ class Texts:
         """What the data teaches."""
         return task_of(self.data.info)
 
-    def encode(self, data: TextData) -> list[dict[str, Any]]:
+    def encode(self, data: TextData) -> Sequence[dict[str, Any]]:
         """The encoded rows of some of the texts."""
         assert self.reading.max_length is not None
         return self.task.encode(data, self.tokenizer, self.reading.max_length)
 
-    def batches(self) -> Iterator[list[dict[str, Any]]]:
-        """Batches of encoded rows.
+    def batches(self, after: Place = START) -> Iterator[list[dict[str, Any]]]:
+        """Batches of encoded rows: all, or those that are left after a place.
 
         Raises:
             DataError: There is none in this shard.
         """
-        self.samples = self.tokens = self.learned = 0
-        for rows in stream_batches(self.data, self.encode, self.reading.batch_size, self.chunk, self.shard):
-            self.samples += len(rows)
-            self.tokens += sum(len(row["input_ids"]) for row in rows)
-            self.learned += sum(map(learned_tokens, rows))
-            yield rows
-        if self.samples == 0:
+        self.place = after
+        size = self.reading.batch_size
+        chunks = stream_chunks(self.data, self.encode, size, self.chunk, self.shard, max(after.chunks - 1, 0))
+        for number, batches in enumerate(chunks, 1):
+            for count, rows in enumerate(batches, 1):
+                if (number, count) <= (after.chunks, after.batches):
+                    continue
+                here = self.place
+                self.place = Place(
+                    number,
+                    count,
+                    here.samples + len(rows),
+                    here.tokens + sum(len(row["input_ids"]) for row in rows),
+                    here.learned + sum(map(learned_tokens, rows)),
+                )
+                yield rows
+        if self.place.samples == 0:
             number, shards = self.shard
             raise DataError(f"shard {number} of {shards} has no batch", "make fewer shards or smaller batches", "shard")

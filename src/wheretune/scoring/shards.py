@@ -25,7 +25,7 @@ from wheretune.records.data import DataInfo
 from wheretune.records.model import ModelInfo
 from wheretune.records.scores import Reading
 from wheretune.scorers.base import Finished, GradientScorer, StackScorer, StreamScorer
-from wheretune.scoring.one_pass import PassState, finish, merge
+from wheretune.scoring.gathered import PassState, finish, merge
 from wheretune.support.files import write
 
 if TYPE_CHECKING:
@@ -36,14 +36,16 @@ FORMAT = 3
 KEY = "wheretune.shard"
 
 
+UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
+
+
 def save_shard(state: PassState, path: Path) -> None:
     """Writes what a pass over one shard has gathered.
 
     Raises:
         OutputError: The place cannot be written to.
     """
-    content, tensors = packed(state)
-    write(path, lambda draft: save_file(tensors, draft, {KEY: json.dumps(content)}))
+    write_packed(path, KEY, *packed(state))
 
 
 def load_shard(path: Path) -> PassState:
@@ -52,23 +54,46 @@ def load_shard(path: Path) -> PassState:
     Raises:
         ConfigError: There is no such file, it is no shard, or another version of wheretune wrote it.
     """
+    content, tensors = read_packed(path, KEY)
+    try:
+        return unpacked(content, tensors, str(path))
+    except UNREADABLE as error:
+        raise ConfigError(f"{path} is no shard", "give files that a pass over one shard wrote") from error
+
+
+def write_packed(path: Path, key: str, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Writes what `packed` made, under the key that says what it is of.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    write(path, lambda draft: save_file(tensors, draft, {key: json.dumps(content)}))
+
+
+def read_packed(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `write_packed` wrote.
+
+    Raises:
+        ConfigError: There is no such file, it is of something else, or another version of wheretune wrote it.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            content: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
+            content: dict[str, Any] = json.loads((file.metadata() or {})[key])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
         if content["format"] != FORMAT:
             raise ConfigError(f"{path} was written by another version of wheretune", "score that shard again")
-        return unpacked(content, tensors, str(path))
+        return content, tensors
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror or error})", "check the path") from error
-    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path} is no shard", "give files that a pass over one shard wrote") from error
+    except UNREADABLE as error:
+        what = key.partition(".")[2]
+        raise ConfigError(f"{path} is no {what}", f"give what wheretune wrote as {what}") from error
 
 
 def packed(state: PassState) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a pass has gathered, as JSON and tensors in the CPU's memory."""
     tensors: dict[str, Tensor] = {}
-    states = [_pack(own, tensors) for own in state.states.values()]
+    states = [pack(own, tensors) for own in state.states.values()]
     content = {
         "format": FORMAT,
         "shard": state.shard,
@@ -93,12 +118,13 @@ def unpacked(
     number, of = content["shard"]
     if scorers is None:
         scorers = [_scorer(from_json(Spec, spec, source)) for spec in content["scorers"]]
-    if not 1 <= int(number) <= int(of) or not scorers or int(content["n_samples"]) < 0:
-        raise ValueError("shard or scorers do not fit")
+        if not scorers:
+            raise ValueError("nothing was scored")
+    if not 1 <= int(number) <= int(of) or int(content["n_samples"]) < 0:
+        raise ValueError("the shard does not fit")
     return PassState(
         states={
-            scorer: _unpack(own, tensors, _kinds(scorer))
-            for scorer, own in zip(scorers, content["states"], strict=True)
+            scorer: unpack(own, tensors, _kinds(scorer)) for scorer, own in zip(scorers, content["states"], strict=True)
         },
         info=from_json(ModelInfo, content["model"], source),
         data=from_json(DataInfo, content["data"], source),
@@ -142,37 +168,37 @@ def _kinds(scorer: Scorer) -> dict[str, type]:
     return {kind.__name__: kind for kind in kinds}
 
 
-def _pack(thing: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def pack(thing: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """JSON for a state; its tensors go to `tensors` and leave their number behind."""
     if isinstance(thing, np.ndarray):
-        return {"array": _pack(torch.from_numpy(thing), tensors)["tensor"]}
+        return {"array": pack(torch.from_numpy(thing), tensors)["tensor"]}
     if isinstance(thing, Tensor):
         tensors[str(len(tensors))] = thing.detach().cpu().contiguous().clone()
         return {"tensor": str(len(tensors) - 1)}
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        parts = {part.name: _pack(getattr(thing, part.name), tensors) for part in dataclasses.fields(thing)}
+        parts = {part.name: pack(getattr(thing, part.name), tensors) for part in dataclasses.fields(thing)}
         return {"kind": type(thing).__name__, "parts": parts}
     if isinstance(thing, tuple | list):
-        return {"items": [_pack(item, tensors) for item in thing]}
+        return {"items": [pack(item, tensors) for item in thing]}
     if isinstance(thing, dict):
-        return {"pairs": [[key, _pack(value, tensors)] for key, value in thing.items()]}
+        return {"pairs": [[key, pack(value, tensors)] for key, value in thing.items()]}
     if thing is None or isinstance(thing, bool | int | float | str):
         return {"value": thing}
     raise TypeError(f"a scorer's state holds a {type(thing).__name__}, which cannot be written")
 
 
-def _unpack(packed: dict[str, Any], tensors: dict[str, Tensor], kinds: dict[str, type]) -> Any:
-    """The state that `_pack` wrote."""
+def unpack(packed: dict[str, Any], tensors: dict[str, Tensor], kinds: dict[str, type]) -> Any:
+    """The state that `pack` wrote."""
     (what, value), *rest = packed.items()
     if what == "array":
         return tensors[value].numpy()
     if what == "tensor":
         return tensors[value]
     if what == "kind":
-        parts = {name: _unpack(part, tensors, kinds) for name, part in rest[0][1].items()}
+        parts = {name: unpack(part, tensors, kinds) for name, part in rest[0][1].items()}
         return kinds[value](**parts)
     if what == "items":
-        return tuple(_unpack(item, tensors, kinds) for item in value)
+        return tuple(unpack(item, tensors, kinds) for item in value)
     if what == "pairs":
-        return {key: _unpack(item, tensors, kinds) for key, item in value}
+        return {key: unpack(item, tensors, kinds) for key, item in value}
     return value

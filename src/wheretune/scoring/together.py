@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wheretune.errors import DataError
-from wheretune.scoring.one_pass import PassState, gather, merge
+from wheretune.scoring.gathered import PassState, merge
+from wheretune.scoring.one_pass import gather
 from wheretune.scoring.shards import packed, unpacked
 from wheretune.support.processes import gathered, part
 
@@ -17,25 +18,31 @@ if TYPE_CHECKING:
     from wheretune.records.scores import Reading
     from wheretune.scorers.base import Scorer
     from wheretune.scoring.one_pass import Settle
+    from wheretune.scoring.resuming import Keep
 
 
 def gather_together(
-    opened: Opened, data: TextData, scorers: Sequence[Scorer], reading: Reading, settle: Settle | None = None
+    opened: Opened,
+    data: TextData,
+    scorers: Sequence[Scorer],
+    reading: Reading,
+    settle: Settle | None = None,
+    keep: Keep | None = None,
 ) -> PassState:
     """As `gather`, in every process: each reads a shard, and all merge them.
 
     What has to see all data in one order (a choice that may be settled early, standardised states) each reads for
-    itself.
+    itself. Each keeps what it has gathered in a file of its own, so what goes on must be as many processes.
 
     Raises:
         WheretuneError: As for `gather`.
     """
     number, size = part()
     if size == 1 or settle is not None or reading.standardise:
-        return gather(opened, data, scorers, reading, settle=settle)
+        return gather(opened, data, scorers, reading, settle=settle, keep=keep)
     own, empty = None, None
     try:
-        own = packed(gather(opened, data, scorers, reading, shard=(number + 1, size)))
+        own = packed(gather(opened, data, scorers, reading, shard=(number + 1, size), keep=keep))
     except DataError as error:
         if error.field != "shard":
             raise

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wheretune.records.data import DataSpec
     from wheretune.records.model import ModelSpec
     from wheretune.records.scores import LayerScores, Reading
-    from wheretune.scoring.one_pass import PassState
+    from wheretune.scoring.gathered import PassState
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Work:
 
     def __call__(self, shard: Shard) -> PassState:
         """What the pass over a shard has gathered."""
-        from wheretune.pipeline import pass_over
+        from wheretune.scoring.by_name import pass_over
 
         made = [catalog.build("scorer", spec) for spec in self.scorers]
         place = (shard.number, shard.of)
@@ -107,6 +107,6 @@ def score(
         if error.field != "shard":
             raise
         raise DataError(error.problem, error.remedy, "shards") from error
-    from wheretune.scoring.one_pass import finish, merge
+    from wheretune.scoring.gathered import finish, merge
 
     return finish(merge(states))

@@ -124,7 +124,7 @@ class Task(TaskReader, Protocol):
     def start(self, labels: Sequence[Any]) -> float | None:
         """Where the bias of a fresh head starts, given the training labels; None leaves it as it is drawn."""
 
-    def encode(self, data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    def encode(self, data: TextData, tokenizer: Any, max_length: int) -> Sequence[dict[str, Any]]:
         """The rows that a model reads: `input_ids`, `attention_mask`, `row`, and `labels` where something is learned.
 
         A task that reads every token labels each of them (-100 where nothing is learned), leaves out rows that teach
@@ -277,7 +277,7 @@ class TextTask:
     def predicted(self, labels: Sequence[int]) -> int:
         raise NotImplementedError(f"{type(self).__name__} learns no tokens")
 
-    def encode(self, data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    def encode(self, data: TextData, tokenizer: Any, max_length: int) -> Sequence[dict[str, Any]]:
         from wheretune.data.tokens import encode
 
         return encode(data, tokenizer, max_length)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, runtime_checkable
 
 from wheretune.data.reading import rows_in_words
+from wheretune.data.stored import PART, kept_rows
 from wheretune.errors import DataError, ModelError
 from wheretune.model.apart import reads_apart
 from wheretune.support.log import log
@@ -71,18 +74,27 @@ class LanguageTask(ABC):
             ModelError: The tokenizer lacks what the task needs.
         """
 
-    def encode(self, data: TextData, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    def encode(self, data: TextData, tokenizer: Any, max_length: int) -> Sequence[dict[str, Any]]:
         """The rows of batches; what was cut and left out is said.
 
         Raises:
             DataError: As for `examples`, or no row is left.
         """
         check_apart(self, tokenizer)
-        every = list(self.examples(data, tokenizer, max_length))
-        say_what_is_missing(data, every, max_length)
         choices = self.choices(data.info.classes, tokenizer)
         more = {"choices": list(choices)} if choices else {}
-        return [one.encoded() | more for one in every if one.left_out is None]
+        seen: list[Example] = []  # without their tokens
+
+        def rows() -> Iterator[dict[str, Any]]:
+            for one in self.examples(data, tokenizer, max_length):
+                seen.append(replace(one, ids=(), learned=(), source=None))
+                if one.left_out is None:
+                    yield one.encoded() | more
+
+        every = rows()
+        kept = kept_rows(iter(lambda: list(islice(every, PART)), []))
+        say_what_is_missing(data, seen, max_length)
+        return kept
 
     def choices(self, classes: Sequence[str], tokenizer: Any) -> tuple[int, ...]:
         """The tokens among which the model is asked at the place that it is read; by default it is not asked."""

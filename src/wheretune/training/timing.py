@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -139,7 +140,7 @@ def _with_made_up_labels(texts: TextData) -> TextData:
     return replace(texts, labels=tuple(place % 2 for place in range(len(texts))), info=info)
 
 
-def _drawn(rows: list[dict[str, Any]], settings: TrainSettings, steps: int) -> list[dict[str, Any]]:
+def _drawn(rows: Sequence[dict[str, Any]], settings: TrainSettings, steps: int) -> list[dict[str, Any]]:
     """The texts of one batch to warm up and `steps` more, drawn from those of the first epoch."""
     size = settings.batch_size
     order = list(EpochBuckets([len(row["input_ids"]) for row in rows], size, settings.seed))

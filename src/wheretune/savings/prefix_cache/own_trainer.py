@@ -59,6 +59,8 @@ def cache_prefix(
         with wt.cache_prefix(model, rows, collate, epochs=3) as report:
             trainer.train()
 
+    TRL's SFTTrainer makes rows and collator itself: give its `train_dataset` and `data_collator`.
+
     The states of all tokens that enter the lowest trained layer are computed when the block is entered, so make the
     Trainer before: it moves the model to its device. If no layer trains they are those that leave the last layer,
     whatever the head reads of them. A batch with a text that is not among `rows`, one that asks for all hidden states,
@@ -67,7 +69,8 @@ def cache_prefix(
     padded on the left and given no positions) gets no cache, and `report.reason` says so.
 
     Nothing drops out in layers that do not run. A collator that changes tokens (random masking) gets no cache, for a
-    text is known by its tokens. Start one process: several would each make the cache.
+    text is known by its tokens; nor does one that makes several texts of a row (packing without padding). Start one
+    process: several would each make the cache.
 
     Args:
         model: Any Hugging Face transformer of one sequence, with a head of its own, what is frozen set to require no
