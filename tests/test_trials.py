@@ -17,6 +17,7 @@ from wheretune.model.identity import tensor_hashes
 from wheretune.records.base import Spec
 from wheretune.records.scores import Reading
 from wheretune.scorers.layer_probe import OUTSIDE
+from wheretune.training import loop
 
 QUICK = {"samples": 24, "epochs": 1, "batch_size": 8, "learning_rate": 1e-3}
 
@@ -56,7 +57,7 @@ def test_a_probe_goes_on_after_a_stop_and_reads_back_what_is_finished(tmp_path, 
     opened, data, probe = opened_of(model, tokenizer), data_of(), wt.LayerProbe(**QUICK)
     whole = trials.score(probe, opened, data, Reading(), tmp_path / "whole")
     trained = []
-    real = trials.train
+    real = loop.train
 
     def stopping(*given, **options):
         trained.append(given[5])
@@ -64,7 +65,7 @@ def test_a_probe_goes_on_after_a_stop_and_reads_back_what_is_finished(tmp_path, 
             raise KeyboardInterrupt
         return real(*given, **options)
 
-    monkeypatch.setattr(trials, "train", stopping)
+    monkeypatch.setattr(loop, "train", stopping)
     before = tensor_hashes(model.state_dict().items())
     with pytest.raises(KeyboardInterrupt):
         trials.score(probe, opened, data, Reading(), tmp_path / "part")

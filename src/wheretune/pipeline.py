@@ -42,9 +42,6 @@ from wheretune.tasks.base import task_of
 from wheretune.training.arguments import check_judging
 from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights, with_loss
 from wheretune.training.checkpoints import checkpoints
-from wheretune.training.clock import Clock
-from wheretune.training.engagement import EngagementCallback
-from wheretune.training.loop import train
 from wheretune.training.pace import Pace
 
 if TYPE_CHECKING:
@@ -187,6 +184,10 @@ def tune(
         WheretuneError: Of every kind, for what the user can mend.
         OutputError: The folder holds another run.
     """
+    from wheretune.training.clock import Clock  # opens Transformers' Trainer, and with it PEFT, datasets and pandas
+    from wheretune.training.engagement import EngagementCallback
+    from wheretune.training.loop import train
+
     join()
     check_judging(spec.settings, spec.tuner if spec.plan is None else spec.plan.tuner)
     session, watch = session or Session(shared=False), watch or WatchSettings()

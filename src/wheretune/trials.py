@@ -36,9 +36,6 @@ from wheretune.support.files import claim, digest, write_json
 from wheretune.support.processes import from_first
 from wheretune.support.provenance import versions
 from wheretune.tasks.base import task_of
-from wheretune.training.clock import Clock
-from wheretune.training.engagement import EngagementCallback
-from wheretune.training.loop import train
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
@@ -182,6 +179,10 @@ class _Trial:
 
     def tune(self, layer: int) -> Candidate:
         """Tunes one layer alone, judges it, and gives the model its weights back."""
+        from wheretune.training.clock import Clock  # opens what other scorers have no need of
+        from wheretune.training.engagement import EngagementCallback
+        from wheretune.training.loop import train
+
         began = time.perf_counter()
         opened, settings = self.opened, self.scorer.settings
         tokenizer, info = opened.tokenizer, opened.info

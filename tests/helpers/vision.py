@@ -9,10 +9,17 @@ import torch
 import transformers as hf
 from PIL import Image
 from tokenizers import AddedToken
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from helpers.chats import chat_tokenizer
+
+try:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+except ModuleNotFoundError:  # Transformers 5.0 has them under these names, and the ones with torchvision as "Fast"
+    from transformers.models.clip.image_processing_clip import CLIPImageProcessor as CLIPImageProcessorPil
+    from transformers.models.idefics3.image_processing_idefics3 import (
+        Idefics3ImageProcessor as Idefics3ImageProcessorPil,
+    )
 
 LLAVA = """{% for m in messages %}{{ m.role | upper + ': ' }}{% for p in m.content | selectattr('type', 'equalto', 'image') %}\
 {{ '<image>\n' }}{% endfor %}{% for p in m.content | selectattr('type', 'equalto', 'text') %}{{ p.text }}{% endfor %}\
