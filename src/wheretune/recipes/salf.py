@@ -98,8 +98,8 @@ SALF = Recipe(
     ),
     decided="S freezes sample by sample: the first method freezes below the layer with the largest mean gain, the "
     "others by S's budgets, the layer of every text found once; S's arithmetic rows are met within .03; S trains the "
-    "next token, as the task next-token does, and a classifier may be taken; LoRA's sizes, learning rate and batch are not said, one pass "
-    "follows from no text being read twice; S holds models of 7 B or more in 4 bits",
+    "next token, as the task next-token does, and a classifier may be taken; LoRA's sizes, learning rate and batch are "
+    "not said, one pass follows from no text being read twice; S holds models of 7 B or more in 4 bits",
     causal=True,
     preset="salf",
 )
