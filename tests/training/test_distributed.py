@@ -97,11 +97,12 @@ PLANS = {
     "probed": ("--scorer", "layer-probe:samples=12", "--k", 1, "--select", "highest"),
     "judged": ("--layers", "2,3", "--eval-strategy", "epoch", "--gradient-checkpointing", True),
     "chat": ("--layers", "2,3"),
+    "chat idle": ("--layers", "2,3", "--batch-size", 4),  # its last batch has one row, and so nothing for the second
     "chat accumulated": ("--layers", "0,1,2,3", "--gradient-accumulation-steps", 2),
     "chat lora": ("--layers", "2,3", "--tuner", "lora:r=4", "--cache-prefix", "memory"),
     "chat lisa": ("--schedule", "lisa:layers=1:every=1", "--layers", "0,1,2,3"),
 }
-EVERY_TIME = ("top", "chat accumulated")
+EVERY_TIME = ("top", "chat accumulated", "chat idle")
 
 
 def compare(nursery, place, tmp_path, name, size):

@@ -172,7 +172,8 @@ class OurTrainer(Trainer):
         if not (self.model_accepts_loss_kwargs and batch_samples):
             return None
         own = super()._get_num_items_in_batch([batch for batch in batch_samples if batch], device)
-        return summed(torch.zeros((), dtype=torch.int64, device=device) + (0 if own is None else own))
+        count = 0 if own is None else int(own)  # Trainer may give a float, and one that is idle has none to be alike
+        return summed(torch.tensor(count, device=device))
 
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         if not self._several:
