@@ -86,7 +86,7 @@ def test_compare_runs_what_is_missing_and_no_more(run, files, tiny_folder, tmp_p
 
 @pytest.mark.slow
 def test_a_run_that_fails_keeps_its_traceback_and_is_no_zero(run, files, tiny_folder, tmp_path, monkeypatch):
-    from wheretune import pipeline as room
+    from wheretune.training import loop as room
 
     original = room.train
 

@@ -141,7 +141,7 @@ def test_markup_in_a_label_or_a_path_is_shown_as_it_is(run, tiny_folder, tmp_pat
 
 
 def test_a_run_that_diverged_is_an_error_and_no_number(run, files, tiny_folder, tmp_path, monkeypatch):
-    from wheretune import pipeline as room
+    from wheretune.training import loop as room
 
     original = room.train
 

@@ -306,8 +306,8 @@ def test_the_state_does_not_grow_with_the_data(scorer, monkeypatch):
 def test_a_state_survives_being_written(scorer):
     stack, batches = batches_of(scorer, 20)
     tensors = {}
-    packed = json.loads(json.dumps(shards._pack(fill(scorer, stack, batches), tensors)))
-    again = scorer.finish(shards._unpack(packed, tensors, shards._kinds(scorer)))
+    packed = json.loads(json.dumps(shards.pack(fill(scorer, stack, batches), tensors)))
+    again = scorer.finish(shards.unpack(packed, tensors, shards._kinds(scorer)))
     once = scorer.finish(fill(scorer, stack, batches))
     assert np.array_equal(again.values, once.values, equal_nan=True) and again.deviations == once.deviations
 
