@@ -187,9 +187,7 @@ def test_ddp_comes_after_the_plan(tmp_path):
         for _ in range(2):  # it complains in the second step of what got no gradient in the first
             wrapped(**batch, labels=torch.zeros(4, dtype=torch.long)).loss.backward()
     finally:
-        wrapped = (
-            None  # DDP's reducer must not be the last to hold the group: it would wait for its threads with the GIL
-        )
+        wrapped = None  # or DDP's reducer is the last to hold the group, and waits for its threads with the GIL
         gc.collect()
         torch.distributed.destroy_process_group()
 
