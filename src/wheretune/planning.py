@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wheretune import budgeting, catalog
+from wheretune import catalog
 from wheretune.cost.flops import EPOCHS, TOKENS
 from wheretune.cost.price import BATCH_SIZE, price
 from wheretune.cost.training import Training, share_of
@@ -188,6 +188,8 @@ def _with_schedule(
             f"the budget is to choose a schedule, and {schedule.name} is named", "name no schedule", "schedule"
         )
     tuner = given["tuner"] or WholeLayers()
+    from wheretune import budgeting  # opened where it is asked for: `plan SCORES` is quick
+
     return budgeting.best(budget, scores, tuner, lambda chosen, when: plan(scores, chosen, schedule=when, **given))
 
 
