@@ -54,31 +54,28 @@ def _pairs(text: str) -> dict[str, str]:
     return pairs
 
 
+def _several(what: str, read: Callable[[str], tuple[Any, ...]], fits: Callable[[Any], bool], such_as: str = "") -> Kind:
+    """What stands between commas or plus signs; `read` is handed commas alone, `fits` one value."""
+    return Kind(
+        f"{what} with commas or + between them{such_as}",
+        lambda text: read(text.replace("+", ",")),
+        lambda value: isinstance(value, tuple) and all(map(fits, value)),
+    )
+
+
 _KINDS: Mapping[str, Kind] = {
     "int": Kind("a whole number", int, _whole),
     "float": Kind("a number", float, _number),
     "bool": Kind("true or false", {"true": True, "false": False}.__getitem__, lambda value: isinstance(value, bool)),
     "str": Kind("a text", str, lambda value: isinstance(value, str)),
     "Spec": Kind("a name", Spec, _thing, keeps_spec=True),
-    "tuple[int, ...]": Kind(
-        "whole numbers with commas or + between them",
-        lambda text: tuple(int(part) for part in text.replace("+", ",").split(",")),
-        lambda value: isinstance(value, tuple) and all(map(_whole, value)),
+    "tuple[int, ...]": _several("whole numbers", lambda text: tuple(map(int, text.split(","))), _whole),
+    "tuple[int | str, ...]": _several(
+        "layers", layer_names, is_layer_name, such_as=", such as 1+4 or encoder.0+decoder.3"
     ),
-    "tuple[int | str, ...]": Kind(
-        "layers with commas or + between them, such as 1+4 or encoder.0+decoder.3",
-        lambda text: layer_names(text.replace("+", ",")),
-        lambda value: isinstance(value, tuple) and all(map(is_layer_name, value)),
-    ),
-    "tuple[float, ...]": Kind(
-        "numbers with commas or + between them",
-        lambda text: tuple(float(part) for part in text.replace("+", ",").split(",")),
-        lambda value: isinstance(value, tuple) and all(map(_number, value)),
-    ),
-    "tuple[str, ...]": Kind(
-        "names with commas or + between them",
-        lambda text: tuple(text.replace("+", ",").split(",")) if text else (),
-        lambda value: isinstance(value, tuple) and all(isinstance(part, str) for part in value),
+    "tuple[float, ...]": _several("numbers", lambda text: tuple(map(float, text.split(","))), _number),
+    "tuple[str, ...]": _several(
+        "names", lambda text: tuple(text.split(",")) if text else (), lambda value: isinstance(value, str)
     ),
     "dict[str, str]": Kind(
         "name=word pairs with commas between them",

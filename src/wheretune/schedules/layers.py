@@ -42,3 +42,22 @@ def check_layers(schedule: str, chosen: int, tuner: Spec, least: int = 1) -> Non
             f"train {chosen} or fewer at a time ({schedule}:layers={chosen}), or choose more where the model has more",
             "schedule",
         )
+
+
+def check_own_weights(schedule: str, does: str, tuner: Spec) -> None:
+    """Refuses a tuner that trains other weights than the model's own.
+
+    Args:
+        schedule: The schedule's name.
+        does: What it does to these, as in "ranks the model's own weights".
+        tuner: How layers are tuned.
+
+    Raises:
+        ConfigError: It trains others.
+    """
+    if tuner.name != "full":
+        raise ConfigError(
+            f"the schedule {schedule} {does}, and {tuner.name} trains others",
+            "take the tuner full, or another schedule",
+            "schedule",
+        )

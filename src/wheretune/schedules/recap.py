@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from wheretune.errors import ConfigError
-from wheretune.schedules.layers import check_layers, first_state
+from wheretune.schedules.layers import check_layers, check_own_weights, first_state
 from wheretune.schedules.pruning import MOST, groups_of, share_of
 
 if TYPE_CHECKING:
@@ -108,12 +108,7 @@ class Recap:
 
     def check(self, chosen: int, tuner: Spec) -> None:
         check_layers(self.name, chosen, tuner)
-        if tuner.name != "full":
-            raise ConfigError(
-                f"the schedule {self.name} prunes and trains the model's own weights, and {tuner.name} trains others",
-                "take the tuner full, or another schedule",
-                "schedule",
-            )
+        check_own_weights(self.name, "prunes and trains the model's own weights", tuner)
 
     def check_model(self, layers: Sequence[LayerInfo]) -> None:
         for layer in layers:

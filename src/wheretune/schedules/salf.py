@@ -69,13 +69,7 @@ class Salf:
         return breadth_first(budgets, samples) if self.fill == "breadth-first" else depth_first(budgets, samples)
 
     def stages(self, eof_layers: Sequence[int], chosen: Sequence[int], seed: int) -> list[list[int]]:
-        """The rows of every stage, shuffled.
-
-        Args:
-            eof_layers: Of every row.
-            chosen: The layers of the plan, ascending.
-            seed: Seed for what is drawn.
-        """
+        """The rows of every stage, shuffled."""
         left = dict(enumerate(eof_layers))
         found: list[list[int]] = []
         for stage, amount in enumerate(self.amounts(len(eof_layers), len(chosen))):
@@ -85,15 +79,7 @@ class Salf:
         return found
 
     def stage(self, stage: int, amount: int, left: Mapping[int, int], layer: int, seed: int) -> list[int]:
-        """The rows of one stage, shuffled.
-
-        Args:
-            stage: Its number.
-            amount: How many rows it gets.
-            left: By row that no stage before it had, in the order of the data, its eof layer.
-            layer: The lowest that trains in it.
-            seed: Seed for what is drawn.
-        """
+        """The rows of one stage, shuffled."""
         matching = [row for row, eof in left.items() if eof <= layer][:amount]
         rows = set(matching)
         if len(matching) < amount:

@@ -10,7 +10,7 @@ import numpy as np
 
 from wheretune.errors import ConfigError
 from wheretune.schedules.draws import LARGEST, key
-from wheretune.schedules.layers import check_layers
+from wheretune.schedules.layers import check_layers, check_own_weights
 
 if TYPE_CHECKING:
     from wheretune.records.base import Spec
@@ -53,12 +53,7 @@ class SlimFit:
 
     def check(self, chosen: int, tuner: Spec) -> None:
         check_layers(self.name, chosen, tuner)
-        if tuner.name != "full":
-            raise ConfigError(
-                f"the schedule {self.name} ranks the model's own weights, and {tuner.name} trains others",
-                "take the tuner full, or another schedule",
-                "schedule",
-            )
+        check_own_weights(self.name, "ranks the model's own weights", tuner)
 
     def expected(self, chosen: int) -> tuple[float, ...]:
         return (1 - self.freeze,) * chosen
