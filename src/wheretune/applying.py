@@ -21,6 +21,7 @@ from wheretune.model.freezing import exclude_frozen
 from wheretune.model.identity import check_plan, describe, tensor_hashes
 from wheretune.model.placement import hold_masters
 from wheretune.model.recomputing import checkpoint_activations
+from wheretune.model.sharding import shard
 from wheretune.model.unread import read_on_top
 from wheretune.records.base import looks
 from wheretune.records.data import check_seed
@@ -151,6 +152,16 @@ class Tuned:
         """
         self._end_recomputing = checkpoint_activations(self.stack, min(self.plan.layers, default=len(self.stack)))
 
+    def shard(self, device: torch.device) -> None:
+        """Cuts the model into shards, one per process, for good; see `model.sharding`.
+
+        Raises:
+            ModelError: A parameter cannot be cut.
+        """
+        shard(self.stack, device)
+        self._flags.clear()  # and with them what held the whole tensors
+        self.trainable = {name: one for name, one in self.model.named_parameters() if name in self.trainable}
+
     def check(self) -> None:
         """Proves by hashes that every chosen layer changed and nothing that is frozen did.
 
@@ -161,11 +172,11 @@ class Tuned:
             EngagementError: It was not so; the tensors are named.
         """
         trained = self._trained()
-        state = self.model.state_dict()
+        state = self.model.state_dict(keep_vars=True)
         now = tensor_hashes(state.items(), as_fp32=True)
         changed = {name for name in state if now[name] != self._hashes.get(name)}
-        places = {parameter.data_ptr() for parameter in trained.values()}
-        strays = sorted(name for name in changed if state[name].data_ptr() not in places)
+        places = {id(parameter) for parameter in trained.values()}
+        strays = sorted(name for name in changed if id(state[name]) not in places)
         if strays:
             raise EngagementError(
                 f"training changed {len(strays)} tensors that the plan freezes, {strays[0]} among them",

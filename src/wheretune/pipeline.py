@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,12 @@ from wheretune.heads.headed import headed
 from wheretune.judging import calibrated, judge, measures, save_predictions
 from wheretune.model.identity import check_plan
 from wheretune.model.inputs import max_tokens
+from wheretune.model.placement import device_of
 from wheretune.model.two_stacks import check_start
 from wheretune.ordering import EOF_LAYERS
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
-from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings
+from wheretune.records.runs import CacheSettings, RunResult, RunSpec, TrainSettings, WatchSettings
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.scoring.by_name import pass_over
@@ -39,18 +41,16 @@ from wheretune.support.files import claimed, sweep
 from wheretune.support.processes import check_alike, check_sees, from_first, gathered, join
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
-from wheretune.training.arguments import check_judging
+from wheretune.training.arguments import check_judging, check_sharding
 from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights, with_loss
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.pace import Pace
 
 if TYPE_CHECKING:
-    from wheretune.applying import Tuned
     from wheretune.data.texts import TextData
     from wheretune.model.opening import Opened
-    from wheretune.records.data import DataInfo, DataSpec
+    from wheretune.records.data import DataSpec
     from wheretune.records.model import ModelSpec
-    from wheretune.records.runs import CacheSettings
     from wheretune.scoring.one_pass import Settle
     from wheretune.scoring.resuming import Keep
 
@@ -189,8 +189,12 @@ def tune(
     from wheretune.training.loop import train
 
     join()
+    watch = watch or WatchSettings()
     check_judging(spec.settings, spec.tuner if spec.plan is None else spec.plan.tuner)
-    session, watch = session or Session(shared=False), watch or WatchSettings()
+    check_sharding(spec, watch, cache)
+    session = session or Session(shared=False, on_host=watch.fsdp)
+    if watch.fsdp:
+        cache = CacheSettings("off")
     data = _data(spec, session)
     texts, task = data["train"], task_of(data["train"].info)
     spec = with_loss(spec, task)
@@ -220,7 +224,7 @@ def tune(
             settings.seed,
             frozen_dropout=settings.frozen_dropout,
             before=opened.hashes_below(model.base_path),
-            masters=True,
+            masters=not watch.fsdp,
         )
 
     pace = Pace(tuned.stack)
@@ -234,6 +238,8 @@ def tune(
             if watch.gradient_checkpointing:
                 tuned.recompute()
             with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache, lowest) as saved:
+                if watch.fsdp:
+                    tuned.shard(device_of(spec.model))
                 trained = train(
                     model,
                     rows,
@@ -248,7 +254,12 @@ def tune(
                 )
         data = calibrated(model, data, opened.tokenizer, length)
         texts = data["train"]
-        from_first(lambda: _kept(tuned, folder, texts.info, length))
+        from_first(lambda: remove_delta(folder))  # of a sitting that was killed before its result was written
+        keep = partial(save_delta, tuned, folder, data=texts.info, max_length=length)
+        if watch.fsdp:
+            keep()  # all have a part of it
+        else:
+            from_first(keep)
         started = time.perf_counter()
         judged = {name: measure(name) for name in data if name != "train"}
         took = time.perf_counter() - started
@@ -287,12 +298,6 @@ def _claiming(folder: Path, content: Mapping[str, Any]) -> Iterator[None]:
         from_first(claim)
         check_sees(folder / RUN)
         yield
-
-
-def _kept(tuned: Tuned, folder: Path, data: DataInfo, length: int) -> None:
-    """Proves the engagement and writes what was tuned."""
-    remove_delta(folder)  # of a sitting that was killed before its result was written
-    save_delta(tuned, folder, data=data, max_length=length)
 
 
 def _ended(result: RunResult, folder: Path) -> None:

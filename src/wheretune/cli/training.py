@@ -167,6 +167,10 @@ class WatchOptions(Group):
             "Run layers again in the backward pass, from the lowest trained one up, to save memory.",
         ),
     ] = False
+    fsdp: Annotated[
+        bool,
+        option("--fsdp", "Shard the model over the processes that a launcher started, layer by layer (FSDP2)."),
+    ] = False
 
     def settings(self) -> WatchSettings:
         """How it is watched and kept.
@@ -184,6 +188,7 @@ class WatchOptions(Group):
             save_steps=self.save_steps,
             save_total_limit=self.save_total_limit,
             gradient_checkpointing=self.gradient_checkpointing,
+            fsdp=self.fsdp,
         )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from wheretune.errors import PlanError
 from wheretune.model.finding import eyes_of, is_encoder_decoder, text_config
 from wheretune.model.placement import quantized
+from wheretune.model.sharding import is_sharded, whole
 from wheretune.records.model import LayerInfo, ModelInfo, ModelSpec
 
 if TYPE_CHECKING:
@@ -26,17 +27,23 @@ PART = 2**20  # numbers that are copied at a time: an embedding table in fp32 wo
 
 
 def tensor_hashes(tensors: Iterable[tuple[str, Tensor]], *, as_fp32: bool = False) -> dict[str, str]:
-    """SHA-256 of the bytes of every tensor, by name; of floating ones as fp32 where asked for."""
+    """SHA-256 of the bytes of every tensor, by name; of floating ones as fp32 where asked for.
+
+    All processes that hold shards of the tensors must ask.
+    """
 
     def one(item: tuple[str, Tensor]) -> tuple[str, str]:
         name, tensor = item
         found = hashlib.sha256()
-        for part in torch.split(tensor.detach().reshape(-1), PART):
+        for part in torch.split(whole(tensor.detach()).reshape(-1), PART):
             part = part.cpu()
             part = part.float() if as_fp32 and part.is_floating_point() else part
             found.update(part.view(torch.uint8).numpy().data)
         return name, found.hexdigest()
 
+    tensors = list(tensors)
+    if any(is_sharded(tensor) for _, tensor in tensors):
+        return dict(map(one, tensors))  # in one order, as all processes gather them
     with ThreadPoolExecutor(max_workers=2) as pool:  # hashlib lets go of the interpreter lock
         return dict(pool.map(one, tensors))
 

@@ -52,19 +52,22 @@ class Opened:
         return {f"{path}.{name}": found for name, found in self.fingerprints.items()}
 
 
-def open_model(spec: ModelSpec, *, language: bool = False) -> Opened:
+def open_model(spec: ModelSpec, *, language: bool = False, on_host: bool = False) -> Opened:
     """Opens a model with its tokenizer, finds its layers and hashes its weights.
 
     Args:
         spec: Which model, and how it is held.
         language: Open the language model with its output matrix, in place of the headless model.
+        on_host: Leave it in main memory, in the precision that suits its device: weights that are in this precision in
+            the checkpoint are read from its mapped file, of which processes of one machine share what is in memory.
 
     Raises:
         ModelError: It cannot be found or opened, its layers are not found, it has no tokenizer, or this machine cannot
             hold it as asked. With `language`: it is an encoder, or its checkpoint has no output matrix.
     """
     spec = pinned(spec)
-    model, head = (load_language_model(spec), None) if language else _load(spec)
+    device = torch.device("cpu") if on_host else None
+    model, head = (load_language_model(spec, device), None) if language else _load(spec, device)
     stack = find_layers(model, spec.layers_attribute)
     tokenizer = load_tokenizer(spec.name, spec.revision)
     if is_encoder_decoder(stack.base):
@@ -132,8 +135,8 @@ def load_model(spec: ModelSpec) -> nn.Module:
     return _load(spec)[0]
 
 
-def _load(spec: ModelSpec) -> tuple[nn.Module, OwnHead | None]:
-    """The headless transformer and, where the checkpoint is a classifier, what it had on top."""
+def _load(spec: ModelSpec, device: torch.device | None = None) -> tuple[nn.Module, OwnHead | None]:
+    """The headless transformer and, where the checkpoint is a classifier, what it had on top; on the spec's device."""
     from transformers import AutoModel, AutoModelForSequenceClassification
 
     config = _config(spec.name, spec.revision)
@@ -153,15 +156,19 @@ def _load(spec: ModelSpec) -> tuple[nn.Module, OwnHead | None]:
             )
         missing = [name for name in loaded["missing_keys"] if not name.startswith(f"{whole.base_model_prefix}.")]
     if spec.quantize is None:  # a quantised one lies there already
-        whole = whole.to(device_of(spec))
+        whole = whole.to(device or device_of(spec))
     model = base_of(whole)
     head = None if missing else own_head(whole)  # what is missing was drawn at random
     _drop_pooler(model)
     return model, head
 
 
-def load_language_model(spec: ModelSpec) -> nn.Module:
+def load_language_model(spec: ModelSpec, device: torch.device | None = None) -> nn.Module:
     """The language model with its output matrix, which is never quantised; of a model that sees, with its eyes.
+
+    Args:
+        spec: Which model, and how it is held.
+        device: Where it lies; on the spec's by default.
 
     Raises:
         ModelError: It is an encoder, cannot be opened, its checkpoint has no output matrix, or this machine cannot
@@ -179,7 +186,7 @@ def load_language_model(spec: ModelSpec) -> nn.Module:
         )
     given, kind = placing(spec, config), opened_by(config)
     if is_adapter(name):
-        return merged(spec, given, language=kind).to(device_of(spec))
+        return merged(spec, given, language=kind).to(device or device_of(spec))
     with _opening(name, kind):
         opened: Any = getattr(transformers, kind).from_pretrained(
             name, trust_remote_code=False, output_loading_info=True, **resolve(name, spec.revision), **given
@@ -192,7 +199,7 @@ def load_language_model(spec: ModelSpec) -> nn.Module:
             "model",
         )
     made: nn.Module = model
-    return made if spec.quantize is not None else made.to(device_of(spec))
+    return made if spec.quantize is not None else made.to(device or device_of(spec))
 
 
 @contextmanager

@@ -127,6 +127,7 @@ class WatchSettings:
         save_steps: Steps from one to the next.
         save_total_limit: How many are kept while the run goes on; all go when it ends.
         gradient_checkpointing: Layers from the lowest trained one up run again in the backward pass, to save memory.
+        fsdp: Several processes hold shards of the model, not the whole; see `model.sharding`.
     """
 
     report_to: tuple[str, ...] = ()
@@ -135,6 +136,7 @@ class WatchSettings:
     save_steps: int | None = None
     save_total_limit: int = 1
     gradient_checkpointing: bool = False
+    fsdp: bool = False
 
     def __post_init__(self) -> None:
         for name in ("logging_steps", "save_steps", "save_total_limit"):

@@ -6,6 +6,7 @@ Transformers is opened when a function needs it, so that a command line may refu
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import tempfile
 from collections.abc import Mapping
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from wheretune import catalog
 from wheretune.errors import ConfigError
+from wheretune.support.processes import world_size
 from wheretune.support.words import first_line
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from wheretune.records.base import Spec
-    from wheretune.records.runs import TrainSettings, WatchSettings
+    from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings, WatchSettings
 
 OWN = {  # what has a setting of ours
     "num_train_epochs": "epochs",
@@ -30,6 +32,7 @@ OWN = {  # what has a setting of ours
     "bf16": "dtype",
     "fp16": "dtype",
     "use_cpu": "device",
+    "fsdp": "fsdp",
     "hub_model_id": "hub_model_id",
     **{
         name: name
@@ -52,9 +55,8 @@ REFUSED = {  # what would break a promise, or do nothing
     "train_sampling_strategy": ORDER,
     "length_column_name": ORDER,
     "ignore_data_skip": ORDER,
-    "deepspeed": "every process holds the whole model",
-    "fsdp": "every process holds the whole model",
-    "fsdp_config": "every process holds the whole model",
+    "deepspeed": "every process holds the whole model, or with fsdp its shards of it",
+    "fsdp_config": "with fsdp layers are units, and all else follows from the plan",
     **dict.fromkeys(OF_DDP, REDUCED),
     "neftune_noise_alpha": "frozen embeddings are computed once, and noise in them would not be seen",
     "resume_from_checkpoint": "a stopped run goes on by itself",
@@ -69,6 +71,7 @@ REFUSED = {  # what would break a promise, or do nothing
     "do_eval": "it does nothing",
     "do_predict": "it does nothing",
 }
+SHARDED = ("adamw_torch_fused", "adamw_torch", "sgd", "adagrad", "rmsprop")  # optimizers that look at each number alone
 ON_LOSS = ("reduce_lr_on_plateau", "greedy")  # schedulers that follow a validation loss
 PACKAGES = {  # what a tracker's name needs, where that is another than itself
     "azure_ml": "azureml",
@@ -120,6 +123,38 @@ def check_judging(settings: TrainSettings, tuner: Spec) -> None:
             "leave out the one or the other",
             "eval_strategy",
         )
+
+
+def check_sharding(spec: RunSpec, watch: WatchSettings, cache: CacheSettings | None = None) -> None:
+    """Refuses to shard a model where that is of no use, or where something needs it whole.
+
+    Raises:
+        ConfigError: It is to be sharded all the same.
+    """
+    if not watch.fsdp:
+        return
+    chosen, optim = spec.plan or spec, spec.settings.optim
+    whole = {  # what is wrong, and what helps
+        "one process has nobody to share a model with": ("start several (torchrun --nproc-per-node 2)", world_size() == 1),
+        f"the schedule {chosen.schedule.name} freezes layers as it goes, and a shard trains or does not": (
+            "take the schedule static", catalog.build("schedule", chosen.schedule).moves
+        ),
+        "the prefix cache runs a part of the model alone": (
+            "leave out cache_prefix", cache is not None and cache.where in ("memory", "disk")
+        ),
+        f"weights in {spec.model.quantize} cannot be cut": ("leave out quantize", spec.model.quantize is not None),
+        f"{optim} reads whole matrices, not shards of them": (
+            f"take one of {', '.join(SHARDED)}", optim not in SHARDED
+        ),
+        "torch has fully_shard as it is used here from 2.8 on": ("take a newer torch", _torch() < (2, 8)),
+    }  # fmt: skip
+    for problem, (remedy, wrong) in whole.items():
+        if wrong:
+            raise ConfigError(problem, f"{remedy}, or train without it", "fsdp")
+
+
+def _torch() -> tuple[int, ...]:
+    return tuple(int(number) for number in importlib.metadata.version("torch").split(".")[:2])
 
 
 def _check_optimizer(name: str) -> None:

@@ -18,6 +18,7 @@ from torch import distributed
 
 from wheretune.data.samplers import Shared
 from wheretune.errors import TrainingError
+from wheretune.model.sharding import is_sharded
 from wheretune.support.processes import gathered, part, talking, writes
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def summed(number: Tensor) -> Tensor:
 def sum_gradients(parameters: Mapping[str, Tensor], loss: Tensor) -> Tensor:
     """Gives every process the sum of the gradients of all, and returns the sum of their losses.
 
-    A parameter that has no gradient anywhere keeps none, so that the optimizer leaves it alone.
+    A parameter that has no gradient anywhere keeps none, so that the optimizer leaves it alone. Of a parameter in
+    shards the backward pass has left the mean.
 
     Args:
         parameters: What the optimizer holds, by name, in the same order in every process.
@@ -99,6 +101,9 @@ def sum_gradients(parameters: Mapping[str, Tensor], loss: Tensor) -> Tensor:
                 "start the run over, and see that nothing freezes parameters in one process alone",
             )
     some = [p for p, count in zip(parameters.values(), counts[len(trains) :], strict=True) if count]
+    for parameter in filter(is_sharded, some):
+        parameter.grad *= part()[1]
+    some = [parameter for parameter in some if not is_sharded(parameter)]
     for parameter in some:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -11,6 +11,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wheretune.data.samplers import Arranged, EpochBuckets, TokenBatches
+from wheretune.model.sharding import is_sharded
 from wheretune.support.processes import part, talking, writes
 from wheretune.training.best import BestWeights
 from wheretune.training.checkpoints import (
@@ -100,6 +101,10 @@ class OurTrainer(Trainer):
         self._several = part()[1] > 1
         self._shares: Iterator[float] = iter(())
         self._lost: Tensor | None = None  # this process's part of the loss since the last step
+        # in shards a model is run by all in step: a process without rows runs the first one, and it counts for nothing
+        in_step = any(map(is_sharded, model.parameters()))
+        self._stand_in = collate([dict(rows[0])]) if in_step else None
+        self._counts = True
         self._judge: Judge | None = None
         self._best = BestWeights(None)
 
@@ -141,6 +146,8 @@ class OurTrainer(Trainer):
         loss: Any = super().compute_loss(*args, **kwargs)
         if self._several and not self.model_accepts_loss_kwargs:  # else it is divided by the tokens of all processes
             loss = loss * next(self._shares)
+        if not self._counts:
+            loss = loss * 0
         penalty = self._followers.penalty() if writes() else None  # once in the sum
         return loss if penalty is None else loss + penalty
 
@@ -148,8 +155,9 @@ class OurTrainer(Trainer):
         if not self._several:
             return super().training_step(model, inputs, num_items_in_batch)
         loss = torch.zeros((), device=self.args.device)
-        if inputs:
-            loss = super().training_step(model, inputs, num_items_in_batch)
+        self._counts = bool(inputs)
+        if inputs or self._stand_in is not None:
+            loss = super().training_step(model, inputs or dict(self._stand_in or {}), num_items_in_batch)
         else:
             next(self._shares)
         self._lost = loss if self._lost is None else self._lost + loss
@@ -224,8 +232,7 @@ class OurTrainer(Trainer):
             generators=random_states,
             rest={"seconds": seconds, "scheduler": self.lr_scheduler.state_dict(), "generators": plain},
         )
-        if writes():
-            save_checkpoint(checkpoint, Path(self.args.output_dir), self.state, self.args.save_total_limit or 1)
+        save_checkpoint(checkpoint, Path(self.args.output_dir), self.state, self.args.save_total_limit or 1)
         self._clock.go_on()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
