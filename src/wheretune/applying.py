@@ -28,6 +28,7 @@ from wheretune.records.data import check_seed
 from wheretune.schedules.base import OrdersRows, WorkingCopy
 from wheretune.schedules.follower import ScheduleFollower
 from wheretune.support.files import PARTIAL
+from wheretune.support.processes import part
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,6 +49,7 @@ class Tuned:
         attached: What the tuner did.
         trainable: The parameters that may train, by name.
         followers: What must happen at every step of the training; empty for most plans.
+        shards: In words, for the result of a run, that the model is in shards, if it is.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Tuned:
             raise PlanError("the plan names no layer", "choose layers, or take the tuner head-only")
         self._frozen_dropout = frozen_dropout
         self._applied, self._temporary = True, False
+        self.shards: dict[str, str] = {}
         self._end_recomputing: Callable[[], None] = lambda: None
         self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         on_top = read_on_top(self.stack)
@@ -157,8 +160,15 @@ class Tuned:
 
         Raises:
             ModelError: A parameter cannot be cut.
+            PlanError: The plan holds `temporarily`.
         """
+        if self._temporary:
+            raise PlanError("the model gets its weights back when this training is over", "open it for this one alone")
         shard(self.stack, device)
+        self.shards = {
+            "model": f"in shards, one in each of {part()[1]} processes",
+            "prefix cache": "none: the model is in shards",
+        }
         self._flags.clear()  # and with them what held the whole tensors
         self.trainable = {name: one for name, one in self.model.named_parameters() if name in self.trainable}
 

@@ -47,9 +47,10 @@ from wheretune.training.checkpoints import checkpoints
 from wheretune.training.pace import Pace
 
 if TYPE_CHECKING:
+    from wheretune.applying import Tuned
     from wheretune.data.texts import TextData
     from wheretune.model.opening import Opened
-    from wheretune.records.data import DataSpec
+    from wheretune.records.data import DataInfo, DataSpec
     from wheretune.records.model import ModelSpec
     from wheretune.scoring.one_pass import Settle
     from wheretune.scoring.resuming import Keep
@@ -193,8 +194,6 @@ def tune(
     check_judging(spec.settings, spec.tuner if spec.plan is None else spec.plan.tuner)
     check_sharding(spec, watch, cache)
     session = session or Session(shared=False, on_host=watch.fsdp)
-    if watch.fsdp:
-        cache = CacheSettings("off")
     data = _data(spec, session)
     texts, task = data["train"], task_of(data["train"].info)
     spec = with_loss(spec, task)
@@ -237,9 +236,9 @@ def tune(
         with peak_memory() as memory:
             if watch.gradient_checkpointing:
                 tuned.recompute()
-            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache, lowest) as saved:
-                if watch.fsdp:
-                    tuned.shard(device_of(spec.model))
+            kept = _cache(cache, watch)
+            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, kept, lowest) as saved:
+                _cut(tuned, spec, watch)
                 trained = train(
                     model,
                     rows,
@@ -254,12 +253,7 @@ def tune(
                 )
         data = calibrated(model, data, opened.tokenizer, length)
         texts = data["train"]
-        from_first(lambda: remove_delta(folder))  # of a sitting that was killed before its result was written
-        keep = partial(save_delta, tuned, folder, data=texts.info, max_length=length)
-        if watch.fsdp:
-            keep()  # all have a part of it
-        else:
-            from_first(keep)
+        _keep(tuned, folder, texts.info, length, watch.fsdp)
         started = time.perf_counter()
         judged = {name: measure(name) for name in data if name != "train"}
         took = time.perf_counter() - started
@@ -277,7 +271,10 @@ def tune(
         steps=trained.steps,
         versions=versions(),
         provenance=provenance(),
-        saved=saved.description | pace.saved(scheduling.backward_saved(plan)) | kept_weights(trained, decisive),
+        saved=saved.description
+        | tuned.shards
+        | pace.saved(scheduling.backward_saved(plan))
+        | kept_weights(trained, decisive),
         predictions=predictions,
         learning_rate=settings.learning_rate,
     )
@@ -298,6 +295,27 @@ def _claiming(folder: Path, content: Mapping[str, Any]) -> Iterator[None]:
         from_first(claim)
         check_sees(folder / RUN)
         yield
+
+
+def _cache(cache: CacheSettings | None, watch: WatchSettings) -> CacheSettings | None:
+    """Where the states of the frozen prefix are kept: nowhere where the model is in shards, which run all together."""
+    return CacheSettings("off") if watch.fsdp else cache
+
+
+def _cut(tuned: Tuned, spec: RunSpec, watch: WatchSettings) -> None:
+    """Cuts the model into shards, where that was asked for; what is tried out on it has been by then."""
+    if watch.fsdp:
+        tuned.shard(device_of(spec.model))
+
+
+def _keep(tuned: Tuned, folder: Path, data: DataInfo, length: int, in_shards: bool) -> None:
+    """Proves the engagement and writes what was tuned, of which in shards every process has a part."""
+    from_first(lambda: remove_delta(folder))  # of a sitting that was killed before its result was written
+    keep = partial(save_delta, tuned, folder, data=data, max_length=length)
+    if in_shards:
+        keep()
+    else:
+        from_first(keep)
 
 
 def _ended(result: RunResult, folder: Path) -> None:

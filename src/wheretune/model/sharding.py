@@ -73,9 +73,8 @@ def _shard_one(unit: nn.Module, mesh: Any, kept: set[nn.Parameter]) -> bool:
     try:
         fully_shard(unit, mesh=mesh, reshard_after_forward=True, mp_policy=policy, ignored_params=kept)
     except (ValueError, NotImplementedError) as error:
-        raise ModelError(
-            f"{type(unit).__name__} cannot be sharded ({first_line(error)})", "leave it out", "fsdp"
-        ) from error
+        problem = f"{type(unit).__name__} cannot be cut into shards ({first_line(error)})"
+        raise ModelError(problem, "train without", "fsdp") from error
     return bool(halves)
 
 

@@ -134,23 +134,21 @@ def check_sharding(spec: RunSpec, watch: WatchSettings, cache: CacheSettings | N
     if not watch.fsdp:
         return
     chosen, optim = spec.plan or spec, spec.settings.optim
-    whole = {  # what is wrong, and what helps
-        "one process has nobody to share a model with": ("start several (torchrun --nproc-per-node 2)", world_size() == 1),
-        f"the schedule {chosen.schedule.name} freezes layers as it goes, and a shard trains or does not": (
-            "take the schedule static", catalog.build("schedule", chosen.schedule).moves
+    moves = catalog.build("schedule", chosen.schedule).moves
+    for wrong, problem, remedy in (
+        (world_size() == 1, "one process has nobody to share a model with", "start several (torchrun)"),
+        (moves, f"{chosen.schedule.name} freezes layers as it goes, and a shard trains or not", "take no schedule"),
+        (
+            cache is not None and cache.where in ("memory", "disk"),
+            "the prefix cache runs layers alone",
+            "cache nothing",
         ),
-        "the prefix cache runs a part of the model alone": (
-            "leave out cache_prefix", cache is not None and cache.where in ("memory", "disk")
-        ),
-        f"weights in {spec.model.quantize} cannot be cut": ("leave out quantize", spec.model.quantize is not None),
-        f"{optim} reads whole matrices, not shards of them": (
-            f"take one of {', '.join(SHARDED)}", optim not in SHARDED
-        ),
-        "torch has fully_shard as it is used here from 2.8 on": ("take a newer torch", _torch() < (2, 8)),
-    }  # fmt: skip
-    for problem, (remedy, wrong) in whole.items():
+        (spec.model.quantize is not None, "quantised weights cannot be cut", "leave out quantize"),
+        (optim not in SHARDED, f"{optim} reads whole matrices", f"take one of {', '.join(SHARDED)}"),
+        (_torch() < (2, 8), "torch shards as it must from 2.8 on", "take a newer one"),
+    ):
         if wrong:
-            raise ConfigError(problem, f"{remedy}, or train without it", "fsdp")
+            raise ConfigError(problem, f"{remedy}, or leave out fsdp", "fsdp")
 
 
 def _torch() -> tuple[int, ...]:

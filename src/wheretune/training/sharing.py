@@ -101,17 +101,21 @@ def sum_gradients(parameters: Mapping[str, Tensor], loss: Tensor) -> Tensor:
                 "start the run over, and see that nothing freezes parameters in one process alone",
             )
     some = [p for p, count in zip(parameters.values(), counts[len(trains) :], strict=True) if count]
-    for parameter in filter(is_sharded, some):
-        parameter.grad *= part()[1]
-    some = [parameter for parameter in some if not is_sharded(parameter)]
     for parameter in some:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    for bucket in _buckets([p.grad for p in some if p.grad is not None]):
+        elif is_sharded(parameter):
+            parameter.grad.mul_(part()[1])
+    _sum([p.grad for p in some if p.grad is not None and not is_sharded(p)])
+    return loss.new_tensor(total)
+
+
+def _sum(gradients: Sequence[Tensor]) -> None:
+    """Puts the sum over all processes in the place of each gradient."""
+    for bucket in _buckets(gradients):
         flat = summed(torch.cat([gradient.reshape(-1) for gradient in bucket]))
         for gradient, values in zip(bucket, torch.split(flat, [one.numel() for one in bucket]), strict=True):
             gradient.copy_(values.view_as(gradient))
-    return loss.new_tensor(total)
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
