@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -164,13 +165,16 @@ class Tuned:
         """
         if self._temporary:
             raise PlanError("the model gets its weights back when this training is over", "open it for this one alone")
+        names = set(self.trainable)
+        self.trainable, self._flags = {}, []  # else the whole tensors would be held beside their shards
+        if self.attached.save is None:
+            self.attached = replace(self.attached, parameters=[])
         shard(self.stack, device)
+        self.trainable = {name: one for name, one in self.model.named_parameters() if name in names}
         self.shards = {
             "model": f"in shards, one in each of {part()[1]} processes",
             "prefix cache": "none: the model is in shards",
         }
-        self._flags.clear()  # and with them what held the whole tensors
-        self.trainable = {name: one for name, one in self.model.named_parameters() if name in self.trainable}
 
     def check(self) -> None:
         """Proves by hashes that every chosen layer changed and nothing that is frozen did.

@@ -1,5 +1,7 @@
 """What several processes hold of a model that is cut into shards; run in each of them."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import torch
@@ -30,7 +32,11 @@ def begun(tuner, layers=(2, 3), dtype=torch.float32):
     plan = wt.plan(describe(stack), wt.Explicit(layers), tuner=tuner, data=data.info)
     tuned = Tuned(model, plan, tuner, Static(), seed=0)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    whole = {name: weakref.ref(parameter) for name, parameter in model.named_parameters()}
     tuned.shard(torch.device("cpu"))
+    gc.collect()
+    held = {name for name, parameter in whole.items() if parameter() is not None}
+    assert held <= {name for name, one in model.named_parameters() if not isinstance(one, DTensor)}
     return tuned, sizes, task_of(data.info).collator(tokenizer)(encode(data, tokenizer, 64)[part()[0] :: part()[1]])
 
 
