@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from wheretune.scoring.resuming import Keep
 
 RUN, SCORES, PLAN, PROBES = "run.json", "scores.json", "plan.json", "probe"
-OLDER = {"settings": to_json(TrainSettings())}  # what an earlier version means where it does not say
+OLDER = {"settings": to_json(TrainSettings()), "model": {"placement": None}}  # what an earlier version means where it does not say
 
 
 def score(

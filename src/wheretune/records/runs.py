@@ -9,7 +9,7 @@ from typing import Any, Literal
 from wheretune.errors import ConfigError
 from wheretune.records.base import Spec, from_json, read_json, record, require
 from wheretune.records.data import DataInfo, DataSpec, check_seed
-from wheretune.records.model import ModelSpec
+from wheretune.records.model import ModelSpec, check_forward_only
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Reading
 
@@ -217,6 +217,9 @@ class RunSpec:
     metrics: tuple[str, ...] = ()
     settings: TrainSettings = field(default_factory=TrainSettings)
     plan: Plan | None = None
+
+    def __post_init__(self) -> None:
+        check_forward_only(self.model, ("training",))
 
 
 @record

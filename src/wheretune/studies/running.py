@@ -152,7 +152,7 @@ class _Study:
 
     def finished(self, data: dict[str, DataInfo], executor: Executor) -> Compared:
         """The rows, once every run has ended."""
-        older = {"settings": to_json(TrainSettings())}
+        older = {"settings": to_json(TrainSettings()), "model": {"placement": None}}
         with claimed(self.folder / COMPARISON, self.claimed(data), defaults=older, made=(SCORES,)):
             self.check_time()
             work = Work(self.what, self.scores(), self.folder, self.cache, self.session, self.watch)
