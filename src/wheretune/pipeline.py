@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from wheretune.scoring.resuming import Keep
 
 RUN, SCORES, PLAN, PROBES = "run.json", "scores.json", "plan.json", "probe"
-OLDER = {"settings": to_json(TrainSettings()), "model": {"placement": None}}  # what an earlier version means where it does not say
+# what an earlier version means where it does not say
+OLDER = {"settings": to_json(TrainSettings()), "model": {"placement": None}}
 
 
 def score(

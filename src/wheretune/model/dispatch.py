@@ -1,8 +1,8 @@
 """A model that is larger than one device, or than memory: its parts lie on several devices, in memory and on disk.
 
 accelerate spreads them and brings the weights of each part to where it computes, for as long as it does. What lies on
-disk is read from the checkpoint's own files, memory-mapped, at every pass through the part; nothing is copied, but for
-weights that Transformers makes anew when it opens a checkpoint (experts that are fused, files that are not safetensors).
+disk is read from the checkpoint's own files, memory-mapped, at every pass through the part. Nothing is copied but what
+Transformers makes anew when it opens a checkpoint (experts that are fused, files that are not safetensors).
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def dispatching(placement: Placement, empty: nn.Module) -> dict[str, Any]:
     Raises:
         ModelError: A device is not there, a part of the model is unknown or has no place, or the largest does not fit.
     """
-    given = {"offload_folder": placement.offload_folder}
-    places, limits = placement.places(), placement.limits()
-    if places is not None:
+    given: dict[str, Any] = {"offload_folder": placement.offload_folder}
+    if (places := placement.places()) is not None:
         return given | {"device_map": _fitted(places, empty, placement.device_map)}
-    if limits is not None:
-        limits = _by_device(limits)
+    given["device_map"] = placement.device_map
+    if (asked := placement.limits()) is not None:
+        given["max_memory"] = limits = _by_device(asked)
         _check_largest(empty, limits)
-    return given | {"device_map": placement.device_map, "max_memory": limits}
+    return given
 
 
 def _fitted(places: Mapping[str, str], empty: nn.Module, file: str) -> dict[str, int | str]:
@@ -63,7 +63,9 @@ def _fitted(places: Mapping[str, str], empty: nn.Module, file: str) -> dict[str,
         check_device_map(empty, made)
     except ValueError as error:
         missing = first_line(error).rpartition(": ")[2].split(", ")[0]
-        raise ModelError(f"{file} gives no place for {missing}", "name every part of the model", "device_map") from error
+        raise ModelError(
+            f"{file} gives no place for {missing}", "name every part of the model", "device_map"
+        ) from error
     return made
 
 
@@ -97,7 +99,8 @@ def _check_largest(empty: nn.Module, limits: Mapping[int | str, int]) -> None:
     from accelerate.utils import compute_module_sizes, get_max_layer_size
 
     parts = [*empty.named_parameters(recurse=False), *empty.named_children()]
-    largest, names = get_max_layer_size(parts, compute_module_sizes(empty), list(empty._no_split_modules or ()))
+    whole: Any = empty._no_split_modules or ()  # classes of parts that accelerate keeps in one place
+    largest, names = get_max_layer_size(parts, compute_module_sizes(empty), list(whole))
     first = next((name for name in limits if name != "cpu"), "cpu")
     if largest <= limits.get(first, 0):
         return
@@ -123,12 +126,14 @@ def quietly() -> Iterator[None]:
 
 def places_in_words(model: nn.Module) -> str:
     """How much of a model that was spread lies where."""
-    mapped: Mapping[str, Any] = getattr(model, "hf_device_map", {"": "memory"})
     taken: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        part = max((one for one in mapped if not one or f"{name}.".startswith(f"{one}.")), key=len)
-        place = str(mapped[part])
-        taken[f"cuda:{place}" if place.isdecimal() else place] += parameter.numel() * parameter.element_size()
+        place = str(parameter.device)
+        if parameter.is_meta:  # until it is used: then it comes from memory or from disk
+            mapped: Mapping[str, Any] = model.hf_device_map  # type: ignore[assignment]
+            part = max((one for one in mapped if not one or f"{name}.".startswith(f"{one}.")), key=len)
+            place = str(mapped[part])
+        taken[place] += parameter.numel() * parameter.element_size()
     words = {"cpu": "in memory", "disk": f"on disk ({', '.join(_folders(model))}), read again for every batch"}
     each = [f"{size(bytes_)} {words.get(place, f'on {place}')}" for place, bytes_ in taken.items()]
     return f"of {size(sum(taken.values()))} of weights, {' and '.join(each)}"
@@ -142,9 +147,30 @@ def _folders(model: nn.Module) -> list[str]:
 
 
 def offloading(module: nn.Module) -> Any:
-    """accelerate's hook that brings the weights of a module and takes them away again; None where they stay."""
+    """Accelerate's hook that brings the weights of a module and takes them away again; None where they stay."""
     hook: Any = getattr(module, "_hf_hook", None)
     return hook if getattr(hook, "offload", False) else None
+
+
+@contextmanager
+def running(model: nn.Module) -> Iterator[None]:
+    """Says in one line that a model cannot be run because weights are missing where it computes.
+
+    Raises:
+        ModelError: It reads the weights of a part that it does not call, for which accelerate does not bring them
+            (DeBERTa's `rel_embeddings`).
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "meta" not in str(error) or all(offloading(module) is None for module in model.modules()):
+            raise
+        raise ModelError(
+            f"{type(model).__name__} reads weights of a part that it does not call, for which they are not brought "
+            f"from disk ({first_line(error)})",
+            "keep that part on cpu, with a JSON file as the device map",
+            "device_map",
+        ) from error
 
 
 def check_held(model: nn.Module, what: str) -> None:

@@ -216,6 +216,13 @@ def _opening(name: str, kind: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:
+        if "offload_folder" in str(error):
+            raise ModelError(
+                f"some weights of {name} cannot be read from its files as they are: they are fused when it is opened, "
+                "or are not safetensors",
+                "name a folder to write them to (offload_folder)",
+                "offload_folder",
+            ) from error
         raise ModelError(
             f"cannot open the model {name}: {first_line(error)}",
             f"give a folder or hub name that transformers.{kind} opens",
