@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from wheretune import catalog, scheduling
-from wheretune.errors import ConfigError
+from wheretune.errors import ConfigError, WheretuneError
 from wheretune.recipes.base import FULL, Method
 from wheretune.recipes.presets import presets
 from wheretune.records.base import Spec
@@ -54,7 +57,8 @@ def read(name: str) -> Method:
     if selector is not None and not catalog.build("tuner", tuner).needs_layers:
         raise ConfigError(f"the method {name} chooses layers and tunes none", f"take {tuner.name} by itself", "methods")
     made = Method(name, tuner, selector, scorer, parts.get("head"), parts.get("schedule", Spec("static")))
-    check(made)
+    with named(made):
+        check(made)
     return made
 
 
@@ -73,6 +77,16 @@ def check(method: Method) -> None:
         catalog.build("scorer", method.scorer)
     if method.head is not None:
         catalog.build("head", method.head)
+
+
+@contextmanager
+def named(method: Method) -> Iterator[None]:
+    """A refusal inside names the method."""
+    try:
+        yield
+    except WheretuneError as error:
+        field = "methods" if error.field in (None, *AXES) else error.field
+        raise type(error)(f"the method {method.name}: {error.problem}", error.remedy, field) from error
 
 
 def _parts(name: str) -> dict[str, Spec]:
