@@ -23,7 +23,8 @@ from wheretune.finished import RESULT
 from wheretune.heads.headed import headed
 from wheretune.judging import calibrated, judge, measures, save_predictions
 from wheretune.model.identity import check_plan
-from wheretune.model.inputs import max_tokens
+from wheretune.model.inputs import max_tokens, model_device
+from wheretune.model.placement import current
 from wheretune.model.two_stacks import check_start
 from wheretune.ordering import EOF_LAYERS
 from wheretune.records.base import Spec, load, save, to_json
@@ -233,7 +234,7 @@ def tune(
 
     with tuned.temporarily(folder) if session.shared else nullcontext():  # others begin from the same weights
         collate = task.collator(opened.tokenizer)
-        with peak_memory() as memory:
+        with current(model_device(model)), peak_memory() as memory:
             if watch.gradient_checkpointing:
                 tuned.recompute()
             with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache, lowest) as saved:
@@ -258,6 +259,8 @@ def tune(
         predictions = from_first(
             lambda: {name: save_predictions(found, folder, name) for name, (_, found) in judged.items()}
         )
+    with current(model_device(opened.stack.base)):
+        about = provenance()
     result = RunResult(
         spec=spec,
         plan=plan,
@@ -268,7 +271,7 @@ def tune(
         peak_memory_bytes=max(gathered(memory["peak"])),
         steps=trained.steps,
         versions=versions(),
-        provenance=provenance(),
+        provenance=about,
         saved=saved.description | pace.saved(scheduling.backward_saved(plan)) | kept_weights(trained, decisive),
         predictions=predictions,
         learning_rate=settings.learning_rate,

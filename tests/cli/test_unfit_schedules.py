@@ -74,8 +74,8 @@ def test_a_plan_is_looked_at_as_well(run, decoder, files, tmp_path):
     run("plan", "--model", decoder, "--train", files["train"], "--schedule", "lift", "--output", tmp_path / "lift.json")
     given = ("tune", *FAST, "--train", numbers, "--plan")
     refused(run, tmp_path / "run", *given, plan, words=("has no classes",))
-    few = ("--batch-size", "24")
-    refused(run, tmp_path / "run", *given, tmp_path / "lift.json", *few, words=("--schedule: ", "each of 4 layers a step"))
+    few, words = ("--batch-size", "24"), ("--schedule: ", "each of 4 layers a step")
+    refused(run, tmp_path / "run", *given, tmp_path / "lift.json", *few, words=words)
 
 
 @pytest.mark.parametrize("method, words", [
