@@ -88,8 +88,8 @@ def evaluate(
     trained = _trained_on(folder)
     from wheretune.delta.reading import read_other
 
-    read = {} if data is None else {data: _both_ways(trained, data, columns.given)}
-    read |= {name: (read_other(trained, name, columns.given),) * 2 for name in also or ()}
+    read = {} if data is None else {data: _both_ways(trained, data, columns)}
+    read |= {name: (read_other(trained, name, columns.given, columns.bad_rows),) * 2 for name in also or ()}
     loaded = on_tasks.loaded(folder)
     tuned = _opened(folder, base)
     from wheretune.judging import save_predictions
@@ -112,7 +112,7 @@ def evaluate(
         note(f"metrics in {target}{kept}")
 
 
-def _both_ways(trained: DataInfo, source: str, columns: dict[str, str]) -> tuple[TextData, TextData]:
+def _both_ways(trained: DataInfo, source: str, columns: ColumnOptions) -> tuple[TextData, TextData]:
     """All rows that can be read, and those of them that have labels."""
     labelled = _read(trained, source, "required", columns)
     return _read(trained, source, "ignored", columns) if labelled.unread else labelled, labelled
@@ -255,10 +255,9 @@ def predict(
     source = needed(data, "--data")
     target = None if output is None else file_to_write(output)
     decoding.of_decoding()  # refuses before anything is opened
-    named = columns.given
     where: dict[str, Any] = {"batch_size": batch_size, "output": target, "overwrite": overwrite, "as_json": json_}
     if folder is None:
-        _write_untuned(source, base, task_name, named, decoding, where)
+        _write_untuned(source, base, task_name, columns, decoding, where)
         return
     if task_name is not None:
         raise ConfigError("--task has no effect with a model that was tuned for one", "leave it out")
@@ -266,7 +265,7 @@ def predict(
     writing = writes(trained.task.name)
     if not writing:
         decoding.refuse()
-    texts = _read(trained, source, "asked" if writing else "ignored", named)
+    texts = _read(trained, source, "asked" if writing else "ignored", columns)
     tuned = _opened(folder, base)
     if writing:
         tuned.let_masters_go()
@@ -294,7 +293,7 @@ def _write_untuned(
     source: str,
     base: BaseOptions,
     task: str | None,
-    named: dict[str, Any],
+    columns: ColumnOptions,
     decoding: DecodingOptions,
     where: dict[str, Any],
 ) -> None:
@@ -320,7 +319,7 @@ def _write_untuned(
     from wheretune.data.sources import located
     from wheretune.tasks.loading import load_data
 
-    read = DataSpec(located(source, "test", "validation"), Spec(name, named), bad_rows="skip")
+    read = DataSpec(located(source, "test", "validation"), Spec(name, columns.given), bad_rows=columns.bad_rows)
     texts = load_data(read, labels="asked")
     from wheretune.model.opening import open_model
 
@@ -381,11 +380,11 @@ def _trained_on(folder: Path) -> DataInfo:
     return trained_on(read_manifest(here), here)
 
 
-def _read(trained: DataInfo, source: str, labels: LabelUse, columns: dict[str, str]) -> TextData:
+def _read(trained: DataInfo, source: str, labels: LabelUse, columns: ColumnOptions) -> TextData:
     """Data as a tuned model was trained on it."""
     from wheretune.delta.reading import read_like
 
-    return read_like(trained, source, labels, columns)
+    return read_like(trained, source, labels, columns.given, columns.bad_rows)
 
 
 def _opened(folder: Path, base: BaseOptions) -> Finetuned:

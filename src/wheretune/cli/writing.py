@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from wheretune.cli.groups import Group, group, option
 from wheretune.cli.options import Seed
 from wheretune.cli.printing import json_line, note, show, write_out
-from wheretune.errors import ConfigError
+from wheretune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -146,12 +146,19 @@ def write(
         output: The file.
         overwrite: Start the file over.
         as_json: Print JSON about the file.
+
+    Raises:
+        DataError: No row can be answered.
     """
     from wheretune.generating import job_of, lines_of
     from wheretune.support.files import write_text
     from wheretune.support.lines import growing, written
 
     job = job_of(model, tokenizer, texts, options.of_decoding(), options.max_length or max_length)
+    if not job.prompts:
+        row, why = min(job.unread.items())
+        source = texts.info.spec.source
+        raise DataError(f"no row of {source} can be answered: {why} in row {row + 1} (the first is 1)", "mend the data")
     if output is None or (output.exists() and not output.is_file()):  # nothing that could be gone on with
         every = [line for some in lines_of(job, model, tokenizer, batch_size) for line in some]
         every.sort(key=lambda line: int(line["row"]))
@@ -159,6 +166,8 @@ def write(
             write_out("".join(f"{json_line(line)}\n" for line in every))
         else:
             write_text(output, written(every))
+        if job.unread:
+            note(f"{len(job.unread)} of {len(every)} rows without a text")
         return
     with growing(output, {**about, **job.content()}, overwrite=overwrite) as lines:
         for some in lines_of(job, model, tokenizer, batch_size, lines.rows):
