@@ -182,6 +182,7 @@ def cost(
         Path | None,
         option("--output", "Where the numbers go, as JSON.", default="none", rich_help_panel="Output"),
     ] = None,
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     seed: Seed = 0,
     config: Config = None,
@@ -222,13 +223,15 @@ def cost(
         session.data(spec, labels="ignored")  # data is refused before the model is looked at
         from wheretune import pricing
 
+        if target is not None and measure:  # which takes long
+            check_free(target, overwrite)
         found = pricing.cost(given, spec, where, epochs=epochs, batch_size=batch_size, session=session)
         if measure:
             from wheretune.training.timing import time_steps
 
             found = replace(found, measured=time_steps(given, spec, where, settings=settings))
     if target is not None:
-        save(found, target)
+        write_unless_other(target, lambda path: save(found, path), overwrite)
     show(found, json_, to_json(found))
     if target is not None:
         note(f"the cost is in {target}")
@@ -257,6 +260,7 @@ def export(
     output: Annotated[
         Path | None, option("--output", "Where it goes.", default="standard output", rich_help_panel="Output")
     ] = None,
+    overwrite: Overwrite = False,
     config: Config = None,
 ) -> None:
     """Write a plan, and the data to train on, as a piece of another tool's config.
@@ -287,10 +291,10 @@ def export(
     if target is None:
         write_out(text)
         return
+    write_unless_other(target, lambda path: write_text(path, text), overwrite)
     for name, content in beside.items():
         add_to_json(target.parent / name, content)
         note(f"the data for {to} is in {target.parent / name}")
-    write_text(target, text)
     note(f"the plan for {to} is in {output}")
 
 

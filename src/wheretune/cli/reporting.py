@@ -108,11 +108,16 @@ def check_preset(preset: str | None, causal: bool) -> None:
         check_kind(presets()[preset].recipe, causal, "preset")
 
 
-def file_to_write(path: Path) -> Path:
+def file_to_write(path: Path, overwrite: bool = True) -> Path:
     """A place for a file, seen to be one that can be written before the work is done.
 
+    Args:
+        path: The place.
+        overwrite: What is there may go. Work that is quickly done again finds out afterwards whether it must:
+            `write_unless_other`.
+
     Raises:
-        OutputError: It is a folder, or nothing can be written there.
+        OutputError: It is a folder, nothing can be written there, or a file is there that may not go.
     """
     from wheretune.support.files import check_writable
 
@@ -126,6 +131,7 @@ def file_to_write(path: Path) -> Path:
         raise OutputError(
             f"cannot write {path} ({error.strerror or error})", "choose another place", "output"
         ) from error
+    check_free(path, overwrite)
     return path
 
 
