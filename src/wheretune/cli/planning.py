@@ -32,6 +32,7 @@ from wheretune.cli.reporting import (
     file_to_write,
     one_of,
     plan_of,
+    refuse_other,
     selector_for,
     selector_that_fits,
     write_unless_other,
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 TO_SCORE = tuple(one.name for group in (ModelOptions, TrainOptions, ReadingOptions) for one in fields(group))
 OF_TEXTS = tuple(one.name for one in fields(DataOptions))
+
+
+MAY_GIVE_WAY = ("last-token", "dense")  # heads whose place a checkpoint's own, trained one may take
 
 
 def plan(
@@ -102,6 +106,10 @@ def plan(
             show(scores)
     write_unless_other(target, lambda path: save(made, path), overwrite)
     show(made, json_, to_json(made))
+    if scores_file is not None and made.head.name in MAY_GIVE_WAY:
+        note(
+            f"the head is settled by tune: a checkpoint's own of the same classes is kept in place of {made.head.name}"
+        )
     note(f"plan in {target}; next: wheretune tune --plan {target} --train F --output DIR")
 
 
@@ -291,10 +299,11 @@ def export(
     if target is None:
         write_out(text)
         return
-    write_unless_other(target, lambda path: write_text(path, text), overwrite)
+    refuse_other(target, text.encode(), overwrite)
     for name, content in beside.items():
         add_to_json(target.parent / name, content)
         note(f"the data for {to} is in {target.parent / name}")
+    write_text(target, text)
     note(f"the plan for {to} is in {output}")
 
 

@@ -157,10 +157,19 @@ def write_unless_other(path: Path, fill: Callable[[Path], object], overwrite: bo
         draft = Path(elsewhere) / path.name
         fill(draft)
         made = draft.read_bytes()
+    refuse_other(path, made, overwrite, field)
+    write(path, lambda place: place.write_bytes(made))
+
+
+def refuse_other(path: Path, made: bytes, overwrite: bool, field: str = "output") -> None:
+    """Refuses a file that is there and says something else than what was made.
+
+    Raises:
+        OutputError: There is one, and nobody said that it may go.
+    """
     if path.is_file() and not overwrite and path.read_bytes() != made:
         remedy = f"replace it (overwrite), or give another --{field}"
         raise OutputError(f"{path} is there already and says something else", remedy, field)
-    write(path, lambda place: place.write_bytes(made))
 
 
 def add_to_json(path: Path, content: dict[str, Any]) -> None:
