@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wheretune.errors import ConfigError
-from wheretune.records.base import Spec, from_json, read_json, record, require
+from wheretune.records.base import Spec, from_json, read_json, record, require, to_json
 from wheretune.records.data import DataInfo, DataSpec, check_seed
 from wheretune.records.model import ModelSpec, check_forward_only
 from wheretune.records.plan import Plan
@@ -220,6 +220,10 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         check_forward_only(self.model, ("training",))
+
+
+# what a folder means that an earlier version began, where it does not say
+UNSAID = {"settings": to_json(TrainSettings()), "model": {"placement": None}}
 
 
 @record
