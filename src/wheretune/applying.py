@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wheretune import catalog
 from wheretune.errors import ConfigError, EngagementError, MergeError, OutputError, PlanError
+from wheretune.model.dispatch import check_held
 from wheretune.model.finding import find_layers
 from wheretune.model.forward import is_compiled
 from wheretune.model.freezing import exclude_frozen
@@ -357,6 +358,7 @@ def apply(
         ModelError: The tuner does not find in the layers what it attaches to.
     """
     check_seed(seed)
+    check_held(model, "training")
     tuner, schedule = catalog.build("tuner", plan.tuner), catalog.build("schedule", plan.schedule)
     if isinstance(schedule, OrdersRows) and schedule.rescan and not schedule.ends:
         raise ConfigError(

@@ -78,7 +78,7 @@ def _shard_one(unit: nn.Module, mesh: Any, kept: set[nn.Parameter]) -> bool:
     return bool(halves)
 
 
-def is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: object) -> bool:
     """Whether this process holds only a part of a tensor."""
     return isinstance(tensor, DTensor)
 

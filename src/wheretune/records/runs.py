@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wheretune.errors import ConfigError
-from wheretune.records.base import Spec, from_json, read_json, record, require
+from wheretune.records.base import Spec, from_json, read_json, record, require, to_json
 from wheretune.records.data import DataInfo, DataSpec, check_seed
-from wheretune.records.model import ModelSpec
+from wheretune.records.model import ModelSpec, check_forward_only
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Reading
 
@@ -219,6 +219,13 @@ class RunSpec:
     metrics: tuple[str, ...] = ()
     settings: TrainSettings = field(default_factory=TrainSettings)
     plan: Plan | None = None
+
+    def __post_init__(self) -> None:
+        check_forward_only(self.model, ("training",))
+
+
+# what a folder means that an earlier version began, where it does not say
+UNSAID = {"settings": to_json(TrainSettings()), "model": {"placement": None}}
 
 
 @record
