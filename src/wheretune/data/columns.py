@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Int
 
-MANY = 2**15  # rows; more lie on disk
+MANY = 2**14  # rows; more lie on disk
 
 Cell = TypeVar("Cell")
 Places = Sequence[int] | np.ndarray

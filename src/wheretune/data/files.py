@@ -89,8 +89,8 @@ class Content:
     def opened(self) -> Iterator[BinaryIO]:
         """Its bytes."""
         with ExitStack() as after:
-            given = io.BytesIO(_standard_input()) if self.name == STANDARD_INPUT else Path(self.name).open("rb")
-            file: Any = after.enter_context(given)
+            file: Any = io.BytesIO(_standard_input()) if self.name == STANDARD_INPUT else None
+            file = file or after.enter_context(Path(self.name).open("rb"))
             if self.packed:
                 file = after.enter_context(import_module(PACKED[self.packed]).open(file))
             yield file

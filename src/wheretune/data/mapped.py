@@ -104,9 +104,7 @@ def lists(values: pyarrow.Array, sizes: Iterable[int]) -> pyarrow.Array:
     import pyarrow
 
     edges = pyarrow.py_buffer(_edges(sizes).astype(np.int32))
-    return pyarrow.Array.from_buffers(
-        pyarrow.list_(values.type), edges.size // 4 - 1, [None, edges], children=[values]
-    )
+    return pyarrow.Array.from_buffers(pyarrow.list_(values.type), edges.size // 4 - 1, [None, edges], children=[values])
 
 
 def strings(texts: Iterable[str]) -> pyarrow.Array:

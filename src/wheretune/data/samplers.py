@@ -139,7 +139,7 @@ class EpochBuckets(torch.utils.data.Sampler[int]):
         for start in starts:
             some = order[start : start + group]
             order[start : start + group] = some[np.argsort(-self.lengths[some], kind="stable")]
-        firsts = order[::group]
-        longest = starts[int(self.lengths[firsts].argmax())]
+        firsts = torch.from_numpy(self.lengths[order[::group]]).long()
+        longest = starts[int(torch.argmax(firsts))]  # of several as long the one that theirs takes, not NumPy's
         order[[0, longest]] = order[[longest, 0]]
         return chain.from_iterable(order[start : start + group].tolist() for start in starts)

@@ -65,9 +65,7 @@ class StoredRows(Sequence[Row]):
 
     def __init__(self, file: MappedBatches, tuples: Iterable[str] = ()) -> None:
         self._file = file
-        self._columns = [
-            {name: _views(batch.column(name)) for name in batch.schema.names} for batch in file.batches
-        ]
+        self._columns = [{name: _views(batch.column(name)) for name in batch.schema.names} for batch in file.batches]
         self._tuples = frozenset(tuples)
 
     def __len__(self) -> int:

@@ -115,4 +115,6 @@ def kept(data: TextData) -> TextData:
     if data.continuations is None:
         return replace(data, texts=kept_texts(data.texts))
     follow = kept_texts((one,) for one in data.continuations)
-    return replace(data, texts=kept_texts(data.texts), continuations=pick(Column(follow, itemgetter(0)), range(len(data))))
+    return replace(
+        data, texts=kept_texts(data.texts), continuations=pick(Column(follow, itemgetter(0)), range(len(data)))
+    )

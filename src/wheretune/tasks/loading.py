@@ -119,9 +119,7 @@ def _shared(spec: DataSpec, like: DataInfo) -> Spec:
     return Spec(like.task.name, like.task.params | given)
 
 
-def _digest(
-    texts: Sequence[tuple[str, ...]], continuations: Sequence[str] | None, values: Sequence[Any] | None
-) -> str:
+def _digest(texts: Sequence[tuple[str, ...]], continuations: Sequence[str] | None, values: Sequence[Any] | None) -> str:
     """SHA-256 over texts and labels; the index of a class counts as a number, as it did in 0.1.0."""
     parts = texts if continuations is None else ((*text, more) for text, more in zip(texts, continuations, strict=True))
     labels = repeat(None, len(texts)) if values is None else (float(v) if isinstance(v, int) else v for v in values)
