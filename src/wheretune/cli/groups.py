@@ -11,11 +11,13 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from decimal import Decimal
 from functools import wraps
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_args, get_type_hints
 
 import typer
 
+from wheretune.cli.usage import KINDS
 from wheretune.errors import ConfigError
 
 Kind = TypeVar("Kind")
@@ -72,7 +74,7 @@ def expanded(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, parameter in inspect.signature(command).parameters.items():
         of_this = _options(groups[name]) if name in groups else [parameter.replace(annotation=hints[name])]
         for one in of_this:
-            options.setdefault(one.name, one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            options.setdefault(one.name, _read(one).replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
     @wraps(command)
     def run(**given: Any) -> Any:
@@ -100,6 +102,32 @@ def _options(group: Any) -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(
             one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=Annotated[kind, info]
         )
+
+
+def _read(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter, whose numbers are read and refused by us: typer does it otherwise from release to release.
+
+    Scripts of Transformers write 3.0 for a whole number.
+    """
+    kind, *infos = get_args(parameter.annotation) or (None,)
+    number = next((one for one in (int, float) if kind in (one, one | None)), None)
+    if number is None or not infos or infos[0].parser is not None:
+        return parameter
+    flag = f"--{parameter.name.replace('_', '-')}"
+
+    def read(given: Any) -> int | float:
+        try:
+            value = Decimal(str(given))
+            if number is int and value % 1:
+                raise ValueError(given)
+            return number(value)
+        except (ArithmeticError, ValueError) as error:
+            raise ConfigError(f"{flag} is {given!r}", f"give {KINDS[number.__name__]}") from error
+
+    read.__name__ = number.__name__
+    info = copy.copy(infos[0])
+    info.parser = read
+    return parameter.replace(annotation=Annotated[kind, info])
 
 
 # --- what commands do with options ---------------------------------------------------------------

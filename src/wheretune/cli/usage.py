@@ -38,9 +38,9 @@ def _of_value(error: Any, message: str) -> str | None:
         kind = KINDS.get(first["type"].split("_")[0])
         if kind is not None:
             return f"{parameter.opts[0]} is {first['input']!r}; give {kind}"
-    if parameter is not None and (choice := re.search(r"'(.*)' is not one of ", message)):
-        choices = getattr(getattr(parameter, "type_descriptor", None), "choices", None) or message.split("one of ")[1]
-        words = choices if isinstance(choices, str) else ", ".join(map(str, choices))
+    if parameter is not None and (choice := re.search(r"'(.*)' is not (one of )?'", message)):
+        kind = getattr(parameter, "type_descriptor", None) or parameter.type  # by typer's release
+        words = ", ".join(map(str, kind.choices))
         return f"{parameter.opts[0]} is {choice[1]!r}; give {words}"
     return None
 

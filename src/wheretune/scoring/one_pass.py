@@ -141,10 +141,11 @@ def gather(
 # --- what is made of the texts --------------------------------------------------------------------
 
 
-def _track(shown: Any, texts: Texts, batches: Iterable[Kind], description: str, read: int) -> Iterable[Kind]:
-    done = read // texts.reading.batch_size
-    tracked: Iterable[Kind] = shown.track(batches, texts.steps, completed=done, description=description)
-    return tracked
+def _track(shown: Any, texts: Texts, batches: Iterable[Kind], description: str, read: int) -> Iterator[Kind]:
+    task = shown.add_task(description, total=texts.steps, completed=read // texts.reading.batch_size)
+    for batch in batches:
+        yield batch
+        shown.advance(task)
 
 
 def _from_states(

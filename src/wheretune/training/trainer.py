@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -176,12 +177,10 @@ class OurTrainer(Trainer):
         count = 0 if own is None else int(own)  # Trainer may give a float, and one that is idle has none to be alike
         return summed(torch.tensor(count, device=device))
 
-    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
-        if not self._several:
-            wrapped: nn.Module = super()._wrap_model(model, *args, **kwargs)
-            return wrapped
-        prepared: nn.Module = self.accelerator.prepare_model(model, evaluation_mode=True)  # not in DDP
-        return prepared
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        # never in DDP, which would share gradients, and wait for processes that have no rows
+        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         data = cast(Rows, self.train_dataset)
