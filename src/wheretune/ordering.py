@@ -9,25 +9,28 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from wheretune import catalog, planning
 from wheretune.data.samplers import Arranged, Batches
 from wheretune.data.texts import take
 from wheretune.data.tokens import mean_length
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec, read_json
-from wheretune.schedules.base import OrdersRows
+from wheretune.schedules.base import OrdersRows, WorkingCopy
+from wheretune.scheduling import check_schedule
 from wheretune.scorers.eof_layers import EofLayers
 from wheretune.scoring.together import gather_together
 from wheretune.selectors.base import TakesK
 from wheretune.support.files import write_json
 from wheretune.support.processes import from_first, world_size
+from wheretune.tasks.verbalizing import next_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from wheretune.data.texts import TextData
+    from wheretune.model.opening import Opened
     from wheretune.model.steps import Follower, Training
+    from wheretune.records.model import ModelInfo
     from wheretune.records.plan import Plan
     from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings
     from wheretune.schedules.base import Schedule
@@ -156,26 +159,21 @@ def order(
     settings: TrainSettings,
     folder: Path,
     session: Session,
-    cache: CacheSettings | None = None,
 ) -> Order:
-    """The order of a run's rows.
+    """The order of a run's rows; `check_fits` and `check_time` have refused what cannot be ordered.
 
     The eof layers of all rows are found in one forward pass and kept in the run's folder; a stopped run reads them. A
     schedule that looks again at each stage does so while it trains.
 
     Raises:
-        ConfigError: The settings read rows twice, or in batches of another kind.
-        DataError: There are no labels, or two classes begin with the same token.
         ModelError: The model is no language model.
     """
     schedule = catalog.build("schedule", plan.schedule)
     if not isinstance(schedule, OrdersRows):
         return Order(plan)
-    check(plan.schedule.name, settings)
     look, count = _look(spec, schedule.variant, session)
     kept = folder / EOF_LAYERS
     if schedule.rescan:
-        _check_rescan(spec, cache)
         late = Rescan(schedule, plan.layers, count, settings.batch_size, settings.seed, look, kept, len(plan.model))
         return Order(_ending(plan, late.ends()), late, (late,))
     if not from_first(kept.is_file):
@@ -196,30 +194,86 @@ def _ending(plan: Plan, ends: tuple[int, ...]) -> Plan:
     return replace(plan, schedule=Spec(plan.schedule.name, {**plan.schedule.params, "ends": ends}))
 
 
-def check_time(
-    schedule: Spec, selector: Spec, layers: int, settings: TrainSettings, rows: Sequence[Mapping[str, Any]]
-) -> None:
-    """Refuses, before layers are scored, a training that a schedule cannot serve, as far as that can be known.
+def check_fits(spec: RunSpec, opened: Opened, texts: TextData) -> None:
+    """Refuses a schedule that cannot serve the tuner, the task or the model of a run, before layers are scored.
 
     Args:
-        schedule: When layers train.
-        selector: What chooses them; of one that does not say how many, nothing is known yet.
-        layers: How many layers the model has.
-        settings: How it trains.
-        rows: The encoded rows.
+        spec: The run.
+        opened: Its model.
+        texts: What it trains on.
+
+    Raises:
+        ConfigError: It cannot serve the tuner, or there are too few layers.
+        DataError: It asks what a label means, and the labels do not say it.
+        ModelError: It makes a smaller copy of the layers, and the model does not bear that.
+    """
+    decided, model = spec.plan or spec, opened.info
+    schedule: Schedule = catalog.build("schedule", decided.schedule)
+    if not schedule.moves:
+        return
+    tuner = catalog.build("tuner", decided.tuner)
+    which, count = _known(spec, model) if tuner.needs_layers else ((), 0)
+    check_schedule(schedule, tuner, count)
+    if isinstance(schedule, OrdersRows):
+        _check_words(decided.schedule.name, texts, opened.tokenizer)
+    if isinstance(schedule, WorkingCopy):
+        candidates = range(len(model)) if which is None else which
+        schedule.check_model([model.layers[layer] for layer in candidates])
+        schedule.check_runs(opened.stack, candidates)
+
+
+def check_time(
+    spec: RunSpec, model: ModelInfo, rows: Sequence[Mapping[str, Any]], cache: CacheSettings | None = None
+) -> None:
+    """Refuses settings that a run's schedule cannot bear, before layers are scored, as far as that can be known.
+
+    Args:
+        spec: The run.
+        model: Its model.
+        rows: What it trains on, encoded.
+        cache: Where states of the frozen prefix are kept.
 
     Raises:
         ConfigError: There are too few steps for the layers, or rows are read as the schedule cannot bear.
     """
-    made: Schedule = catalog.build("schedule", schedule)
-    if isinstance(made, OrdersRows):
-        check(schedule.name, settings)
-    chooses = catalog.build("selector", selector)
-    chosen = None if chooses.needs_scores else chooses.select(np.zeros(layers))
-    if isinstance(chooses, TakesK):
-        chosen = range(chooses.count(layers))
-    if made.moves and chosen is not None:
-        made.init(layers, chosen, {}, planning.steps_of(settings, len(rows), mean_length(rows)), settings.seed)
+    schedule: Schedule = catalog.build("schedule", (spec.plan or spec).schedule)
+    if not schedule.moves:
+        return
+    if isinstance(schedule, OrdersRows):
+        check(schedule.name, spec.settings)
+        if schedule.rescan:
+            _check_rescan(spec, cache)
+    which, count = _known(spec, model)
+    if count is not None:
+        steps = planning.steps_of(spec.settings, len(rows), mean_length(rows))
+        schedule.init(len(model), range(count) if which is None else which, {}, steps, spec.settings.seed)
+
+
+def _known(spec: RunSpec, model: ModelInfo) -> tuple[Sequence[int] | None, int | None]:
+    """The layers that a run tunes and how many; None where scores will say that."""
+    if spec.plan is not None:
+        return spec.plan.layers, len(spec.plan.layers)
+    selector = catalog.build("selector", spec.selector)
+    if not selector.needs_scores:
+        chosen = planning.choose_unscored(model, selector).layers
+        return chosen, len(chosen)
+    one_number = isinstance(selector, TakesK) and len(model.stacks) == 1
+    return None, selector.count(len(model)) if one_number else None
+
+
+def _check_words(schedule: str, texts: TextData, tokenizer: Any) -> None:
+    """Refuses labels of which a language model could not say what they mean.
+
+    Raises:
+        DataError: There are none, they are no classes, or two begin with the same token.
+    """
+    if texts.labels is None or not texts.info.classes:
+        raise DataError(
+            f"{texts.info.spec.source} has no classes, and the schedule {schedule} asks what a label means",
+            "take another schedule",
+            "schedule",
+        )
+    next_tokens(texts, tokenizer)
 
 
 def check(schedule: str, settings: TrainSettings) -> None:
@@ -275,11 +329,6 @@ def _look(spec: RunSpec, variant: str, session: Session) -> tuple[Look, int]:
     """What finds the eof layers of some rows by the run's model as it is then, and how many rows there are."""
     opened = session.model(spec.model, language=True)
     texts = session.texts(spec.train, NEEDS)
-    if texts.labels is None or not texts.info.classes:
-        raise DataError(
-            f"{spec.train.source} has no classes, and the schedule salf asks what a label means",
-            "take another schedule",
-        )
     scorer = EofLayers(variant)  # type: ignore[arg-type]
     reading = replace(spec.reading, most=None)  # every row has a layer of its own
 

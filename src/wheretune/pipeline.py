@@ -23,7 +23,8 @@ from wheretune.finished import RESULT
 from wheretune.heads.headed import headed
 from wheretune.judging import calibrated, judge, measures, save_predictions
 from wheretune.model.identity import check_plan
-from wheretune.model.inputs import max_tokens
+from wheretune.model.inputs import max_tokens, model_device
+from wheretune.model.placement import current
 from wheretune.model.two_stacks import check_start
 from wheretune.ordering import EOF_LAYERS
 from wheretune.records.base import Spec, load, save, to_json
@@ -31,6 +32,7 @@ from wheretune.records.plan import Plan
 from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
+from wheretune.schedules.base import OrdersRows
 from wheretune.scoring.by_name import pass_over
 from wheretune.scoring.gathered import finish
 from wheretune.scoring.resuming import kept_beside
@@ -129,7 +131,9 @@ def choose(
     needs = catalog.find("scorer", spec.scorer.name).card.needs if scoring else ()
     data = session.texts(spec.train, needs)
     head = planning.head_of(spec.head, data.info)
-    opened = session.model(spec.model, language=head.speaks or "language-model" in needs)
+    reads = "language-model" in needs or isinstance(catalog.build("schedule", spec.schedule), OrdersRows)
+    opened = session.model(spec.model, language=head.speaks or reads)
+    ordering.check_fits(spec, opened, data)
     if head.speaks:
         headed(opened.stack, head, data, 0)  # refuses, before layers are scored, an output matrix that cannot train
     scores, tokens, learned = None, None, None
@@ -198,17 +202,17 @@ def tune(
     spec, opened = _opened(spec, texts, session)
     length = _length(spec, opened)
     check_alike({**_claimed(spec, opened, data), "watch": to_json(watch), "cache": repr(cache)})
+    rows = task.encode(texts, opened.tokenizer, length)
+    ordering.check_fits(spec, opened, texts)
+    ordering.check_time(spec, opened.info, rows, cache)
     with _claiming(folder, _claimed(spec, opened, data)):
         if from_first((folder / RESULT).is_file):
             from_first(lambda: _leave_no_checkpoint(folder))
             return from_first(lambda: finished.with_metrics(folder, spec.metrics))
 
-        rows = task.encode(texts, opened.tokenizer, length)
-        if spec.plan is None:
-            ordering.check_time(spec.schedule, spec.selector, len(opened.info), spec.settings, rows)
         plan = _planned(spec, folder, session, show)
         settings = _settled(spec, plan, len(rows), show)
-        order = ordering.order(spec, plan, settings, folder, session, cache)
+        order = ordering.order(spec, plan, settings, folder, session)
         steps = planning.steps_of(settings, len(rows), plan.cost.tokens)
         lowest = scheduling.lowest_layers(order.plan, steps, settings.seed)
         rows = order.arranged(rows)
@@ -230,7 +234,7 @@ def tune(
 
     with tuned.temporarily(folder) if session.shared else nullcontext():  # others begin from the same weights
         collate = task.collator(opened.tokenizer)
-        with peak_memory() as memory:
+        with current(model_device(model)), peak_memory() as memory:
             if watch.gradient_checkpointing:
                 tuned.recompute()
             with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache, lowest) as saved:
@@ -255,6 +259,8 @@ def tune(
         predictions = from_first(
             lambda: {name: save_predictions(found, folder, name) for name, (_, found) in judged.items()}
         )
+    with current(model_device(opened.stack.base)):
+        about = provenance()
     result = RunResult(
         spec=spec,
         plan=plan,
@@ -265,7 +271,7 @@ def tune(
         peak_memory_bytes=max(gathered(memory["peak"])),
         steps=trained.steps,
         versions=versions(),
-        provenance=provenance(),
+        provenance=about,
         saved=saved.description | pace.saved(scheduling.backward_saved(plan)) | kept_weights(trained, decisive),
         predictions=predictions,
         learning_rate=settings.learning_rate,

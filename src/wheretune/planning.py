@@ -62,7 +62,7 @@ def choose(scores: LayerScores, selector: AnySelector) -> Choice:
     return Choice(Spec.of(settled), plain.select(scores.values), how_sure(scores, plain), reason)
 
 
-def _choose_unscored(model: ModelInfo, selector: AnySelector) -> Choice:
+def choose_unscored(model: ModelInfo, selector: AnySelector) -> Choice:
     """The layers that a selector chooses of a model that was not scored.
 
     Raises:
@@ -157,7 +157,7 @@ def plan(
         what = "needs layers to be chosen" if selector is None else "tunes no layers"
         raise PlanError(f"the tuner {tuner.name} {what}", "choose layers, or take head-only without a selector")
     if not isinstance(scores_or_model, LayerScores):
-        choice = NOTHING if selector is None else _choose_unscored(scores_or_model, selector)
+        choice = NOTHING if selector is None else choose_unscored(scores_or_model, selector)
         return _planned(scores_or_model, choice, tuner, head, schedule, data, (tokens, learned))
     scores = scores_or_model
     choice = NOTHING if selector is None else choose(scores, selector)

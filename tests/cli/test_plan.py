@@ -62,3 +62,9 @@ def test_a_map_that_shows_something_else_is_not_lost(run, tmp_path):
     assert run(*common, "lisa")[0] == run(*common, "lisa")[0] == 0
     one_line(*run(*common, "lift")[::2], "map.png is there already", "--overwrite", "--figure")
     assert run(*common, "lift", "--overwrite")[0] == 0
+
+
+def test_a_plan_of_scores_says_that_tune_settles_the_head(run, first_scores, tmp_path):
+    given = ("plan", first_scores, "--overwrite", "--output", tmp_path / "plan.json")
+    assert "the head is settled by tune" in run(*given)[2]
+    assert "the head is settled by tune" not in run(*given, "--head", "concat")[2]

@@ -181,3 +181,20 @@ def test_killed_and_started_again(run, place, tmp_path):
     assert 0 < len(path.read_bytes().splitlines()) < 16
     assert run(*common, path)[0] == 0
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_rows_that_cannot_be_answered_are_counted_and_none_at_all_is_an_error(run, place, tmp_path):
+    asked = [{"role": "user", "content": "how is it?"}]
+    some, none = jsonl(tmp_path / "some.jsonl", [{"messages": asked}, {"messages": []}]), tmp_path / "none.jsonl"
+    jsonl(none, [{"messages": [{"role": "assistant", "content": "good"}]}, {"messages": []}])
+    given = ("predict", "--model", place / "base", "--task", "chat", "--max-new-tokens", 3, "--data")
+    code, out, err = run(*given, some)
+    assert code == 0 and "1 of 2 rows without a text" in err
+    assert [json.loads(line).get("reason") for line in out.splitlines()] == [None, "an empty conversation"]
+    for data, more, words in (
+        (none, (), "nothing stands before the answer"),
+        (some, ("--bad-rows", "refuse"), "row 2"),
+    ):
+        code, out, err = run(*given, data, "--output", tmp_path / "out.jsonl", *more)
+        one_line(code, err, words)
+        assert not out and not list(tmp_path.glob("out.jsonl*"))

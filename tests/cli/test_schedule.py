@@ -101,3 +101,12 @@ def test_the_figure_has_the_counts_and_the_budget_over_them():
     steps = [patch for patch in axes.patches if to_hex(patch.get_edgecolor()) == ORANGE.lower()]
     assert steps[0].get_data().values.tolist() == [one.texts for one in stages]
     assert axes.lines[0].get_ydata().tolist() == [one.matching for one in stages]
+
+
+@pytest.mark.parametrize("schedule", ["lisa", "recap", "slimfit"])
+def test_so_many_steps_that_it_would_not_end_are_refused(run, schedule):
+    given = ("schedule", "--schedule", schedule, "--layers", 12, "--steps")
+    one_line(*run(*given, 1_000_000_000)[::2], "--steps is 1000000000", "give 100,000 or fewer")
+    one_line(*run(*given, 100_001)[::2], "--steps is 100001")
+    one_line(*run(*given[:-2], 1_000_000_000, "--steps", 9)[::2], "--layers is 1000000000", "give 1,000 or fewer")
+    assert schedule != "recap" or run(*given, 100_000)[0] == 0

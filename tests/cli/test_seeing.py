@@ -200,6 +200,16 @@ def test_images_that_are_not_there(run, place, tmp_path):
     assert code == 0, err
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert lines[1]["text"] == "" and "gone.png" in lines[1]["reason"] and "reason" not in lines[2]
+    assert "1 of 4 rows of " in err and "gone.png" in err and "3 texts in" in err and "1 rows without" in err
+    for command, output in (("predict", "p.jsonl"), ("evaluate", "e.json")):
+        given = (command, tmp_path / "tuned", "--data", path, "--output", tmp_path / output)
+        code, out, err = run(*given, "--bad-rows", "refuse")
+        one_line(code, err, "1 of 4 rows of ", "gone.png, which is not there, in row 2")
+        assert not out and not list(tmp_path.glob(f"{output}*")) and not list(tmp_path.glob("predictions-*"))
+        gone = written(tmp_path, [every[1]] * 4, "gone.jsonl")
+        code, out, err = run(command, tmp_path / "tuned", "--data", gone, "--output", tmp_path / output)
+        one_line(code, err, "4 of 4 rows of ", "gone.png")
+        assert not out and not list(tmp_path.glob(f"{output}*"))
 
 
 def test_what_is_refused_of_images(run, place, tmp_path):

@@ -49,8 +49,8 @@ def test_what_the_papers_choose():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["lift", "lisa", "salf"])
-def test_what_papers_tune_language_models_by_leaves_the_head_to_the_task(name):
+@pytest.mark.parametrize("name", ["lift", "lisa", "salf", "slimfit", "recap"])
+def test_a_schedule_s_recipe_leaves_the_head_to_the_task(name):
     """A head of the recipe's own would be refused by every task but classification."""
     recipe = catalog.find("recipe", name)
     assert "head" not in recipe.defaults and not any(method.head for method in (*recipe.methods, *recipe.study.rivals))

@@ -83,3 +83,26 @@ def test_who_pays_for_scores():
     paying = {name: methods.needs_scores(methods.read(name)) for name in ("full", "lora", "head-only", "top", "prism")}
     assert paying == {"full": False, "lora": False, "head-only": False, "top": False, "prism": True}
     assert methods.needs_scores(methods.read("block-highest")) and not methods.needs_scores(methods.read("random"))
+
+
+@pytest.mark.parametrize(
+    ("name", "selector", "tuner", "schedule"),
+    [
+        ("budget:schedules=static+lift", ("budget", {"schedules": ("static", "lift")}), "full", "static"),
+        ("lora+budget:share=0.3:schedules=lisa+lift", ("budget", {"share": 0.3, "schedules": ("lisa", "lift")}), "lora",
+         "static"),
+        ("explicit:layers=0+3+lora", ("explicit", {"layers": (0, 3)}), "lora", "static"),
+        ("explicit:layers=0+3+lift", ("explicit", {"layers": (0, 3)}), "full", "lift"),
+    ],
+)  # fmt: skip
+def test_an_option_may_have_several_values(name, selector, tuner, schedule):
+    made = methods.read(name)
+    assert (made.selector, made.tuner.name, made.schedule.name) == (Spec(*selector), tuner, schedule)
+    assert made.name == name
+
+
+def test_what_is_no_value_is_still_a_part():
+    with pytest.raises(WheretuneError, match="no method 'lorra'"):
+        methods.read("top:k=2+lorra")
+    with pytest.raises(WheretuneError, match="no method 'nothing'"):
+        methods.read("budget:schedules=static+nothing")

@@ -132,6 +132,10 @@ class ColumnOptions(LanguageOptions):
     target_column: Annotated[
         str | None, option("--target-column", "Column with what follows a source.", default="as in training")
     ] = None
+    bad_rows: Annotated[
+        Literal["refuse", "skip"],
+        option("--bad-rows", "Rows that cannot be read: refuse the data, or answer them with nothing and the reason."),
+    ] = "skip"
 
     @property
     def given(self) -> dict[str, str]:

@@ -32,6 +32,7 @@ from wheretune.cli.reporting import (
     file_to_write,
     one_of,
     plan_of,
+    refuse_other,
     selector_for,
     selector_that_fits,
     write_unless_other,
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 TO_SCORE = tuple(one.name for group in (ModelOptions, TrainOptions, ReadingOptions) for one in fields(group))
 OF_TEXTS = tuple(one.name for one in fields(DataOptions))
+
+
+MAY_GIVE_WAY = ("last-token", "dense")  # heads whose place a checkpoint's own, trained one may take
 
 
 def plan(
@@ -102,6 +106,10 @@ def plan(
             show(scores)
     write_unless_other(target, lambda path: save(made, path), overwrite)
     show(made, json_, to_json(made))
+    if scores_file is not None and made.head.name in MAY_GIVE_WAY:
+        note(
+            f"the head is settled by tune: a checkpoint's own of the same classes is kept in place of {made.head.name}"
+        )
     note(f"plan in {target}; next: wheretune tune --plan {target} --train F --output DIR")
 
 
@@ -182,6 +190,7 @@ def cost(
         Path | None,
         option("--output", "Where the numbers go, as JSON.", default="none", rich_help_panel="Output"),
     ] = None,
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     seed: Seed = 0,
     config: Config = None,
@@ -222,13 +231,15 @@ def cost(
         session.data(spec, labels="ignored")  # data is refused before the model is looked at
         from wheretune import pricing
 
+        if target is not None and measure:  # which takes long
+            check_free(target, overwrite)
         found = pricing.cost(given, spec, where, epochs=epochs, batch_size=batch_size, session=session)
         if measure:
             from wheretune.training.timing import time_steps
 
             found = replace(found, measured=time_steps(given, spec, where, settings=settings))
     if target is not None:
-        save(found, target)
+        write_unless_other(target, lambda path: save(found, path), overwrite)
     show(found, json_, to_json(found))
     if target is not None:
         note(f"the cost is in {target}")
@@ -257,6 +268,7 @@ def export(
     output: Annotated[
         Path | None, option("--output", "Where it goes.", default="standard output", rich_help_panel="Output")
     ] = None,
+    overwrite: Overwrite = False,
     config: Config = None,
 ) -> None:
     """Write a plan, and the data to train on, as a piece of another tool's config.
@@ -287,6 +299,7 @@ def export(
     if target is None:
         write_out(text)
         return
+    refuse_other(target, text.encode(), overwrite)
     for name, content in beside.items():
         add_to_json(target.parent / name, content)
         note(f"the data for {to} is in {target.parent / name}")

@@ -108,11 +108,16 @@ def check_preset(preset: str | None, causal: bool) -> None:
         check_kind(presets()[preset].recipe, causal, "preset")
 
 
-def file_to_write(path: Path) -> Path:
+def file_to_write(path: Path, overwrite: bool = True) -> Path:
     """A place for a file, seen to be one that can be written before the work is done.
 
+    Args:
+        path: The place.
+        overwrite: What is there may go. Work that is quickly done again finds out afterwards whether it must:
+            `write_unless_other`.
+
     Raises:
-        OutputError: It is a folder, or nothing can be written there.
+        OutputError: It is a folder, nothing can be written there, or a file is there that may not go.
     """
     from wheretune.support.files import check_writable
 
@@ -126,6 +131,7 @@ def file_to_write(path: Path) -> Path:
         raise OutputError(
             f"cannot write {path} ({error.strerror or error})", "choose another place", "output"
         ) from error
+    check_free(path, overwrite)
     return path
 
 
@@ -151,10 +157,19 @@ def write_unless_other(path: Path, fill: Callable[[Path], object], overwrite: bo
         draft = Path(elsewhere) / path.name
         fill(draft)
         made = draft.read_bytes()
+    refuse_other(path, made, overwrite, field)
+    write(path, lambda place: place.write_bytes(made))
+
+
+def refuse_other(path: Path, made: bytes, overwrite: bool, field: str = "output") -> None:
+    """Refuses a file that is there and says something else than what was made.
+
+    Raises:
+        OutputError: There is one, and nobody said that it may go.
+    """
     if path.is_file() and not overwrite and path.read_bytes() != made:
         remedy = f"replace it (overwrite), or give another --{field}"
         raise OutputError(f"{path} is there already and says something else", remedy, field)
-    write(path, lambda place: place.write_bytes(made))
 
 
 def add_to_json(path: Path, content: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wheretune.scheduling import StageRows
 
 STRETCHES = 60  # characters of a row
+MOST_STEPS, MOST_LAYERS = 100_000, 1000  # each is looked at, which takes seconds
 
 
 def schedule(
@@ -105,6 +106,11 @@ def schedule(
     count, length = needed(layers, "--layers"), needed(steps, "--steps")
     at_least(1, "layers", count)
     at_least(1, "steps", length)
+    if length > MOST_STEPS:
+        remedy = f"give {MOST_STEPS:,} or fewer: of more steps the shares of the layers are the same"
+        raise ConfigError(f"steps is {length}, and each is looked at", remedy, "steps")
+    if count > MOST_LAYERS:
+        raise ConfigError(f"layers is {count}", f"give {MOST_LAYERS:,} or fewer", "layers")
     asked.check(count, Spec("full"))
     if asked.unit != "layer":
         refuse(context, ("figure",), f"--schedule {asked.name}, which goes by how much weights change")

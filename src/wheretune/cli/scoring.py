@@ -262,8 +262,7 @@ def merge_scores(
     wheretune merge-scores shard-1-of-2.safetensors shard-2-of-2.safetensors --output scores.json
     """
     paths = needed(shards or None, "a shard")
-    target = file_to_write(output)
-    check_free(target, overwrite)
+    target = file_to_write(output, overwrite)
     for path in paths:
         check_readable(path)
     from wheretune.scoring.shards import merge_scores as merge

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,15 +10,13 @@ import typer
 from wheretune.cli.columns import ColumnOptions
 from wheretune.cli.groups import needed, option
 from wheretune.cli.lm_evaluating import TaskOptions, measured
-from wheretune.cli.options import AsJson, BaseOptions, Config, DataFile, Metrics, metric_names, there
+from wheretune.cli.options import AsJson, BaseOptions, Config, DataFile, Metrics, Overwrite, metric_names, there
 from wheretune.cli.printing import json_line, note, show, write_out
-from wheretune.cli.reporting import file_to_write
-from wheretune.cli.writing import DecodingOptions, write, writes
+from wheretune.cli.reporting import check_free, file_to_write
+from wheretune.cli.writing import DecodingOptions, dtype, write, write_untuned, writes
 from wheretune.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from wheretune.data.texts import TextData
     from wheretune.delta.opening import Finetuned
     from wheretune.heads.top import TopModel
@@ -63,6 +60,7 @@ def evaluate(
             rich_help_panel="Output",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -84,15 +82,18 @@ def evaluate(
     """
     names = metric_names(metric)
     on_tasks.check(data, bool(names or also or columns.given))
-    target = None if output is None else file_to_write(output)
+    target = None if output is None else file_to_write(output, overwrite)
+    from wheretune.judging import predictions_name, save_predictions
+
+    if target is not None:
+        check_free(target.with_name(predictions_name(target.stem)), overwrite)
     trained = _trained_on(folder)
     from wheretune.delta.reading import read_other
 
-    read = {} if data is None else {data: _both_ways(trained, data, columns.given)}
-    read |= {name: (read_other(trained, name, columns.given),) * 2 for name in also or ()}
+    read = {} if data is None else {data: _both_ways(trained, data, columns)}
+    read |= {name: (read_other(trained, name, columns.given, columns.bad_rows),) * 2 for name in also or ()}
     loaded = on_tasks.loaded(folder)
     tuned = _opened(folder, base)
-    from wheretune.judging import save_predictions
     from wheretune.support.files import write_json
 
     untouched = tuned.untouched() if beside_base else None
@@ -112,7 +113,7 @@ def evaluate(
         note(f"metrics in {target}{kept}")
 
 
-def _both_ways(trained: DataInfo, source: str, columns: dict[str, str]) -> tuple[TextData, TextData]:
+def _both_ways(trained: DataInfo, source: str, columns: ColumnOptions) -> tuple[TextData, TextData]:
     """All rows that can be read, and those of them that have labels."""
     labelled = _read(trained, source, "required", columns)
     return _read(trained, source, "ignored", columns) if labelled.unread else labelled, labelled
@@ -232,7 +233,7 @@ def predict(
             rich_help_panel="Output",
         ),
     ] = None,
-    overwrite: Annotated[bool, option("--overwrite", "Start a file of texts over.", rich_help_panel="Output")] = False,
+    overwrite: Overwrite = False,
     json_: AsJson = False,
     config: Config = None,
 ) -> None:
@@ -255,10 +256,9 @@ def predict(
     source = needed(data, "--data")
     target = None if output is None else file_to_write(output)
     decoding.of_decoding()  # refuses before anything is opened
-    named = columns.given
     where: dict[str, Any] = {"batch_size": batch_size, "output": target, "overwrite": overwrite, "as_json": json_}
     if folder is None:
-        _write_untuned(source, base, task_name, named, decoding, where)
+        write_untuned(source, base, task_name, columns, decoding, where)
         return
     if task_name is not None:
         raise ConfigError("--task has no effect with a model that was tuned for one", "leave it out")
@@ -266,17 +266,20 @@ def predict(
     writing = writes(trained.task.name)
     if not writing:
         decoding.refuse()
-    texts = _read(trained, source, "asked" if writing else "ignored", named)
+        if target is not None:
+            check_free(target, overwrite)
+    texts = _read(trained, source, "asked" if writing else "ignored", columns)
     tuned = _opened(folder, base)
     if writing:
         tuned.let_masters_go()
-        about = {"model": tuned.manifest.plan.model.hash, "delta": tuned.manifest.sha256, "dtype": _dtype(tuned.model)}
+        about = {"model": tuned.manifest.plan.model.hash, "delta": tuned.manifest.sha256, "dtype": dtype(tuned.model)}
         model, length = tuned.model.stack.model, tuned.max_length
         write(model, tuned.tokenizer, texts, decoding, about=about, max_length=length, **where)
         return
     from wheretune.data.tokens import with_tokens
     from wheretune.judging import answers
     from wheretune.support.files import write_text
+    from wheretune.support.lines import written
 
     if not tuned.model.several:
         texts = with_tokens(texts, tuned.tokenizer)
@@ -284,54 +287,10 @@ def predict(
     if target is None:
         write_out("".join(f"{json_line(row)}\n" for row in rows))
     else:
-        write_text(target, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+        write_text(target, written(rows))
         said = f"{len(texts)} predictions in {target}" + (f", {len(texts.unread)} rows without" if texts.unread else "")
         counts = {"output": str(target), "rows": len(rows), "without_label": len(texts.unread)}
         show(None, True, counts) if json_ else note(said)
-
-
-def _write_untuned(
-    source: str,
-    base: BaseOptions,
-    task: str | None,
-    named: dict[str, Any],
-    decoding: DecodingOptions,
-    where: dict[str, Any],
-) -> None:
-    """Lets a model that was not tuned write.
-
-    Raises:
-        ConfigError: No model or no task was named, or one that does not write.
-    """
-    from wheretune.records.base import Spec
-    from wheretune.records.data import DataSpec
-    from wheretune.records.model import ModelSpec
-
-    if base.model is None:
-        raise ConfigError("DIR is missing", "give what `wheretune tune` wrote, or --model and --task")
-    name = needed(task, "--task")
-    if not writes(name):
-        raise ConfigError(
-            f"a model that was not tuned predicts no label, and {name} asks for one",
-            "tune it first, or name a task that writes: chat or generation",
-            "task",
-        )
-    spec = there(base.over(ModelSpec(base.model)))
-    from wheretune.data.sources import located
-    from wheretune.tasks.loading import load_data
-
-    read = DataSpec(located(source, "test", "validation"), Spec(name, named), bad_rows="skip")
-    texts = load_data(read, labels="asked")
-    from wheretune.model.opening import open_model
-
-    opened = open_model(spec, language=True)
-    about = {"model": opened.info.hash, "delta": None, "dtype": _dtype(opened.stack.model)}
-    write(opened.stack.model, opened.tokenizer, texts, decoding, about=about, max_length=None, **where)
-
-
-def _dtype(model: nn.Module) -> str:
-    """The precision of a model's weights."""
-    return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
 def merge(
@@ -381,11 +340,11 @@ def _trained_on(folder: Path) -> DataInfo:
     return trained_on(read_manifest(here), here)
 
 
-def _read(trained: DataInfo, source: str, labels: LabelUse, columns: dict[str, str]) -> TextData:
+def _read(trained: DataInfo, source: str, labels: LabelUse, columns: ColumnOptions) -> TextData:
     """Data as a tuned model was trained on it."""
     from wheretune.delta.reading import read_like
 
-    return read_like(trained, source, labels, columns)
+    return read_like(trained, source, labels, columns.given, columns.bad_rows)
 
 
 def _opened(folder: Path, base: BaseOptions) -> Finetuned:

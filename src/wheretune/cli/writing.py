@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from wheretune.cli.groups import Group, group, option
-from wheretune.cli.options import Seed
+from wheretune.cli.groups import Group, group, needed, option
+from wheretune.cli.options import BaseOptions, Seed, there
 from wheretune.cli.printing import json_line, note, show, write_out
-from wheretune.errors import ConfigError
+from wheretune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from wheretune.cli.columns import ColumnOptions
     from wheretune.data.texts import TextData
     from wheretune.records.decoding import Decoding
 
@@ -146,12 +147,19 @@ def write(
         output: The file.
         overwrite: Start the file over.
         as_json: Print JSON about the file.
+
+    Raises:
+        DataError: No row can be answered.
     """
     from wheretune.generating import job_of, lines_of
     from wheretune.support.files import write_text
     from wheretune.support.lines import growing, written
 
     job = job_of(model, tokenizer, texts, options.of_decoding(), options.max_length or max_length)
+    if not job.prompts:
+        row, why = min(job.unread.items())
+        source = texts.info.spec.source
+        raise DataError(f"no row of {source} can be answered: {why} in row {row + 1} (the first is 1)", "mend the data")
     if output is None or (output.exists() and not output.is_file()):  # nothing that could be gone on with
         every = [line for some in lines_of(job, model, tokenizer, batch_size) for line in some]
         every.sort(key=lambda line: int(line["row"]))
@@ -159,6 +167,8 @@ def write(
             write_out("".join(f"{json_line(line)}\n" for line in every))
         else:
             write_text(output, written(every))
+        if job.unread:
+            note(f"{len(job.unread)} of {len(every)} rows without a text")
         return
     with growing(output, {**about, **job.content()}, overwrite=overwrite) as lines:
         for some in lines_of(job, model, tokenizer, batch_size, lines.rows):
@@ -169,3 +179,47 @@ def write(
         show(None, True, {"output": str(output), "rows": rows, "without_text": lost})
     else:
         note(f"{rows - lost} texts in {output}" + (f", {lost} rows without" if lost else ""))
+
+
+def write_untuned(
+    source: str,
+    base: BaseOptions,
+    task: str | None,
+    columns: ColumnOptions,
+    decoding: DecodingOptions,
+    where: dict[str, Any],
+) -> None:
+    """Lets a model that was not tuned write.
+
+    Raises:
+        ConfigError: No model or no task was named, or one that does not write.
+    """
+    from wheretune.records.base import Spec
+    from wheretune.records.data import DataSpec
+    from wheretune.records.model import ModelSpec
+
+    if base.model is None:
+        raise ConfigError("DIR is missing", "give what `wheretune tune` wrote, or --model and --task")
+    name = needed(task, "--task")
+    if not writes(name):
+        raise ConfigError(
+            f"a model that was not tuned predicts no label, and {name} asks for one",
+            "tune it first, or name a task that writes: chat or generation",
+            "task",
+        )
+    spec = there(base.over(ModelSpec(base.model)))
+    from wheretune.data.sources import located
+    from wheretune.tasks.loading import load_data
+
+    read = DataSpec(located(source, "test", "validation"), Spec(name, columns.given), bad_rows=columns.bad_rows)
+    texts = load_data(read, labels="asked")
+    from wheretune.model.opening import open_model
+
+    opened = open_model(spec, language=True)
+    about = {"model": opened.info.hash, "delta": None, "dtype": dtype(opened.stack.model)}
+    write(opened.stack.model, opened.tokenizer, texts, decoding, about=about, max_length=None, **where)
+
+
+def dtype(model: nn.Module) -> str:
+    """The precision of a model's weights."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")

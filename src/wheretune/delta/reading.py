@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from wheretune.data.reading import SHOWN
 from wheretune.data.sources import located
@@ -42,7 +42,16 @@ def trained_on(content: Mapping[str, Any], folder: Path) -> DataInfo:
     return from_json(DataInfo, data, str(folder / MANIFEST))
 
 
-def read_like(trained: DataInfo, data: Any, labels: LabelUse, columns: Mapping[str, str] | None = None) -> TextData:
+BadRows = Literal["refuse", "skip"]
+
+
+def read_like(
+    trained: DataInfo,
+    data: Any,
+    labels: LabelUse,
+    columns: Mapping[str, str] | None = None,
+    bad_rows: BadRows = "skip",
+) -> TextData:
     """Data with the task and classes of the training data; `unread` says which rows cannot be used, and why.
 
     Labels of classes that the training data has not count: the model cannot be right there. It is said.
@@ -52,13 +61,14 @@ def read_like(trained: DataInfo, data: Any, labels: LabelUse, columns: Mapping[s
         data: A source by its name, of whose splits `test` is read, or the data itself; see `load_data`.
         labels: As for `load_data`.
         columns: By setting of the task, columns that are called otherwise than in the training data.
+        bad_rows: Refuse the data where a row cannot be used, or leave it out.
 
     Raises:
         DataError: As for `load_data`.
     """
     source = located(data, "test", "validation") if isinstance(data, str) else "memory"
     task = Spec(trained.spec.task.name, trained.spec.task.params | dict(columns or {}))
-    spec = replace(trained.spec, source=source, task=task, max_samples=None, part=None, bad_rows="skip")
+    spec = replace(trained.spec, source=source, task=task, max_samples=None, part=None, bad_rows=bad_rows)
     rows = None if isinstance(data, str) else data
     read = load_data(spec, like=trained, labels=labels, rows=rows, open_classes=labels == "required")
     if unknown := unknown_classes(read, trained):
@@ -70,20 +80,22 @@ def read_like(trained: DataInfo, data: Any, labels: LabelUse, columns: Mapping[s
     return read
 
 
-def read_other(trained: DataInfo, source: str, columns: Mapping[str, str] | None = None) -> TextData:
+def read_other(
+    trained: DataInfo, source: str, columns: Mapping[str, str] | None = None, bad_rows: BadRows = "skip"
+) -> TextData:
     """Data of whatever kind: of the training data's task if it can be read so, otherwise raw text.
 
     Raises:
         DataError: It is neither, or the model reads one token of a text and so can say nothing of raw text.
     """
     try:
-        return read_like(trained, source, "required", columns)
+        return read_like(trained, source, "required", columns, bad_rows)
     except (DataError, ConfigError) as error:
         if task_of(trained).places != "every":
             raise
         try:
             spec = replace(trained.spec, source=located(source, "test", "validation"), task=Spec("text"))
-            return load_data(replace(spec, max_samples=None, part=None, bad_rows="skip"))
+            return load_data(replace(spec, max_samples=None, part=None, bad_rows=bad_rows))
         except (DataError, ConfigError):
             raise error from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,6 +52,11 @@ def device_of(spec: ModelSpec) -> torch.device:
     if lacking.get(device.type, False):
         raise ModelError(f"there is no {spec.device} on this machine", "take auto or cpu", "device")
     return device
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, a CUDA device is torch's current one, whose memory and generator are meant where none is named."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def dtype_of(spec: ModelSpec, config: Any, device: torch.device) -> torch.dtype:

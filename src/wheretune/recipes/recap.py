@@ -8,11 +8,7 @@ from wheretune.records.base import Spec
 RECAP = Recipe(
     name="recap",
     paper="Ilhan et al., Resource-efficient transformer pruning for finetuning of large models (CVPR 2024)",
-    methods=(
-        method(
-            schedule=Spec("recap", {"prune": 0.17, "mask": 0.5, "rounds": 6, "substeps": 1}), head=Spec("last-token")
-        ),
-    ),
+    methods=(method(schedule=Spec("recap", {"prune": 0.17, "mask": 0.5, "rounds": 6, "substeps": 1})),),
     study=Study(
         rivals=(FULL,),
         learning_rates=(2e-5,),

@@ -9,8 +9,8 @@ SLIMFIT = Recipe(
     name="slimfit",
     paper="Ardakani et al., SlimFit: memory-efficient fine-tuning of transformer-based models using training dynamics",
     methods=(
-        method(schedule=Spec("slimfit", {"freeze": 0.9}), head=Spec("last-token")),
-        method(schedule=Spec("slimfit", {"freeze": 0.95}), head=Spec("last-token")),
+        method(schedule=Spec("slimfit", {"freeze": 0.9})),
+        method(schedule=Spec("slimfit", {"freeze": 0.95})),
     ),
     study=Study(
         rivals=(FULL,),

@@ -173,6 +173,13 @@ class WorkingCopy(Protocol):
             ModelError: It is so of one of them.
         """
 
+    def check_runs(self, stack: LayerStack, layers: Sequence[int]) -> None:
+        """Refuses a model that does not run with a smaller copy of some layers.
+
+        Raises:
+            ModelError: It does not.
+        """
+
     def follow(
         self, stack: LayerStack, chosen: Sequence[int], parameters: Mapping[str, nn.Parameter], seed: int
     ) -> Scheduled:

@@ -114,6 +114,12 @@ class Recap:
         for layer in layers:
             groups_of(layer.index, layer.parts)
 
+    def check_runs(self, stack: LayerStack, layers: Sequence[int]) -> None:
+        from wheretune.schedules.narrower import check_runs
+
+        if self.prune:
+            check_runs(stack, layers)
+
     def follow(
         self, stack: LayerStack, chosen: Sequence[int], parameters: Mapping[str, nn.Parameter], seed: int
     ) -> Scheduled:

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from wheretune.errors import EngagementError, ModelError, TrainingError
+from wheretune.errors import EngagementError, TrainingError
 from wheretune.model.forward import evaluating
 from wheretune.model.inputs import model_device
 from wheretune.schedules.draws import key
 from wheretune.schedules.follower import check_label, label
+from wheretune.schedules.narrower import REFUSALS, linear_map, refusal
 from wheretune.schedules.pruning import MOST, groups_of, least, share_of
 from wheretune.schedules.witness import LEAST_RATE
 from wheretune.schedules.working_copy import CutMap
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from wheretune.schedules.recap import Recap
 
 FINE, COARSE = 1e-3, 2**-4  # how far the loss of the small copy may be from that of the zeroed model; in half precision
-REFUSALS = (RuntimeError, IndexError, ValueError)  # what a family raises at shapes that its layers do not take
 
 
 class RoundsFollower:
@@ -72,8 +72,7 @@ class RoundsFollower:
         self._groups = [group for layer in chosen for group in groups_of(layer, stack.layers[layer].parts)]
         for group in self._groups:
             for path, *_ in group.maps():
-                if not isinstance(self._module(group, path), nn.Linear):
-                    raise ModelError(f"{path} is no plain linear map", "take another schedule", "schedule")
+                linear_map(stack, group, path)
         self._maps: dict[tuple[int, str], CutMap] = {}
         self._round: int | None = None
         self._cut = False
@@ -267,11 +266,7 @@ class RoundsFollower:
             for one in self._maps.values():
                 one.mend()
         if abs(small - plain) > (COARSE if coarse else FINE) * max(1.0, abs(plain)):
-            raise ModelError(
-                f"{type(self._stack.base).__name__} does not run with fewer heads or narrower MLPs",
-                "take another schedule",
-                "schedule",
-            )
+            raise refusal(self._stack.base)
 
     # --- what is looked at ------------------------------------------------------------------------
 
@@ -362,7 +357,7 @@ class RoundsFollower:
             log.warning("%s was due at step %d and did not change in it", one.weight.name, step)
 
     def _module(self, group: Group, path: str) -> Any:
-        return self._stack.layers[group.layer].module.get_submodule(path)
+        return linear_map(self._stack, group, path)
 
 
 def along(values: Tensor, dim: int) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from wheretune import catalog, scheduling
-from wheretune.errors import ConfigError
+from wheretune.errors import ConfigError, WheretuneError
 from wheretune.recipes.base import FULL, Method
 from wheretune.recipes.presets import presets
 from wheretune.records.base import Spec
@@ -34,6 +37,8 @@ def read_all(text: str) -> tuple[Method, ...]:
 def read(name: str) -> Method:
     """The method that `name` puts together, its parts in any order and with options after colons, as in `top:k=1+lora`.
 
+    An option of several values has `+` between them, as in `explicit:layers=0+3` or `budget:schedules=static+lift`.
+
     A scorer without a selector brings the one that its source uses, and a selector without a scorer reads the
     comparison's own. Without a tuner whole layers are tuned. A tuner by itself tunes all layers, and `full` by itself
     the embeddings as well. A schedule or a head may be named too.
@@ -54,7 +59,8 @@ def read(name: str) -> Method:
     if selector is not None and not catalog.build("tuner", tuner).needs_layers:
         raise ConfigError(f"the method {name} chooses layers and tunes none", f"take {tuner.name} by itself", "methods")
     made = Method(name, tuner, selector, scorer, parts.get("head"), parts.get("schedule", Spec("static")))
-    check(made)
+    with named(made):
+        check(made)
     return made
 
 
@@ -75,11 +81,21 @@ def check(method: Method) -> None:
         catalog.build("head", method.head)
 
 
+@contextmanager
+def named(method: Method) -> Iterator[None]:
+    """A refusal inside names the method."""
+    try:
+        yield
+    except WheretuneError as error:
+        field = "methods" if error.field in (None, *AXES) else error.field
+        raise type(error)(f"the method {method.name}: {error.problem}", error.remedy, field) from error
+
+
 def _parts(name: str) -> dict[str, Spec]:
     """By axis what a method names."""
     known = presets()
     found: dict[str, Spec] = {}
-    for part in name.split("+"):
+    for part in _pieces(name):
         if part in known:
             given = {"scorer": known[part].scorer, "selector": known[part].selector}
         else:
@@ -92,6 +108,28 @@ def _parts(name: str) -> dict[str, Spec]:
                 )
             found[axis] = spec
     return found
+
+
+def _pieces(name: str) -> list[str]:
+    """The parts of a method; a `+` inside an option of several values (`explicit:layers=0+3`) separates none."""
+    found: list[str] = []
+    for piece in name.split("+"):
+        if found and _goes_on(found[-1], piece):
+            found[-1] += f"+{piece}"
+        else:
+            found.append(piece)
+    return found
+
+
+def _goes_on(part: str, piece: str) -> bool:
+    """Whether a piece is one more value of the option that a part ends with, and no part of its own."""
+    option, equals, _ = part.rpartition(":")[2].partition("=")
+    if not equals:
+        return False
+    if option == "schedules":  # the budget's: these names are parts elsewhere
+        return piece in catalog.names("schedule")
+    named = piece.split(":")[0] in (*presets(), *(name for axis in AXES for name in catalog.names(axis)))
+    return not named and isinstance(catalog.written(_axis(part), part).params.get(option), tuple)
 
 
 def _axis(part: str) -> str:

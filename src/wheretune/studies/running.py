@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from wheretune.recipes.base import Method
     from wheretune.records.data import DataInfo
     from wheretune.records.model import ModelInfo
+    from wheretune.records.plan import Plan
     from wheretune.records.runs import RunResult
     from wheretune.records.scores import LayerScores
     from wheretune.support.executors.base import Executor
@@ -105,7 +106,8 @@ class _Study:
         for name in self.what.metrics:
             catalog.find("metric", name)
         for method in self.what.methods:
-            methods.check(method)
+            with methods.named(method):
+                methods.check(method)
         if (said := layers_said(self.what.model.name)) is not None:  # what the config refuses needs no torch
             self.check_layers(said, self.what.methods)
 
@@ -114,8 +116,9 @@ class _Study:
         k = resolve_k(self.what.k, self.what.ratio, model if isinstance(model, int) else len(model))
         for method in among:
             selector = _selector(method, k, self.what.seeds[0])
-            if selector is not None:
-                planning.check(selector, model)
+            with methods.named(method):
+                if selector is not None:
+                    planning.check(selector, model)
         return k
 
     def data(self) -> dict[str, DataInfo]:
@@ -136,14 +139,15 @@ class _Study:
         head = planning.head_of(self.what.head, train)
         kept = tuple(method for method in self.what.methods if self._trains(method, head, info, train))
         k = self.check_layers(info, kept)
-        for tuner in {method.tuner for method in kept}:
-            if catalog.find("tuner", tuner.name).needs_layers:
-                _check_tuner(catalog.build("tuner", tuner), info)
+        for method in kept:
+            with methods.named(method):
+                _check_tuner(catalog.build("tuner", method.tuner), info)
         return replace(self, what=replace(self.what, k=k, ratio=None, head=Spec.of(head), methods=kept))
 
     def _trains(self, method: Method, head: Head, info: ModelInfo, train: DataInfo) -> bool:
         """Whether anything trains in a method; one in which nothing does (head-only, the head frozen) is left out."""
-        on_top = head if method.head is None else planning.head_of(method.head, train)
+        with methods.named(method):
+            on_top = head if method.head is None else planning.head_of(method.head, train)
         outputs = task_of(train).outputs(train.classes)
         if catalog.find("tuner", method.tuner.name).needs_layers or on_top.count(info, outputs):
             return True
@@ -153,9 +157,12 @@ class _Study:
     def finished(self, data: dict[str, DataInfo], executor: Executor) -> Compared:
         """The rows, once every run has ended."""
         older = {"settings": to_json(TrainSettings())}
+        self.check_schedules()
         with claimed(self.folder / COMPARISON, self.claimed(data), defaults=older, made=(SCORES,)):
-            self.check_time()
             work = Work(self.what, self.scores(), self.folder, self.cache, self.session, self.watch)
+            for method in self.what.methods:
+                with methods.named(method):
+                    work.plan(method, self.what.seeds[0])
         results: dict[Job, RunResult | Failure] = {}
         while jobs := next_jobs(self.what, results):
             for job, result in executor.run(work, jobs):
@@ -181,22 +188,34 @@ class _Study:
         kept = {key: value for key, value in content.items() if key not in (*GROWING, *IDLE)}
         return kept | {"model_hash": opened.info.hash, "data": {name: info.hash for name, info in data.items()}}
 
-    def check_time(self) -> None:
-        """Refuses a training that a method's schedule cannot serve, before layers are scored."""
+    def check_schedules(self) -> None:
+        """Refuses a method whose schedule cannot serve it, before layers are scored and the first method trains."""
         from wheretune import ordering
         from wheretune.model.inputs import max_tokens
 
-        moving = [method for method in self.what.methods if catalog.build("schedule", method.schedule).moves]
-        if not moving or self.what.k is None:
-            return
-        opened = self.session.model(self.what.model, language=_speaks(self.what))
-        texts = self.session.data(self.what.train)
-        length = max_tokens(opened.stack.base, opened.tokenizer, self.what.train.max_length)
-        rows = task_of(texts.info).encode(texts, opened.tokenizer, length)
-        for method in moving:
-            selector = methods.selector_of(method, k=self.what.k, seed=self.what.seeds[0])
+        what, texts = self.what, self.session.data(self.what.train)
+        rows: Sequence[dict[str, Any]] | None = None
+        for method in what.methods:
+            if what.k is None or not catalog.build("schedule", method.schedule).moves:
+                continue
+            selector = methods.selector_of(method, k=what.k, seed=what.seeds[0])
             assert selector is not None  # what moves layers tunes some
-            ordering.check_time(method.schedule, selector, len(opened.info), self.what.settings, rows)
+            spec = RunSpec(
+                what.model,
+                what.train,
+                selector=selector,
+                tuner=method.tuner,
+                schedule=method.schedule,
+                settings=what.settings,
+            )
+            with methods.named(method):
+                language = _speaks(what) or ordering.asks_language(spec)
+                opened = self.session.model(what.model, language=language)
+                ordering.check_fits(spec, opened, texts)
+                if rows is None:
+                    length = max_tokens(opened.stack.base, opened.tokenizer, what.train.max_length)
+                    rows = task_of(texts.info).encode(texts, opened.tokenizer, length)
+                ordering.check_time(spec, opened.info, rows, self.cache)
 
     @cached_property
     def scorers(self) -> dict[str, Spec]:
@@ -232,7 +251,7 @@ def _speaks(what: Comparison) -> bool:
 
 def _check_tuner(tuner: Tuner, info: ModelInfo) -> None:
     """Refuses a tuner that has nothing to attach to in any layer."""
-    for layer in range(len(info)):
+    for layer in range(len(info)) if tuner.needs_layers else ():
         try:
             tuner.count(info, (layer,))
             return
@@ -290,18 +309,8 @@ class Work:
     def _run(self, job: Job, where: Path) -> RunResult:
         from wheretune.pipeline import tune
 
-        what, session = self.what, self.session
-        assert what.k is not None  # as `settled` made sure
+        what = self.what
         method = next(method for method in what.methods if method.name == job.method)
-        info = session.model(what.model, language=_speaks(what)).info
-        plan = planning.plan(
-            self.scores.get(method.name, info),
-            _selector(method, what.k, job.seed),
-            tuner=catalog.build("tuner", method.tuner),
-            head=planning.head_of(method.head or what.head, session.data(what.train).info),
-            schedule=catalog.build("schedule", method.schedule),
-            data=session.data(what.train).info,
-        )
         spec = RunSpec(
             model=what.model,
             train=what.train,
@@ -309,9 +318,24 @@ class Work:
             test=what.test,
             metrics=what.metrics,
             settings=replace(what.settings, learning_rate=job.learning_rate, seed=job.seed),
-            plan=plan,
+            plan=self.plan(method, job.seed),
         )
-        return tune(spec, where, session=session, cache=self.cache, watch=self.watch, description=str(job))
+        return tune(spec, where, session=self.session, cache=self.cache, watch=self.watch, description=str(job))
+
+    def plan(self, method: Method, seed: int) -> Plan:
+        """The plan of a method in the runs of a seed."""
+        what = self.what
+        assert what.k is not None  # as `settled` made sure
+        info = self.session.model(what.model, language=_speaks(what)).info
+        data = self.session.data(what.train).info
+        return planning.plan(
+            self.scores.get(method.name, info),
+            _selector(method, what.k, seed),
+            tuner=catalog.build("tuner", method.tuner),
+            head=planning.head_of(method.head or what.head, data),
+            schedule=catalog.build("schedule", method.schedule),
+            data=data,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "session": Session()}  # a model is opened where it is used

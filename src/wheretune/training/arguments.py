@@ -17,6 +17,7 @@ from wheretune.errors import ConfigError
 from wheretune.support.words import first_line
 
 if TYPE_CHECKING:
+    import torch
     from transformers import TrainingArguments
 
     from wheretune.records.base import Spec
@@ -175,21 +176,23 @@ def typed(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def arguments(
-    settings: TrainSettings, watch: WatchSettings, folder: Path | None, on_cpu: bool = False
+    settings: TrainSettings, watch: WatchSettings, folder: Path | None, device: torch.device
 ) -> TrainingArguments:
-    """Trainer's arguments for one device; of several processes, the batch size is that of all together.
+    """Trainer's arguments, made inside `one_device`; of several processes, the batch size is that of all together.
 
     Args:
         settings: How the training goes.
         watch: How it is watched and kept.
         folder: The run's own; None saves nothing.
-        on_cpu: The model lies on the CPU and stays there.
+        device: Where the model lies and stays.
 
     Raises:
         ConfigError: Transformers refuses them.
     """
     import torch
     from transformers import TrainingArguments
+
+    from wheretune.training.one_device import pin
 
     logging = bool(watch.report_to or watch.logging_steps)
     given: dict[str, Any] = {
@@ -218,7 +221,7 @@ def arguments(
         "report_to": list(watch.report_to) or "none",
         "remove_unused_columns": False,
         "disable_tqdm": True,
-        "use_cpu": on_cpu,
+        "use_cpu": device.type == "cpu",
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     try:
@@ -226,5 +229,5 @@ def arguments(
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ConfigError(f"Trainer does not take these settings: {first_line(error)}", "change them") from error
     made.average_tokens_across_devices = False  # `training.sharing` counts them, and sums where DDP takes the mean
-    made._n_gpu = min(made.n_gpu, 1)  # replicas of DataParallel would run the hooks of the first
+    pin(made, device)
     return made

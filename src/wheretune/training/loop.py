@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerState
 
 from wheretune.errors import ConfigError
+from wheretune.model.inputs import model_device
 from wheretune.records.runs import WatchSettings
 from wheretune.support.processes import barrier, from_first, join
 from wheretune.training.arguments import arguments, check_arguments
@@ -17,6 +18,7 @@ from wheretune.training.best import BestWeights
 from wheretune.training.checkpoints import TRAINER, checkpoints, load_checkpoint
 from wheretune.training.clock import Clock, TrainLog
 from wheretune.training.followers import FollowerCallback
+from wheretune.training.one_device import one_device
 from wheretune.training.trainer import OurTrainer
 
 if TYPE_CHECKING:
@@ -72,28 +74,31 @@ def train(
     check_arguments(settings, watch)
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     clock, best = clock or Clock("training"), BestWeights(folder)
-    trainer = OurTrainer(
-        model,
-        arguments(settings, watch, folder, on_cpu=next(model.parameters()).device.type == "cpu"),
-        rows,
-        collate,
-        clock,
-        FollowerCallback(followers),
-        settings.tokens_per_batch,
-        callbacks,
-    )
-    trainer.judged_by(judge, best)
-    there = [] if folder is None else from_first(lambda: checkpoints(folder))
-    if judge is not None and there and not judge.patient(history := _history(there[-1])):
-        clock.seconds, state = load_checkpoint(there[-1]).rest["seconds"], TrainerState(global_step=_step(there[-1]))
-        state.log_history = history  # it had stopped early, and was killed before its result was written
-    else:
-        trainer.train(resume_from_checkpoint=str(there[-1]) if there else None)
-        state = trainer.state
-    found = None if judge is None else judge.best(state.log_history)
-    if found is not None:
-        barrier()  # the first process has written them
-        best.restore(model)
+    device = model_device(model)
+    with one_device(device):
+        trainer = OurTrainer(
+            model,
+            arguments(settings, watch, folder, device),
+            rows,
+            collate,
+            clock,
+            FollowerCallback(followers),
+            settings.tokens_per_batch,
+            callbacks,
+        )
+        trainer.judged_by(judge, best)
+        there = [] if folder is None else from_first(lambda: checkpoints(folder))
+        if judge is not None and there and not judge.patient(history := _history(there[-1])):
+            clock.seconds = load_checkpoint(there[-1]).rest["seconds"]
+            state = TrainerState(global_step=_step(there[-1]))
+            state.log_history = history  # it had stopped early, and was killed before its result was written
+        else:
+            trainer.train(resume_from_checkpoint=str(there[-1]) if there else None)
+            state = trainer.state
+        found = None if judge is None else judge.best(state.log_history)
+        if found is not None:
+            barrier()  # the first process has written them
+            best.restore(model)
     return TrainLog(clock.seconds, state.global_step, clock.first_step, found)
 
 
