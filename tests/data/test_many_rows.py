@@ -51,15 +51,17 @@ def content(data):
 
 
 def written(folder, kind, rows):
-    frame = pandas.DataFrame([{k: row.get(k) for k in ("text", "pair", "label", "number")} for row in rows])
     path = folder / f"rows{kind}"
+    if kind in (".csv", ".tsv", ".parquet"):
+        frame = pandas.DataFrame(rows).drop(columns="more")
+        if kind == ".parquet":
+            pq.write_table(pa.Table.from_pandas(frame), path, row_group_size=7)
+        else:
+            frame.to_csv(path, index=False, sep="," if kind == ".csv" else "\t")
+        return str(path)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     if kind == ".jsonl.gz":
         path.write_bytes(gzip.compress(lines.encode()))
-    elif kind == ".parquet":
-        pq.write_table(pa.Table.from_pandas(frame), path, row_group_size=7)
-    elif kind in (".csv", ".tsv"):
-        frame.to_csv(path, index=False, sep="," if kind == ".csv" else "\t")
     else:
         path.write_text(json.dumps(rows) if kind == ".json" else lines, encoding="utf-16" if kind == "" else "utf-8")
     return str(path)
@@ -232,9 +234,9 @@ def test_batches_by_length_are_those_of_a_slow_twin():
 
 def test_what_two_ways_are_tried_on(on_disk):
     rows = [{"input_ids": [i % 3] * (1 + i % 4)} for i in range(24)]
-    few = spread(rows)
+    assert [len(row["input_ids"]) for row in spread(rows)] == [1, 3, 4]
     on_disk()
-    assert [len(row["input_ids"]) for row in few] == [len(row["input_ids"]) for row in spread(rows)] == [1, 3, 4]
+    assert [len(row["input_ids"]) for row in spread(rows)] == [1, 2, 4]  # of five of them
 
 
 @pytest.mark.parametrize("part", [(0.0, 0.3), (0.3, 1.0)])
