@@ -1,6 +1,6 @@
 """Peak memory of scoring and tuning against the number of rows, each in a process of its own.
 
-    python benchmarks/memory_by_rows.py 10000 100000
+    python benchmarks/memory_by_rows.py 10000 100000 1000000
 
 Rows are made up, as long as those of SST-2 (9 words in the mean); the model is a tiny BERT made on the spot, so that
 what grows is the data. `encoded` only reads and tokenises.

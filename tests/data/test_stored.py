@@ -1,6 +1,5 @@
 """Rows on disk are the rows that were written, and what is made of them is the same as of a list."""
 
-import io
 import json
 
 import numpy as np
@@ -11,7 +10,7 @@ from helpers.models import tiny_tokenizer
 from helpers.texts import classes_of, sentences
 from helpers.training import fresh
 from wheretune.data.batches import length_batches, spread
-from wheretune.data.files import lines_of, read_file
+from wheretune.data.files import read_file
 from wheretune.data.stored import StoredRows, kept_rows
 from wheretune.data.tokens import encode
 from wheretune.errors import OutputError
@@ -98,11 +97,6 @@ def test_training_and_judging_are_those_of_a_list():
         outcomes.append((isinstance(rows, list), predict(model, rows, collate, 4)))
     assert [one for one, _ in outcomes] == [True, False]
     assert np.array_equal(outcomes[0][1], outcomes[1][1])
-
-
-@pytest.mark.parametrize("text", ["", "\n", "a", "a\n", "a\r\nb", "\n\na\u2028b\x0bc\n", "a\rb\n\n"])
-def test_lines_are_those_of_the_library(text):
-    assert list(lines_of(text)) == list(io.StringIO(text))
 
 
 def test_rows_share_the_names_of_their_columns(tmp_path):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from wheretune.data.columns import MANY, Column, many
 from wheretune.data.examples import NOT_LEARNED
 from wheretune.data.eyes import seen_beside
+from wheretune.data.stored import lengths
 from wheretune.data.texts import take
 from wheretune.errors import DataError
 
 if TYPE_CHECKING:
+    from wheretune.data.columns import Places
     from wheretune.data.texts import TextData
     from wheretune.records.data import Batch, Collate
 
@@ -130,10 +133,18 @@ def language_collator(tokenizer: Any) -> Collate:
 
 
 def spread(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A short text, a middling one and the longest, all different if there are as many: what two ways are tried on."""
-    different = {hash(tuple(row["input_ids"])): place for place, row in enumerate(rows)}.values()
-    ordered = sorted(different, key=lambda place: len(rows[place]["input_ids"]))
-    return [dict(rows[ordered[place]]) for place in (0, len(ordered) // 2, -1)]
+    """A short text, a middling one and the longest, all different if there are as many: what two ways are tried on.
+
+    Of many rows so many are looked at as lie in memory elsewhere, evenly over all lengths.
+    """
+    ordered = np.argsort(lengths(rows), kind="stable")
+    if many(len(ordered)):
+        ordered = ordered[np.linspace(0, len(ordered) - 1, MANY).astype(int)]
+    different: dict[int, int] = {}
+    for place in ordered.tolist():
+        different[hash(tuple(rows[place]["input_ids"]))] = place
+    every = list(different.values())
+    return [dict(rows[every[place]]) for place in (0, len(every) // 2, -1)]
 
 
 def length_batches(rows: Sequence[Mapping[str, Any]], batch_size: int) -> list[list[dict[str, Any]]]:
@@ -141,24 +152,25 @@ def length_batches(rows: Sequence[Mapping[str, Any]], batch_size: int) -> list[l
     return [[dict(rows[place]) for place in batch] for batch in length_places(rows, batch_size)]
 
 
-def length_places(rows: Sequence[Mapping[str, Any]], batch_size: int) -> list[list[int]]:
+def length_places(rows: Sequence[Mapping[str, Any]], batch_size: int) -> Sequence[list[int]]:
     """The places of the rows of each of `length_batches`."""
-    lengths = [len(row["input_ids"]) for row in rows]
-    ordered = sorted(range(len(rows)), key=lambda place: -lengths[place])
-    edges = [*range(0, len(ordered), batch_size), len(ordered)]
-    return [ordered[start:stop] for start, stop in pairwise(edges)]
+    ordered = np.argsort(-lengths(rows), kind="stable")
+    starts = range(0, len(ordered), batch_size)
+    return Column(starts, lambda start: ordered[start : start + batch_size].tolist())
 
 
-def token_batches(rows: Sequence[Mapping[str, Any]], tokens: int) -> list[list[dict[str, Any]]]:
+def token_batches(rows: Sequence[Mapping[str, Any]], tokens: int) -> Sequence[list[dict[str, Any]]]:
     """All rows in batches of like length, the longest first, of at most `tokens` tokens with the padding."""
-    return [[dict(rows[place]) for place in batch] for batch in filled([len(row["input_ids"]) for row in rows], tokens)]
+    return Column(filled(lengths(rows), tokens), lambda places: [dict(rows[place]) for place in places])
 
 
-def filled(lengths: Sequence[int], tokens: int, order: Sequence[int] | None = None) -> list[list[int]]:
+def filled(lengths: Places, tokens: int, order: Places | None = None) -> Sequence[list[int]]:
     """Places in batches whose size times longest length is at most `tokens` (a longer text stands alone)."""
-    batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)) if order is None else order, key=lambda place: -lengths[place]):
-        if not batches or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > tokens:
-            batches.append([])
-        batches[-1].append(place)
-    return batches
+    lengths = np.asarray(lengths)
+    given = np.arange(len(lengths)) if order is None else np.asarray(order)
+    ordered = given[np.argsort(-lengths[given], kind="stable")]
+    edges = [0]
+    while edges[-1] < len(ordered):
+        longest = max(int(lengths[ordered[edges[-1]]]), 1)
+        edges.append(min(edges[-1] + max(tokens // longest, 1), len(ordered)))
+    return Column(range(len(edges) - 1), lambda batch: ordered[edges[batch] : edges[batch + 1]].tolist())

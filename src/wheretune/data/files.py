@@ -1,4 +1,4 @@
-"""The bytes of a file -> rows, by its ending or, where it has none, by what stands in it."""
+"""What stands in a file -> rows, by its ending or, where it has none, by what stands in it."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
 from importlib import import_module
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from wheretune.errors import DataError
+from wheretune.data.spooled import BLOCK, Row, spooled
+from wheretune.errors import DataError, WheretuneError
 from wheretune.support.words import first_line
 
-Row = Mapping[str, Any]
 STANDARD_INPUT = "-"
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # ending -> the module that opens it
 BEGINNINGS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz"}
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # byte order marks
 
 
-def read_file(name: str) -> list[Row]:
+def read_file(name: str) -> Sequence[Row]:
     """The rows of a file, or of standard input, which is `-`.
 
     Raises:
         DataError: Its kind is not known, or it is not what its ending says.
+        OutputError: They are many, and there is no room on the disk to keep them.
     """
-    content = _standard_input() if name == STANDARD_INPUT else Path(name).read_bytes()
     ending = _ending(name) or _ending(str(Path(name).resolve()))
     said = f"{name} cannot be read as {ending}" if ending else f"{name} cannot be read"
     try:
-        packed = Path(ending or "").suffix if Path(ending or "").suffix in PACKED else _packed(content)
-        if packed:
-            content = import_module(PACKED[packed]).decompress(content)
-        found = (ending or "").removesuffix(packed) or _guessed(content, name)
-        return _READERS[found](content, name)
-    except DataError:
+        content = Content.of(name, ending)
+        found = (ending or "").removesuffix(content.packed) or _guessed(content)
+        return spooled(_READERS[found](content))
+    except WheretuneError:
         raise
     except Exception as error:
         raise DataError(f"{said} ({first_line(error)})", "check the file and its ending") from error
@@ -57,54 +57,100 @@ def _ending(name: str) -> str | None:
     return next((ending for ending in every if low.endswith(ending)), None)
 
 
-def _packed(content: bytes) -> str:
-    return next((ending for mark, ending in BEGINNINGS.items() if content.startswith(mark)), "")
-
-
-def _guessed(content: bytes, name: str) -> str:
-    """The kind of a file whose name does not say it."""
-    if Path(name).suffix.lower() not in ("", *PACKED):
-        raise DataError(f"{name} has an ending that is not known", f"give one of {', '.join(FORMATS)}")
-    if content.startswith(b"PAR1"):
-        return ".parquet"
-    first = decoded(content, name).lstrip().partition("\n")[0]
-    if first[:1] in ("{", "["):
-        return ".json" if first[:1] == "[" else ".jsonl"
-    if "\t" in first or "," in first:
-        return ".tsv" if "\t" in first else ".csv"
-    raise DataError(f"{name} has no ending, and does not look like a table", f"give one of {', '.join(FORMATS)}")
-
-
 @cache
 def _standard_input() -> bytes:
     """All of standard input, which can be read once only."""
     return sys.stdin.buffer.read()
 
 
-def decoded(content: bytes, name: str) -> str:
-    """The text of a file: UTF-8, or what its byte order mark says.
+@dataclass(frozen=True)
+class Content:
+    """What stands in a file, read from its beginning as often as it is asked for.
 
-    Raises:
-        DataError: It is not that.
+    Attributes:
+        name: The file's.
+        packed: The ending of how it is packed; empty where it is not.
     """
-    encoding = next((encoding for mark, encoding in MARKS.items() if content.startswith(mark)), "utf-8")
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{name} is not {encoding.upper()} (byte {content[error.start]:#04x} in line {line})",
-            "save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)",
-        ) from error
+
+    name: str
+    packed: str = ""
+
+    @classmethod
+    def of(cls, name: str, ending: str | None) -> Content:
+        """What stands in a file with such an ending, unpacked."""
+        suffix = Path(ending or "").suffix
+        if suffix in PACKED:
+            return cls(name, suffix)
+        with cls(name).opened() as file:
+            beginning = file.read(4)
+        return cls(name, next((ending for mark, ending in BEGINNINGS.items() if beginning.startswith(mark)), ""))
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """Its bytes."""
+        with ExitStack() as after:
+            file: Any = io.BytesIO(_standard_input()) if self.name == STANDARD_INPUT else None
+            file = file or after.enter_context(Path(self.name).open("rb"))
+            if self.packed:
+                file = after.enter_context(import_module(PACKED[self.packed]).open(file))
+            yield file
+
+    def lines(self, newline: str = "\n") -> Iterator[str]:
+        """Its lines with their ends: UTF-8, or what its byte order mark says.
+
+        Args:
+            newline: As `open` has it.
+
+        Raises:
+            DataError: It is not that.
+        """
+        with self.opened() as file:
+            beginning = file.read(4)
+            encoding = next((one for mark, one in MARKS.items() if beginning.startswith(mark)), "utf-8")
+            file.seek(0)
+            with io.TextIOWrapper(file, encoding=encoding, newline=newline) as text:
+                try:
+                    yield from text
+                except UnicodeDecodeError:
+                    raise self._fault(encoding) from None
+
+    def text(self) -> str:
+        """All of its text.
+
+        Raises:
+            DataError: As for `lines`.
+        """
+        return "".join(self.lines())
+
+    def _fault(self, encoding: str) -> DataError:
+        """Says which byte of which line is not in an encoding."""
+        with self.opened() as file:
+            content = file.read()
+        try:
+            content.decode(encoding)
+            where = ""
+        except UnicodeDecodeError as error:
+            line = content[: error.start].count(b"\n") + 1
+            where = f" (byte {content[error.start]:#04x} in line {line})"
+        return DataError(
+            f"{self.name} is not {encoding.upper()}{where}", "save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)"
+        )
 
 
-def lines_of(text: str) -> Iterator[str]:
-    """The lines of a text with their ends, as `io.StringIO` gives them, without its copy of four bytes a character."""
-    start = 0
-    while start < len(text):
-        stop = text.find("\n", start) + 1 or len(text)
-        yield text[start:stop]
-        start = stop
+def _guessed(content: Content) -> str:
+    """The kind of a file whose name does not say it."""
+    name = content.name
+    if Path(name).suffix.lower() not in ("", *PACKED):
+        raise DataError(f"{name} has an ending that is not known", f"give one of {', '.join(FORMATS)}")
+    with content.opened() as file:
+        if file.read(4) == b"PAR1":
+            return ".parquet"
+    first = next((line for line in content.lines() if line.strip()), "").lstrip()
+    if first[:1] in ("{", "["):
+        return ".json" if first[:1] == "[" else ".jsonl"
+    if "\t" in first or "," in first:
+        return ".tsv" if "\t" in first else ".csv"
+    raise DataError(f"{name} has no ending, and does not look like a table", f"give one of {', '.join(FORMATS)}")
 
 
 def named_once(names: Sequence[str]) -> list[str]:
@@ -120,9 +166,9 @@ def named_once(names: Sequence[str]) -> list[str]:
 # --- JSON ----------------------------------------------------------------------------------------
 
 
-def _json_lines(content: bytes, name: str) -> list[Row]:
-    rows: list[Row] = []
-    for number, line in enumerate(lines_of(decoded(content, name)), start=1):
+def _json_lines(content: Content) -> Iterator[Row]:
+    name = content.name
+    for number, line in enumerate(content.lines(), start=1):
         if not line.strip():
             continue
         try:
@@ -131,8 +177,7 @@ def _json_lines(content: bytes, name: str) -> list[Row]:
             raise DataError(f"{name} line {number} is not JSON ({error})", "mend the line") from error
         if not isinstance(row, dict):
             raise DataError(f"{name} line {number} is no JSON object", 'write {"text": ..., "label": ...}')
-        rows.append(row)
-    return rows
+        yield row
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -148,12 +193,12 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _json(content: bytes, name: str) -> list[Row]:
+def _json(content: Content) -> Iterable[Row]:
     """A list of objects; an object that holds one such list, or one list per column; or JSON lines."""
     try:
-        whole = json.loads(decoded(content, name), object_pairs_hook=_pairs)
+        whole = json.loads(content.text(), object_pairs_hook=_pairs)
     except json.JSONDecodeError:
-        return _json_lines(content, name)
+        return _json_lines(content)
     if isinstance(whole, dict):
         lists = [value for value in whole.values() if isinstance(value, list)]
         tables = [value for value in lists if value and isinstance(value[0], dict)]
@@ -164,65 +209,78 @@ def _json(content: bytes, name: str) -> list[Row]:
         else:
             whole = [whole]
     if not isinstance(whole, list) or not all(isinstance(row, dict) for row in whole):
-        raise DataError(f"{name} holds no list of JSON objects", 'write [{"text": ..., "label": ...}, ...]')
-    return whole
+        raise DataError(f"{content.name} holds no list of JSON objects", 'write [{"text": ..., "label": ...}, ...]')
+    return iter(whole)
 
 
 # --- separated by commas or tabs -----------------------------------------------------------------
 
 
-def _separated(usual: str) -> Callable[[bytes, str], list[Row]]:
-    def read(content: bytes, name: str) -> list[Row]:
+def _separated(usual: str) -> Callable[[Content], Iterator[Row]]:
+    def read(content: Content) -> Iterator[Row]:
         csv.field_size_limit(2**31 - 1)
-        text = decoded(content, name)
-        first = text.partition("\n")[0]
+        first = next(content.lines(), "")
         separator = usual if usual in first else next((mark for mark in ";\t,|" if mark in first), usual)
+        quoted = True
         try:
-            header, rows = _cells(text, separator, quoted=True)
+            place = _swallowing(partial(_cells, content, separator), separator)
         except csv.Error:
             if separator != "\t":
                 raise
-            header, rows = _cells(text, separator, quoted=False)  # as GLUE's files, where a quote is a character
-        place = _swallowing(header, rows, separator)
+            place, quoted = None, False  # as GLUE's files, where a quote is a character
         if place is not None and separator == "\t":
-            header, rows = _cells(text, separator, quoted=False)
+            quoted = False
         elif place is not None:
             raise DataError(
-                f"{name} row {place + 1} has a quotation mark that is closed rows later, so that whole rows are read "
-                "as one text",
+                f"{content.name} row {place + 1} has a quotation mark that is closed rows later, so that whole rows "
+                "are read as one text",
                 'write a quotation mark in a text as "" and the text between quotation marks, or use .jsonl',
             )
-        return _as_rows(header, rows, name)
+        return _as_rows(_cells(content, separator, quoted=quoted), content.name)
 
     return read
 
 
-def _cells(text: str, separator: str, *, quoted: bool) -> tuple[list[str], list[list[str]]]:
+def _cells(content: Content, separator: str, *, quoted: bool = True) -> Iterator[list[str]]:
+    """The cells of each line that has any; the header's are the first."""
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True))
-    rows = [row for row in rows if row]
-    return (rows[0], rows[1:]) if rows else ([], [])
+    return filter(None, csv.reader(content.lines(newline=""), delimiter=separator, quoting=quoting, strict=True))
 
 
-def _swallowing(header: Sequence[str], rows: Sequence[Sequence[str]], separator: str) -> int | None:
+def _swallowing(cells: Callable[[], Iterator[list[str]]], separator: str) -> int | None:
     """The first row with a text over several lines that are rows of their own, because a stray quote opened it.
 
     Decided: they are if each line has as many cells as the header. That may happen in prose that has commas, so where
         commas separate the cells, one column must have no new value in any of these lines as well: none that no other
         row has, or that stands in one of the lines only, if these are four or more.
+
+    Args:
+        cells: Gives the cells of the header and of each row.
+        separator: What stands between two cells.
     """
-    width = len(header)
+    rows = cells()
+    width = len(next(rows, []))
     known: list[set[str]] = []
     for number, row in enumerate(rows):
         if not any(_lines_fit(cell, place, width, separator) for place, cell in enumerate(row)):
             continue
         if separator == "\t":
             return number
-        known = known or [{one[i] for one in rows if len(one) > i} for i in range(width)]
+        known = known or _values(cells(), width)
         apart = [line.split(separator) for line in separator.join(row).replace("\r", "").split("\n")]
         if any(map(_nothing_new, zip_longest(*apart), known)):
             return number
     return None
+
+
+def _values(cells: Iterator[list[str]], width: int) -> list[set[str]]:
+    """By column, what stands in its rows."""
+    next(cells)
+    known: list[set[str]] = [set() for _ in range(width)]
+    for row in cells:
+        for cell, column in zip(row, known, strict=False):
+            column.add(cell)
+    return known
 
 
 def _nothing_new(column: Sequence[str | None], known: set[str]) -> bool:
@@ -238,57 +296,57 @@ def _lines_fit(cell: str, place: int, width: int, separator: str) -> bool:
     return found == [width - place - 1, *[width - 1] * (len(found) - 2), place]
 
 
-def _as_rows(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> list[Row]:
-    names = named_once([one.strip() for one in header])
+def _as_rows(cells: Iterator[list[str]], name: str) -> Iterator[Row]:
+    names = named_once([one.strip() for one in next(cells, [])])
     width = len(names)
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(cells, start=1):
         if any(row[width:]):
             raise DataError(f"{name} row {number} has more cells than the header", "quote its text")
-    return [dict(zip(names, [*row[:width], *[""] * (width - len(row))], strict=True)) for row in rows]
+        yield dict(zip(names, [*row[:width], *[""] * (width - len(row))], strict=True))
 
 
 # --- others --------------------------------------------------------------------------------------
 
 
-def _lines(content: bytes, name: str) -> list[Row]:
+def _lines(content: Content) -> Iterator[Row]:
     """One text per line."""
-    return [{"text": line.rstrip("\r\n")} for line in lines_of(decoded(content, name))]
+    for line in content.lines():
+        yield {"text": line.rstrip("\r\n")}
 
 
-def _parquet(content: bytes, name: str) -> list[Row]:
+def _parquet(content: Content) -> Iterator[Row]:
     import pyarrow.parquet
 
-    return arrow_rows(pyarrow.parquet.read_table(io.BytesIO(content)))
+    with content.opened() as file, pyarrow.parquet.ParquetFile(file) as table:
+        yield from arrow_rows(table.iter_batches(BLOCK), table.schema_arrow)
 
 
-def arrow_rows(table: Any) -> list[Row]:
-    """The rows of a table of Arrow's; classes by their names, where Hugging Face's `datasets` wrote them down."""
-    about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+def arrow_rows(batches: Iterable[Any], schema: Any) -> Iterator[Row]:
+    """The rows of batches of Arrow's; classes by their names, where Hugging Face's `datasets` wrote them down."""
+    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
-    names = {one: kind["names"] for one, kind in features.items() if isinstance(kind, dict) and kind.get("names")}
-    rows: list[Row] = table.rename_columns(named_once(table.column_names)).to_pylist()
-    return with_classes(rows, names)
+    classes = {one: kind["names"] for one, kind in features.items() if isinstance(kind, dict) and kind.get("names")}
+    names = named_once(schema.names)
+    return with_classes(chain.from_iterable(batch.rename_columns(names).to_pylist() for batch in batches), classes)
 
 
-def with_classes(rows: list[Row], names: Mapping[str, Sequence[str]]) -> list[Row]:
+def with_classes(rows: Iterable[Row], names: Mapping[str, Sequence[str]]) -> Iterator[Row]:
     """Rows with the names of classes in place of their numbers; below 0, which says "not known", is a gap.
 
     Args:
         rows: The rows.
         names: By column, the names of its classes.
     """
-    if not names:
-        return rows
 
     def named(column: str, cell: Any) -> Any:
         if column not in names or not isinstance(cell, int):
             return cell
         return names[column][cell] if 0 <= cell < len(names[column]) else None
 
-    return [{column: named(column, cell) for column, cell in row.items()} for row in rows]
+    return ({column: named(column, cell) for column, cell in row.items()} for row in rows) if names else iter(rows)
 
 
-_READERS: dict[str, Callable[[bytes, str], list[Row]]] = {
+_READERS: dict[str, Callable[[Content], Iterable[Row]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json,

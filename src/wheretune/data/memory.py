@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from wheretune.data.files import Row, arrow_rows, named_once, with_classes
+from wheretune.data.files import arrow_rows, named_once, with_classes
+from wheretune.data.spooled import BLOCK, Row, spooled
 from wheretune.errors import DataError
 from wheretune.support.log import log
 
 KINDS = "a list of dicts or of strings, a dict of columns, a Dataset, a DatasetDict, or a frame of pandas or polars"
 
 
-def rows_in(data: Any) -> list[Row]:
+def rows_in(data: Any) -> Sequence[Row]:
     """The rows of `data`.
 
     Args:
@@ -26,39 +28,44 @@ def rows_in(data: Any) -> list[Row]:
     for library, classes, read in KNOWN:
         module = sys.modules.get(library)  # what nobody has opened has made no object
         if module is not None and isinstance(data, tuple(getattr(module, name) for name in classes)):
-            return read(data)
+            return spooled(read(data))
     if isinstance(data, Mapping):
-        return _of_columns(data)
+        return spooled(_of_columns(data))
     if isinstance(data, str | bytes) or not isinstance(data, Iterable):
         raise DataError(f"a {type(data).__name__} holds no rows", f"give {KINDS}")
     return _of_list(list(data))
 
 
-def _of_splits(data: Any) -> list[Row]:
+def _of_splits(data: Any) -> Sequence[Row]:
     return rows_in(data[_one_split(list(data))])
 
 
-def _of_dataset(data: Any) -> list[Row]:
+def _of_dataset(data: Any) -> Iterable[Row]:
     names = {column: one.names for column, one in (data.features or {}).items() if hasattr(one, "names")}
-    return with_classes(list(data), names)
+    return with_classes(data, names)
 
 
-def _of_pandas(frame: Any) -> list[Row]:
-    rows: list[Row] = frame.set_axis(named_once([str(name) for name in frame.columns]), axis=1).to_dict("records")
+def _of_pandas(frame: Any) -> Iterable[Row]:
+    frame = frame.set_axis(named_once([str(name) for name in frame.columns]), axis=1)
+    parts = (frame.iloc[start : start + BLOCK] for start in range(0, len(frame), BLOCK))
+    return chain.from_iterable(part.to_dict("records") for part in parts)
+
+
+def _of_polars(frame: Any) -> Iterable[Row]:
+    rows: Iterable[Row] = frame.lazy().collect().to_dicts()
     return rows
 
 
-def _of_polars(frame: Any) -> list[Row]:
-    rows: list[Row] = frame.lazy().collect().to_dicts()
-    return rows
+def _of_arrow(table: Any) -> Iterable[Row]:
+    return arrow_rows(table.to_batches(max_chunksize=BLOCK), table.schema)
 
 
-KNOWN: tuple[tuple[str, tuple[str, ...], Callable[[Any], list[Row]]], ...] = (
+KNOWN: tuple[tuple[str, tuple[str, ...], Callable[[Any], Iterable[Row]]], ...] = (
     ("datasets", ("DatasetDict", "IterableDatasetDict"), _of_splits),
     ("datasets", ("Dataset", "IterableDataset"), _of_dataset),
     ("pandas", ("DataFrame",), _of_pandas),
     ("polars", ("DataFrame", "LazyFrame"), _of_polars),
-    ("pyarrow", ("Table",), arrow_rows),
+    ("pyarrow", ("Table",), _of_arrow),
 )
 
 
@@ -71,13 +78,14 @@ def _one_split(splits: list[str]) -> str:
     return chosen
 
 
-def _of_columns(columns: Mapping[Any, Any]) -> list[Row]:
+def _of_columns(columns: Mapping[Any, Any]) -> Iterable[Row]:
     lengths = {
         len(cells) if hasattr(cells, "__len__") and not isinstance(cells, str) else -1 for cells in columns.values()
     }
     if len(lengths) != 1 or -1 in lengths:
         raise DataError("the columns are not lists of one length", f"give {KINDS}")
-    return [dict(zip(map(str, columns), cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    names = list(map(str, columns))
+    return (dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True))
 
 
 def _of_list(rows: list[Any]) -> list[Row]:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wheretune.data.cells import Fault, plain
-from wheretune.data.files import Row
+from wheretune.data.columns import Column, pick
 from wheretune.data.memory import rows_in
 from wheretune.data.sources import read_source
+from wheretune.data.spooled import Row, spooled
 from wheretune.errors import DataError
 from wheretune.support.log import log
 
 if TYPE_CHECKING:
+    from wheretune.data.columns import Places
     from wheretune.records.data import DataSpec
 
 SHOWN = 5  # bad rows that a message names
@@ -36,17 +39,21 @@ class Table:
 
     source: str
     rows: Sequence[Row]
-    numbers: tuple[int, ...]
+    numbers: Sequence[int]
     starts: tuple[tuple[int, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(name for row in self.rows for name in row)
+
     def has(self, column: str) -> bool:
         """Whether any row has `column`."""
-        return any(column in row for row in self.rows)
+        return column in self.rows[0] or column in self._names
 
-    def column(self, name: str, field: str) -> list[object]:
+    def column(self, name: str, field: str) -> Sequence[object]:
         """The cells of a column as `cells.plain` makes them; None where a row lacks it.
 
         Args:
@@ -59,19 +66,18 @@ class Table:
         if not self.has(name):
             there = ", ".join(self.rows[0])
             raise DataError(f"{self.source} has no column {name!r} (its columns: {there})", "name one of them", field)
-        return [plain(row.get(name)) for row in self.rows]
+        return Column(self.rows, lambda row: plain(row.get(name)))
 
-    def folders(self) -> list[Path]:
+    def folders(self) -> Sequence[Path]:
         """By row, the folder of the file that it stands in; the working folder where it stands in none."""
         found = [(first, Path(name)) for first, name in self.starts]
         every = [(first, path if path.is_dir() else path.parent if path.is_file() else Path()) for first, path in found]
         firsts = [first for first, _ in every]
-        return [every[bisect_right(firsts, number) - 1][1] if every else Path() for number in self.numbers]
+        return Column(self.numbers, lambda number: every[bisect_right(firsts, number) - 1][1] if every else Path())
 
-    def take(self, places: Sequence[int]) -> Table:
+    def take(self, places: Places) -> Table:
         """Some of the rows."""
-        rows, numbers = [self.rows[i] for i in places], tuple(self.numbers[i] for i in places)
-        return replace(self, rows=rows, numbers=numbers)
+        return replace(self, rows=pick(self.rows, places), numbers=pick(self.numbers, places))
 
     def where(self, places: Sequence[int]) -> str:
         """Places in this table as the rows of the source that a person counts."""
@@ -112,14 +118,14 @@ def read_table(spec: DataSpec, rows: Any = None) -> Table:
         DataError: As for `read_source` and `rows_in`, or there are no rows.
     """
     parts = read_source(spec.source) if rows is None else [(spec.source, rows_in(rows))]
-    every = [row for _, part in parts for row in part]
+    every = parts[0][1] if len(parts) == 1 else spooled(row for _, part in parts for row in part)
     if not every:
         raise DataError(f"{spec.source} has no rows", "give some data")
     starts, first = [], 0
     for name, part in parts:
         starts.append((first, name))
         first += len(part)
-    return Table(spec.source, every, tuple(range(len(every))), tuple(starts))
+    return Table(spec.source, every, range(len(every)), tuple(starts))
 
 
 def usable(table: Table, faults: Mapping[int, Fault], bad_rows: str) -> Table:
@@ -142,10 +148,10 @@ def usable(table: Table, faults: Mapping[int, Fault], bad_rows: str) -> Table:
     if bad_rows == "refuse":
         raise DataError(said, "mend these rows, or leave them out with bad_rows=skip", "bad_rows")
     log.warning("%s; %s left out", said, "it is" if len(faults) == 1 else "they are")
-    return table.take([place for place in range(len(table)) if place not in faults])
+    return table.take(np.delete(np.arange(len(table)), list(faults)))
 
 
-def drawn(spec: DataSpec, rows: int, strata: Sequence[object] | None) -> list[int]:
+def drawn(spec: DataSpec, rows: int, strata: Sequence[object] | None) -> Places:
     """The places of the rows that `spec` asks for among those that can be used: a pure function of its seed.
 
     `max_samples` draws first; `part` then takes a part of what was drawn, which has of every class as large a share as
@@ -159,17 +165,21 @@ def drawn(spec: DataSpec, rows: int, strata: Sequence[object] | None) -> list[in
     Raises:
         DataError: The part holds no row.
     """
+    some = spec.max_samples is not None and spec.max_samples < rows
+    if not some and spec.part is None:
+        return range(rows)
     places = np.arange(rows)
-    if spec.max_samples is not None and spec.max_samples < rows:
+    if some:
         places = np.sort(np.random.default_rng(spec.seed).choice(rows, spec.max_samples, replace=False))
     if spec.part is None:
-        return [int(place) for place in places]
-    kept = _stratified(len(places), None if strata is None else [strata[place] for place in places.tolist()], spec.seed)
+        return places
+    kept = _stratified(len(places), None if strata is None else pick(strata, places), spec.seed)
     start, stop = (round(edge * len(places)) for edge in spec.part)
     if start >= stop:
         low, high = spec.part
         raise DataError(f"{high - low:.0%} of the {len(places)} rows of {spec.source} is no row", "take more", "part")
-    return [int(place) for place in np.sort(places[kept[start:stop]])]
+    taken: np.ndarray = np.sort(places[kept[start:stop]])
+    return taken
 
 
 def _stratified(rows: int, strata: Sequence[object] | None, seed: int) -> np.ndarray:
@@ -178,8 +188,13 @@ def _stratified(rows: int, strata: Sequence[object] | None, seed: int) -> np.nda
     order = generator.permutation(rows)
     if strata is None:
         return order
-    within: dict[object, list[int]] = {}
-    for place in order.tolist():
-        within.setdefault(strata[place], []).append(place)
-    keys = {place: (i + generator.random()) / len(own) for own in within.values() for i, place in enumerate(own)}
-    return np.array(sorted(keys, key=lambda place: keys[place]))
+    numbers: dict[object, int] = {}
+    classes = np.fromiter((numbers.setdefault(one, len(numbers)) for one in strata), np.int32, rows)[order]
+    _, first = np.unique(classes, return_index=True)
+    places, keys = [], []
+    for number in classes[np.sort(first)]:  # as they come in the random order
+        own = np.flatnonzero(classes == number)
+        places.append(own)
+        keys.append((np.arange(len(own)) + generator.random(len(own))) / len(own))
+    found: np.ndarray = order[np.concatenate(places)[np.argsort(np.concatenate(keys), kind="stable")]]
+    return found

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wheretune.data.files import STANDARD_INPUT, Row, known_ending, read_file
+from wheretune.data.files import STANDARD_INPUT, known_ending, read_file
 from wheretune.data.memory import rows_in
+from wheretune.data.spooled import Row
 from wheretune.errors import DataError
 from wheretune.support.hub import HUB_SECONDS, ask_hub
 from wheretune.support.words import first_line
@@ -25,7 +26,7 @@ PLACE = re.compile(r"(?P<place>.+?)(?::(?P<config>[^:]*)(?::(?P<split>[^:\[]+(\[
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def read_source(source: str) -> list[tuple[str, list[Row]]]:
+def read_source(source: str) -> list[tuple[str, Sequence[Row]]]:
     """The rows of each part of a source, with the part's name.
 
     Args:
@@ -102,7 +103,7 @@ def _parts(source: str) -> list[str]:
     return [part.strip() for part in source.split(",") if part.strip()]
 
 
-def _read(part: str) -> Iterator[tuple[str, list[Row]]]:
+def _read(part: str) -> Iterator[tuple[str, Sequence[Row]]]:
     if part == STANDARD_INPUT or (Path(part).exists() and not Path(part).is_dir()):
         yield part, read_file(part)
         return
@@ -153,7 +154,7 @@ def _splits(folder: Path) -> dict[str, list[str]]:
     return found or ({"train": [str(path) for path in files]} if files else {})
 
 
-def _read_folder(folder: Path, split: str) -> Iterator[tuple[str, list[Row]]]:
+def _read_folder(folder: Path, split: str) -> Iterator[tuple[str, Sequence[Row]]]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         yield str(folder), _read_saved(folder, split)
         return
@@ -170,7 +171,7 @@ def _named(split: str) -> str:
     return next((one for one, names in SPLITS.items() if split in names), split)
 
 
-def _read_saved(folder: Path, split: str) -> list[Row]:
+def _read_saved(folder: Path, split: str) -> Sequence[Row]:
     """What `save_to_disk` of `datasets` wrote."""
     from datasets import DatasetDict, load_from_disk
 
@@ -183,7 +184,7 @@ def _read_saved(folder: Path, split: str) -> list[Row]:
 # --- the hub -------------------------------------------------------------------------------------
 
 
-def _read_hub(name: str, config: str, split: str) -> list[Row]:
+def _read_hub(name: str, config: str, split: str) -> Sequence[Row]:
     """A data set of the hub; where the hub does not answer, what is cached will do."""
     from huggingface_hub import HfApi
 

@@ -5,22 +5,23 @@ As Python lists a token takes some 60 bytes, in the file about 6, and those the 
 
 from __future__ import annotations
 
-import tempfile
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain
-from pathlib import Path
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, overload
 
-from wheretune.support.files import refusal
+import numpy as np
+
+from wheretune.data.mapped import MappedBatches, lists, numbers
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow
+    from jaxtyping import Int
 
 Row = dict[str, Any]
 IN_MEMORY = 2**20  # tokens that are kept as lists
 PART = 1024  # rows that are encoded and written together
+CODES = {"int8": "b", "int32": "i", "int64": "q", "double": "d"}  # Arrow's kinds, as Python's own arrays call them
 SMALL = ("attention_mask", "token_type_ids")  # whose numbers take a byte each
 
 
@@ -58,19 +59,17 @@ class StoredRows(Sequence[Row]):
     """Rows in record batches, each made when it is asked for, the same as those that were written.
 
     Args:
-        batches: Of Arrow's; numbers, and lists of numbers.
+        file: Numbers, and lists of numbers.
         tuples: The columns whose lists were tuples.
     """
 
-    def __init__(self, batches: Sequence[pyarrow.RecordBatch], tuples: Iterable[str] = ()) -> None:
-        names = batches[0].schema.names
-        self._columns = [{name: _views(batch.column(name)) for name in names} for batch in batches]
-        self._ends = list(accumulate(batch.num_rows for batch in batches))
+    def __init__(self, file: MappedBatches, tuples: Iterable[str] = ()) -> None:
+        self._file = file
+        self._columns = [{name: _views(batch.column(name)) for name in batch.schema.names} for batch in file.batches]
         self._tuples = frozenset(tuples)
 
     def __len__(self) -> int:
-        many: int = self._ends[-1]
-        return many
+        return len(self._file)
 
     @overload
     def __getitem__(self, place: int) -> Row: ...
@@ -81,9 +80,7 @@ class StoredRows(Sequence[Row]):
     def __getitem__(self, place: int | slice) -> Row | list[Row]:
         if isinstance(place, slice):
             return [self[one] for one in range(*place.indices(len(self)))]
-        wanted = range(len(self))[place]
-        batch = bisect_right(self._ends, wanted)
-        here = wanted - (self._ends[batch - 1] if batch else 0)
+        batch, here = self._file.find(place)
         return {name: self._cell(name, here, *views) for name, views in self._columns[batch].items()}
 
     def _cell(self, name: str, place: int, values: np.ndarray, offsets: np.ndarray | None) -> Any:
@@ -92,14 +89,29 @@ class StoredRows(Sequence[Row]):
         cell = values[offsets[place] : offsets[place + 1]].tolist()
         return tuple(cell) if name in self._tuples else cell
 
+    def lengths(self) -> Int[np.ndarray, " row"]:
+        """How many tokens every row has."""
+        every = [np.empty(0, dtype=np.int32)]
+        for columns in self._columns:
+            self._file.let_go()
+            offsets = columns["input_ids"][1]
+            assert offsets is not None
+            every.append(np.diff(offsets))
+        return np.concatenate(every)
+
+
+def lengths(rows: Sequence[Mapping[str, Any]]) -> Int[np.ndarray, " row"]:
+    """How many tokens every row has."""
+    return rows.lengths() if isinstance(rows, StoredRows) else np.array([len(row["input_ids"]) for row in rows], int)
+
 
 def _views(column: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """The numbers of a column where they lie in the file and, of lists, where each begins."""
     import pyarrow
 
     if pyarrow.types.is_list(column.type):
-        return column.values.to_numpy(), column.offsets.to_numpy()
-    return column.to_numpy(), None
+        return _views(column.values)[0], np.frombuffer(column.buffers()[1], np.int32, len(column) + 1)
+    return np.frombuffer(column.buffers()[1], CODES[str(column.type)], len(column)), None
 
 
 def _kinds(rows: Sequence[Row]) -> dict[str, tuple[type, type]] | None:
@@ -123,27 +135,19 @@ def _fit(rows: Sequence[Row], kinds: dict[str, tuple[type, type]]) -> bool:
 def _stored(parts: Iterable[list[Row]], kinds: dict[str, tuple[type, type]]) -> Sequence[Row]:
     """The rows on disk; in memory after all, where a later part does not fit."""
     import pyarrow
-    from pyarrow import ipc
 
     schema = pyarrow.schema([(name, _arrow(name, *kind)) for name, kind in kinds.items()])
-    tuples = [name for name, (kind, _) in kinds.items() if kind is tuple]
     left: list[Row] = []
     rest = iter(parts)
-    try:
-        # The system keeps the file for as long as it is mapped; its name goes at once, whatever becomes of the process.
-        with tempfile.TemporaryDirectory(prefix="wheretune-tokens-", ignore_cleanup_errors=True) as folder:
-            path = Path(folder) / "rows.arrow"
-            with pyarrow.OSFile(str(path), "wb") as sink, ipc.new_file(sink, schema) as writer:
-                for batch, part in _batches(rest, kinds, schema):
-                    if batch is None:
-                        left = part
-                        break
-                    writer.write_batch(batch)
-            reader = ipc.open_file(pyarrow.memory_map(str(path)))
-            batches = [reader.get_batch(place) for place in range(reader.num_record_batches)]
-            made: Sequence[Row] = StoredRows(batches, tuples) if batches else []
-    except OSError as error:
-        raise refusal(Path(tempfile.gettempdir()), error, "name another folder (TMPDIR)") from error
+
+    def fitting() -> Iterator[pyarrow.RecordBatch]:
+        for batch, part in _batches(rest, kinds, schema):
+            if batch is None:
+                left.extend(part)
+                return
+            yield batch
+
+    made = StoredRows(MappedBatches(fitting(), schema), [name for name, (kind, _) in kinds.items() if kind is tuple])
     return [*made, *left, *chain.from_iterable(rest)] if left else made
 
 
@@ -157,11 +161,28 @@ def _batches(
         if not part:
             continue
         try:
-            columns = [pyarrow.array([row[field.name] for row in part], field.type) for field in schema]
-        except (pyarrow.ArrowException, LookupError, TypeError, OverflowError):
+            columns = [_column([row[field.name] for row in part], field.type) for field in schema]
+        except (LookupError, TypeError, OverflowError):
             yield None, part
             continue
-        yield (pyarrow.record_batch(columns, schema=schema) if _fit(part, kinds) else None), part
+        yield (pyarrow.RecordBatch.from_arrays(columns, schema=schema) if _fit(part, kinds) else None), part
+
+
+def _column(cells: list[Any], kind: Any) -> Any:
+    """An array of Arrow's.
+
+    Raises:
+        TypeError: A cell is of another kind, as what Python's own array takes no floats for whole numbers.
+        OverflowError: A number is too large for this kind.
+    """
+    import pyarrow
+
+    if not pyarrow.types.is_list(kind):
+        return numbers(array(CODES[str(kind)], cells), kind)
+    values = array(CODES[str(kind.value_type)])
+    for cell in cells:
+        values.extend(cell)
+    return lists(numbers(values, kind.value_type), map(len, cells))
 
 
 def _arrow(name: str, kind: type, inner: type) -> Any:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wheretune.data.cells import MAYBE_GAPS, Fault, kind, whole_text
+from wheretune.data.columns import Column, Zipped, pick
+from wheretune.data.stored_texts import kept_texts
 from wheretune.support.log import log
 
 if TYPE_CHECKING:
+    from wheretune.data.columns import Places
     from wheretune.data.reading import Table
     from wheretune.records.data import DataInfo
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class TextData:
     """Texts that have been checked, with what the task made of their labels.
+
+    The columns of few rows are tuples; those of many lie on disk or are arrays, see `columns.many`.
 
     Attributes:
         info: Where they came from and what task they make.
@@ -32,12 +38,12 @@ class TextData:
     """
 
     info: DataInfo
-    texts: tuple[tuple[str, ...], ...]
-    labels: tuple[Any, ...] | None
-    rows: tuple[int, ...]
-    continuations: tuple[str, ...] | None = None
+    texts: Sequence[tuple[str, ...]]
+    labels: Sequence[Any] | None
+    rows: Sequence[int]
+    continuations: Sequence[str] | None = None
     unread: Mapping[int, str] = field(default_factory=dict)
-    images: tuple[tuple[str, ...], ...] | None = None
+    images: Sequence[tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -76,29 +82,39 @@ def _text_fault(cell: object) -> str | None:
     return None if whole_text(str(cell)) else "half a character (a lone surrogate)"
 
 
-def read_texts(table: Table, columns: Mapping[str, str]) -> list[tuple[str, ...]]:
+def read_texts(table: Table, columns: Mapping[str, str]) -> Sequence[tuple[str, ...]]:
     """The texts of each row, which `text_faults` has seen.
 
     Args:
         table: The rows.
         columns: By setting, the column that it names.
     """
-    cells = [[str(cell) for cell in table.column(name, setting)] for setting, name in columns.items()]
-    return list(zip(*cells, strict=True))
+    cells = [table.column(name, setting) for setting, name in columns.items()]
+    return Column(Zipped(cells), lambda row: tuple(map(str, row)))
 
 
 def shuffled(data: TextData, seed: int) -> TextData:
     """The same rows in a seeded random order, each with its row in the source."""
-    return take(data, np.random.default_rng(seed).permutation(len(data)).tolist())
+    return take(data, np.random.default_rng(seed).permutation(len(data)))
 
 
-def take(data: TextData, places: Sequence[int]) -> TextData:
+def take(data: TextData, places: Places) -> TextData:
     """Some of the rows, in the order of `places`, each with its row in the source; `info` stays that of all."""
     return replace(
         data,
-        texts=tuple(data.texts[i] for i in places),
-        labels=None if data.labels is None else tuple(data.labels[i] for i in places),
-        rows=tuple(data.rows[i] for i in places),
-        continuations=None if data.continuations is None else tuple(data.continuations[i] for i in places),
-        images=None if data.images is None else tuple(data.images[i] for i in places),
+        texts=pick(data.texts, places),
+        labels=None if data.labels is None else pick(data.labels, places),
+        rows=pick(data.rows, places),
+        continuations=None if data.continuations is None else pick(data.continuations, places),
+        images=None if data.images is None else pick(data.images, places),
+    )
+
+
+def kept(data: TextData) -> TextData:
+    """The same with what is made of its source as it is looked at written down: texts, and what follows them."""
+    if data.continuations is None:
+        return replace(data, texts=kept_texts(data.texts))
+    follow = kept_texts((one,) for one in data.continuations)
+    return replace(
+        data, texts=kept_texts(data.texts), continuations=pick(Column(follow, itemgetter(0)), range(len(data)))
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wheretune.data.examples import NOT_LEARNED
 from wheretune.data.reading import rows_in_words
-from wheretune.data.stored import PART, kept_rows
+from wheretune.data.stored import PART, kept_rows, lengths
 from wheretune.data.texts import take
 from wheretune.errors import DataError
 from wheretune.support.log import log
@@ -96,10 +96,12 @@ def learned_tokens(row: Mapping[str, Any]) -> int:
 
 def mean_learned(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """The mean number of learned tokens of encoded rows; None where labels are of whole rows."""
+    if not isinstance(rows[0].get("labels"), list):
+        return None
     every = sum(map(learned_tokens, rows))
     return every / len(rows) if every else None
 
 
 def mean_length(rows: Sequence[Mapping[str, Any]]) -> float:
     """The mean number of tokens of encoded rows, special ones included."""
-    return sum(len(row["input_ids"]) for row in rows) / len(rows)
+    return int(lengths(rows).sum()) / len(rows)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, run
 
 from wheretune import catalog
 from wheretune.data.cells import MAYBE_GAPS, Fault, is_number, written_kind
+from wheretune.data.columns import Column
 from wheretune.data.texts import TextData, read_texts, text_faults
 from wheretune.errors import ConfigError
 from wheretune.records.base import Spec
@@ -39,7 +40,7 @@ class Labelled:
     """
 
     task: Task
-    values: tuple[Any, ...] | None = None
+    values: Sequence[Any] | None = None
     classes: tuple[str, ...] = ()
 
 
@@ -56,7 +57,7 @@ class TaskReader(Protocol):
             DataError: A column is missing.
         """
 
-    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+    def texts(self, table: Table) -> tuple[Sequence[tuple[str, ...]], Sequence[str] | None]:
         """One or two texts per row and, where the task names a column for it, what follows each row's text."""
 
     def further(self, table: Table, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -92,7 +93,7 @@ class Undecided(Protocol):
 class Seeing(Protocol):
     """A task whose rows may have images beside their texts."""
 
-    def images(self, table: Table) -> list[tuple[str, ...]]:
+    def images(self, table: Table) -> Sequence[tuple[str, ...]]:
         """The files of the images of each row, of rows without faults."""
 
 
@@ -221,11 +222,11 @@ class TextTask:
                 found.setdefault(place, fault)
         return found
 
-    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+    def texts(self, table: Table) -> tuple[Sequence[tuple[str, ...]], Sequence[str] | None]:
         texts = read_texts(table, self.text_columns)
         if self.target_column is None:
             return texts, None
-        return [text[:-1] for text in texts], [text[-1] for text in texts]
+        return Column(texts, lambda text: text[:-1]), Column(texts, lambda text: text[-1])
 
     @property
     def label_name(self) -> str:
@@ -254,7 +255,7 @@ class TextTask:
         """
         return None
 
-    def label_cells(self, table: Table, use: LabelUse) -> list[object] | None:
+    def label_cells(self, table: Table, use: LabelUse) -> Sequence[object] | None:
         """The cells of the label column; None where they are not looked at, or may be missing and are.
 
         Among numbers, words such as NA are gaps.
@@ -266,9 +267,10 @@ class TextTask:
         if use == "ignored" or (use == "optional" and self.label_column is None and not table.has(column)):
             return None
         cells = table.column(column, "label_column")
-        others = {cell for cell in cells if isinstance(cell, str | int | float) and cell not in MAYBE_GAPS}
-        if others and all(map(is_number, others)):
-            return [None if isinstance(cell, str) and cell in MAYBE_GAPS else cell for cell in cells]
+        others = (cell for cell in cells if isinstance(cell, str | int | float) and cell not in MAYBE_GAPS)
+        first = next(others, None)
+        if first is not None and is_number(first) and all(map(is_number, others)):
+            return Column(cells, lambda cell: None if isinstance(cell, str) and cell in MAYBE_GAPS else cell)
         return cells
 
     def equip(self, tokenizer: Any) -> None:

@@ -147,7 +147,7 @@ class Chat(LanguageTask):
         rows, setting = self._read(table, use)
         return {place: Fault(str(row), setting) for place, row in enumerate(rows) if isinstance(row, dialects.BadRow)}
 
-    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+    def texts(self, table: Table) -> tuple[Sequence[tuple[str, ...]], Sequence[str] | None]:
         return [(row,) for row in self._read(table, "asked")[0] if isinstance(row, str)], None
 
     def describe(self, classes: Sequence[str]) -> str:

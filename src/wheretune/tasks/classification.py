@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import numpy as np
 
 from wheretune.data.cells import Fault
+from wheretune.data.columns import Column
 from wheretune.errors import DataError
 from wheretune.metrics.base import Predictions
 from wheretune.tasks.base import Labelled, TextTask
@@ -43,7 +44,7 @@ class Classification(TextTask):
         cells = self.label_cells(table, use)
         if cells is None:
             return self.become(Unlabelled).labels(table, classes, use)
-        names = [class_name(cell) for cell in cells]
+        names = Column(cells, class_name)
         known = classes if classes is not None else tuple(sorted(set(names), key=natural))
         index = {name: place for place, name in enumerate(known)}
         if len(known) < 2:

@@ -75,7 +75,7 @@ class Generation(LanguageTask):
                 found.setdefault(place, Fault("half a character (a lone surrogate)", "target_column"))
         return found
 
-    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+    def texts(self, table: Table) -> tuple[Sequence[tuple[str, ...]], Sequence[str] | None]:
         sources = table.column(self.source_column, "source_column")
         if not table.has(self.target_column):
             return [(str(one),) for one in sources], None

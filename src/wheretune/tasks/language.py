@@ -46,7 +46,7 @@ class LanguageTask(ABC):
         """By place in the table, why a row cannot be used."""
 
     @abstractmethod
-    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+    def texts(self, table: Table) -> tuple[Sequence[tuple[str, ...]], Sequence[str] | None]:
         """The texts of each row, which are all that is known of it later."""
 
     def further(self, table: Table, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from wheretune import catalog
 from wheretune.data.reading import drawn, read_table, usable
-from wheretune.data.texts import TextData, take
+from wheretune.data.texts import TextData, kept, take
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec
 from wheretune.records.data import DataInfo, DataSpec
@@ -64,10 +65,9 @@ def load_data(
     read = reader.labels(table, classes, labels)
     places = drawn(spec, len(table), read.values if read.classes else None)
     info = DataInfo(spec, len(places), brief(read.task), read.classes, hash="", left_out=len(faults))
-    follow = None if continuations is None else tuple(continuations)
     unread = {every.numbers[place]: fault.why.rstrip(",") for place, fault in faults.items()}
-    images = tuple(reader.images(table)) if isinstance(reader, Seeing) else None
-    data = take(TextData(info, tuple(texts), read.values, table.numbers, follow, unread, images), places)
+    images = reader.images(table) if isinstance(reader, Seeing) else None
+    data = kept(take(TextData(info, texts, read.values, table.numbers, continuations, unread, images), places))
     if classes is None and data.labels is not None and read.classes:
         say_classes(data, read.task.written(data.labels, read.classes))
     return replace(data, info=replace(info, hash=_digest(data.texts, data.continuations, data.labels)))
@@ -121,8 +121,8 @@ def _shared(spec: DataSpec, like: DataInfo) -> Spec:
 
 def _digest(texts: Sequence[tuple[str, ...]], continuations: Sequence[str] | None, values: Sequence[Any] | None) -> str:
     """SHA-256 over texts and labels; the index of a class counts as a number, as it did in 0.1.0."""
-    parts = texts if continuations is None else [(*text, more) for text, more in zip(texts, continuations, strict=True)]
-    labels = [None] * len(texts) if values is None else [float(v) if isinstance(v, int) else v for v in values]
+    parts = texts if continuations is None else ((*text, more) for text, more in zip(texts, continuations, strict=True))
+    labels = repeat(None, len(texts)) if values is None else (float(v) if isinstance(v, int) else v for v in values)
     return digest_rows(zip(parts, labels, strict=True))
 
 

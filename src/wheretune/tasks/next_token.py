@@ -79,7 +79,7 @@ class NextToken(LanguageTask):
             )
         return self._as_classes().faults(table, classes, use)
 
-    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+    def texts(self, table: Table) -> tuple[Sequence[tuple[str, ...]], Sequence[str] | None]:
         return self._as_classes().texts(table)
 
     def labels(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> Labelled:

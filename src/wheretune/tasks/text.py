@@ -40,7 +40,7 @@ class Text(LanguageTask):
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
         return text_faults(table, {"text_column": self.text_column})
 
-    def texts(self, table: Table) -> tuple[list[tuple[str, ...]], list[str] | None]:
+    def texts(self, table: Table) -> tuple[Sequence[tuple[str, ...]], Sequence[str] | None]:
         return read_texts(table, {"text_column": self.text_column}), None
 
     def predicted(self, labels: Sequence[int]) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from wheretune import catalog
 from wheretune.applying import apply
 from wheretune.data.samplers import EpochBuckets
+from wheretune.data.stored import lengths
 from wheretune.errors import ConfigError
 from wheretune.heads.headed import headed
 from wheretune.model.identity import check_plan
@@ -86,7 +87,7 @@ def time_steps(
     task = task_of(labelled.info)
     every = task.encode(labelled, opened.tokenizer, max_tokens(opened.stack.base, opened.tokenizer, data.max_length))
     some = _drawn(every, settings, steps)
-    share = sum(len(row["input_ids"]) for row in some) / sum(len(row["input_ids"]) for row in every)
+    share = int(lengths(some).sum()) / int(lengths(every).sum())
     if len(some) <= settings.batch_size or len(every) < 2 * settings.batch_size:
         raise ConfigError(
             f"{len(every)} texts in batches of {settings.batch_size} make no two steps to time",
@@ -143,7 +144,7 @@ def _with_made_up_labels(texts: TextData) -> TextData:
 def _drawn(rows: Sequence[dict[str, Any]], settings: TrainSettings, steps: int) -> list[dict[str, Any]]:
     """The texts of one batch to warm up and `steps` more, drawn from those of the first epoch."""
     size = settings.batch_size
-    order = list(EpochBuckets([len(row["input_ids"]) for row in rows], size, settings.seed))
+    order = list(EpochBuckets(lengths(rows), size, settings.seed))
     starts = range(0, len(order), size)
     drawn = np.random.default_rng(settings.seed).permutation(len(starts))[: steps + 1]
     places = [place for one in sorted(drawn.tolist()) for place in order[starts[one] : starts[one] + size]]

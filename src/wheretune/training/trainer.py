@@ -12,6 +12,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wheretune.data.samplers import Arranged, EpochBuckets, TokenBatches
+from wheretune.data.stored import lengths
 from wheretune.model.sharding import is_sharded
 from wheretune.support.processes import part, talking, writes
 from wheretune.training.best import BestWeights
@@ -195,7 +196,7 @@ class OurTrainer(Trainer):
         if isinstance(data.rows, Arranged):
             batches = data.rows.batches
         elif self._tokens is not None:
-            batches = TokenBatches([len(row["input_ids"]) for row in data.rows], self._tokens, self.args.seed)
+            batches = TokenBatches(lengths(data.rows), self._tokens, self.args.seed)
         elif self._several:
             batches = torch.utils.data.BatchSampler(
                 self._get_train_sampler(), self.args.train_batch_size, self.args.dataloader_drop_last
@@ -213,8 +214,7 @@ class OurTrainer(Trainer):
         return prepared
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochBuckets:
-        lengths = [len(row["input_ids"]) for row in cast(Rows, self.train_dataset).rows]
-        return EpochBuckets(lengths, self.args.train_batch_size, self.args.seed)
+        return EpochBuckets(lengths(cast(Rows, self.train_dataset).rows), self.args.train_batch_size, self.args.seed)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         assert self.model is not None and self.optimizer is not None and self.lr_scheduler is not None

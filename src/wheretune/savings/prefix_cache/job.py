@@ -69,7 +69,7 @@ class CacheJob:
         """Bytes of the store."""
         return self.total * self.layout.width * self.dtype.itemsize
 
-    def batches(self) -> list[list[dict[str, Any]]]:
+    def batches(self) -> Sequence[list[dict[str, Any]]]:
         """The texts in the order in which they are stored, which is the same for batches of every size."""
         return token_batches(self.rows, TOKENS.get(model_device(self.stack.base).type, FEW))
 
