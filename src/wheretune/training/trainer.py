@@ -48,10 +48,24 @@ if TYPE_CHECKING:
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    """A list of rows as a data set."""
+    """A list of rows as a data set.
+
+    Attributes:
+        rows: The rows.
+        draws: What draws them anew in every epoch.
+    """
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows = rows
+        self.draws: EpochBuckets | TokenBatches | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Accelerate calls this where it does not see what draws: in a share, and in the rest of an epoch.
+
+        Transformers 5.0 sees it there no better, and would go on in an epoch with the rows of the first.
+        """
+        if self.draws is not None:
+            self.draws.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -197,6 +211,7 @@ class OurTrainer(Trainer):
             batches = data.rows.batches
         elif self._tokens is not None:
             batches = TokenBatches(lengths(data.rows), self._tokens, self.args.seed)
+            data.draws = batches
         elif self._several:
             batches = torch.utils.data.BatchSampler(
                 self._get_train_sampler(), self.args.train_batch_size, self.args.dataloader_drop_last
@@ -214,7 +229,9 @@ class OurTrainer(Trainer):
         return prepared
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochBuckets:
-        return EpochBuckets(lengths(cast(Rows, self.train_dataset).rows), self.args.train_batch_size, self.args.seed)
+        data = cast(Rows, self.train_dataset)
+        data.draws = EpochBuckets(lengths(data.rows), self.args.train_batch_size, self.args.seed)
+        return data.draws
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         assert self.model is not None and self.optimizer is not None and self.lr_scheduler is not None
