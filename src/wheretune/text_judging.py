@@ -14,10 +14,11 @@ import numpy as np
 
 from wheretune import catalog
 from wheretune.data.cells import kind, plain, whole_text
-from wheretune.data.files import STANDARD_INPUT, Row, read_file
+from wheretune.data.files import STANDARD_INPUT, read_file
 from wheretune.data.memory import rows_in
 from wheretune.data.reading import read_table
 from wheretune.data.sources import located
+from wheretune.data.spooled import Row
 from wheretune.errors import ConfigError, DataError, UnavailableError
 from wheretune.metrics.base import Predictions
 from wheretune.metrics.text.pass_at_one import Problem
@@ -155,7 +156,7 @@ def read_outputs(given: Any) -> dict[int, str]:
     return outputs
 
 
-def _lines(name: str) -> list[Row]:
+def _lines(name: str) -> Sequence[Row]:
     if name != STANDARD_INPUT and not Path(name).is_file():
         raise DataError(f"no such file: {name}", "give a file of JSON lines with row and text")
     return read_file(name)
