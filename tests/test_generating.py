@@ -119,6 +119,16 @@ def test_batches_write_what_generate_writes_row_by_row(model_of, tokenizer, fami
         assert texts_of(job, model, tokenizer, size) == expected
 
 
+@pytest.mark.parametrize("given", [{"no_repeat_ngram_size": 1}, {"repetition_penalty": 2.0}], ids=str)
+def test_what_pads_a_batch_may_still_be_written(model_of, given):
+    model, tokenizer = model_of("llama"), chat_tokenizer(None)
+    job = job_of(model, tokenizer, data_of(), Decoding(max_new_tokens=12, **given))
+    shortest = torch.tensor([min((one.ids for one in job.prompts), key=len)])
+    first = model.generate(shortest, attention_mask=torch.ones_like(shortest), max_new_tokens=1, **given)[0, -1]
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(int(first))
+    assert texts_of(job, model, tokenizer, 32) == alone(job, model, tokenizer, max_new_tokens=12, **given)
+
+
 def test_names_of_the_prompt_may_be_copied(model_of, tokenizer):
     model, given = model_of("llama"), dict(num_beams=4, no_repeat_ngram_size=1, max_new_tokens=12)
     job = job_of(model, tokenizer, data_of(), Decoding(rules="e2e", **given))

@@ -1,25 +1,30 @@
 """Outputs joined to their data, and what is wrong with either."""
 
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from helpers.commands import SOURCE
 from helpers.e2e import GOLDEN, HYPOTHESES, REFERENCES, score
 from helpers.texts import jsonl
-from wheretune import catalog
-from wheretune.data.reading import read_table
 from wheretune.errors import ConfigError, DataError, UnavailableError
-from wheretune.records.data import DataSpec
-from wheretune.text_judging import Columns, judge_texts, read_outputs
+from wheretune.text_judging import judge_texts, read_outputs
 
 NAMES = ("bleu", "nist", "rouge-l", "cider")
 
 
-def judged(rows, outputs, *names, columns=None, **options):
+def rows_of(outputs):
+    return [{"row": row, "text": text} for row, text in outputs.items()]
+
+
+def judged(rows, outputs, *names, **options):
     """The metrics by name."""
-    measures = [catalog.find("metric", name)() for name in names]
-    table = read_table(DataSpec("data"), rows=rows)
-    return {one.name: one for one in judge_texts(outputs, table, measures, columns, **options)}
+    return {one.name: one for one in judge_texts(rows_of(outputs), rows, names, **options)}
 
 
 LISTS = [{"mr": f"m{i}", "references": list(one)} for i, one in enumerate(REFERENCES)]
@@ -63,20 +68,20 @@ def test_equal_references_stay_two():
 def test_columns_by_name_and_without_a_source():
     rows = [{"a": "q", "b": "x", "answer": "no"}, {"a": "q", "b": "y", "answer": "no"}]
     outputs = {0: "y", 1: "x"}
-    assert judged(rows, outputs, "exact-match", columns=Columns("a", "b"))["exact-match"].value == 1
-    assert judged(rows, outputs, "exact-match", columns=Columns(references="b"))["exact-match"].value == 0
+    assert judged(rows, outputs, "exact-match", source_column="a", references_column="b")["exact-match"].value == 1
+    assert judged(rows, outputs, "exact-match", references_column="b")["exact-match"].value == 0
     numbers = [{"question": "?", "answer": "#### 5", "number": 5}, {"question": "!", "answer": "#### 6", "number": 6}]
     for column in ("number", "answer", None):
-        columns = Columns(references=column)
-        assert judged(numbers, {0: "it is 5", 1: "7"}, "exact-match", columns=columns)["exact-match"].value == 0.5
+        found = judged(numbers, {0: "it is 5", 1: "7"}, "exact-match", references_column=column)
+        assert found["exact-match"].value == 0.5
 
 
 @pytest.mark.parametrize(
     ("rows", "outputs", "words"),
     [
-        (LISTS, {0: "a", 1: "b", 3: "c"}, "no output for row 2 and 1 more of data"),
-        (LISTS[:2], {0: "a"}, "no output for row 1 of data; add it"),
-        (LISTS[:2], {0: "a", 1: "b", 7: "c"}, "an output for row 7, and data has 2 rows"),
+        (LISTS, {0: "a", 1: "b", 3: "c"}, "no output for row 2 and 1 more of memory"),
+        (LISTS[:2], {0: "a"}, "no output for row 1 of memory; add it"),
+        (LISTS[:2], {0: "a", 1: "b", 7: "c"}, "an output for row 7, and memory has 2 rows"),
         ([{"ref": "a"}, {"ref": None}], {0: "a", 1: "b"}, "row 1 has no reference in 'ref'"),
         ([{"ref": "a"}, {"ref": " "}], {0: "a", 1: "b"}, "row 1 has no reference in 'ref'"),
         ([{"ref": ["a"]}, {"ref": []}], {0: "a", 1: "b"}, "row 1 has an empty list in 'ref'"),
@@ -96,7 +101,7 @@ def test_what_a_metric_needs():
     with pytest.raises(ConfigError, match="the metric accuracy reads classes, and outputs are text") as refused:
         judged(LISTS, dict(enumerate(HYPOTHESES)), "bleu", "accuracy")
     assert refused.value.field == "metrics"
-    with pytest.raises(DataError, match="data has no column 'test'"):
+    with pytest.raises(DataError, match="memory has no column 'test'"):
         judged([{"prompt": "p"}], {0: "a"}, "pass-at-1")
     with pytest.raises(DataError, match="no column with the source of a row"):
         judged([{"ref": "p"}], {0: "a"}, "bleu", each_source_once=True)
@@ -113,6 +118,45 @@ def test_what_cannot_be_had_is_left_out_unless_it_is_all(monkeypatch, caplog):
     assert found["bleu"].value == pytest.approx(GOLDEN["all"]["bleu"])
     with pytest.raises(UnavailableError, match="needs Java"):
         judged(LISTS, outputs, "meteor")
+
+
+# --- from Python, as docs/judging.md shows it ----------------------------------------------------
+
+
+def test_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    jsonl(tmp_path / "outputs.jsonl", rows_of(OF_FLAT))
+    jsonl(tmp_path / "e2e-test.jsonl", FLAT)
+    page = (Path(__file__).parents[1] / "docs" / "judging.md").read_text()
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
+    scope = {}
+    exec(snippet, scope)
+    assert {one.name: one.value for one in scope["found"]} == {
+        name: pytest.approx(score(name, scope["texts"], scope["references"])) for name in ("bleu", "rouge-l")
+    }
+    assert scope["of_files"].value == pytest.approx(GOLDEN["all"]["cider"], abs=1e-12)
+
+
+def test_it_opens_no_torch():
+    code = "import sys, wheretune as wt; wt.judge_texts(['a'], ['a'], 'bleu'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(SOURCE)}).returncode == 0
+
+
+def test_texts_and_references_as_they_are_at_hand():
+    pandas = pytest.importorskip("pandas")
+    names = ("rouge-l", "cider")
+    expected = judged(LISTS, dict(enumerate(HYPOTHESES)), *names)
+    for texts in (tuple(HYPOTHESES), pandas.DataFrame({"text": HYPOTHESES}), rows_of(dict(enumerate(HYPOTHESES)))):
+        for references in (tuple(map(tuple, REFERENCES)), pandas.DataFrame(LISTS)):
+            assert judge_texts(texts, references, names) == tuple(expected.values())
+    assert judge_texts(iter(HYPOTHESES), REFERENCES, names) == tuple(expected.values())
+    assert judge_texts(["a"], ["A "], "exact-match:of=text")[0].value == 0
+    with pytest.raises(DataError, match="no output for row 1 of memory"):
+        judge_texts(["a"], ["a", "b"], "bleu")
+    with pytest.raises(DataError, match="memory has no row in output 2"):
+        judge_texts([{"row": 0, "text": "a"}, {"text": "b"}], ["a", "b"], "bleu")
+    with pytest.raises(DataError, match="row 1 has no reference"):
+        judge_texts(["a", "b"], [["a"], None], "bleu")
 
 
 # --- files of outputs ----------------------------------------------------------------------------
@@ -163,12 +207,11 @@ PROBLEM = {"prompt": "def twice(x):\n", "test": "def check(f):\n    assert f(2) 
 def test_code_runs_only_where_it_may():
     from wheretune.metrics.text.pass_at_one import PassAtOne, Problem, program
 
-    table = read_table(DataSpec("data"), rows=[PROBLEM] * 4)
-    outputs = {0: "    return 2 * x\n", 1: "    return x\n", 2: "", 3: "```python\n    return x + x\n```\nThat is it."}
+    outputs = ["    return 2 * x\n", "    return x\n", None, "```python\n    return x + x\n```\nThat is it."]
     with pytest.raises(ConfigError, match=r"runs the generated code, which is not allowed.*\(run_generated_code\)"):
-        judge_texts(outputs, table, [PassAtOne()])
+        judge_texts(outputs, [PROBLEM] * 4, "pass-at-1")
     allowed = PassAtOne(run_generated_code=True, without_isolation=True, seconds=2)
-    assert judge_texts(outputs, table, [allowed])[0].value == 0.5
+    assert judge_texts(outputs, [PROBLEM] * 4, [allowed])[0].value == 0.5
     assert program("    return 2 * x", Problem(**PROBLEM)).splitlines()[1:3] == ["    return 2 * x", "def check(f):"]
     with pytest.raises(ConfigError, match="seconds is 0; give 1 or more"):
         PassAtOne(seconds=0)

@@ -44,6 +44,7 @@ from .selectors.fixed import Bottom, Explicit, Random, Top
 from .selectors.near import Near
 from .selectors.ranked import Highest, Lowest, MiddleBest, Suffix
 from .tasks.loading import from_texts, load_data
+from .text_judging import judge_texts
 from .training.engagement import EngagementCallback
 from .training.followers import FollowerCallback
 from .tuners.adalora import AdaLoRA
@@ -121,6 +122,7 @@ __all__ = [
     "choose",
     "export",
     "from_texts",
+    "judge_texts",
     "load",
     "load_data",
     "load_delta",

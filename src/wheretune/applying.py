@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -15,18 +16,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wheretune import catalog
 from wheretune.errors import ConfigError, EngagementError, MergeError, OutputError, PlanError
+from wheretune.model.dispatch import check_held
 from wheretune.model.finding import find_layers
 from wheretune.model.forward import is_compiled
 from wheretune.model.freezing import exclude_frozen
 from wheretune.model.identity import check_plan, describe, tensor_hashes
 from wheretune.model.placement import hold_masters
 from wheretune.model.recomputing import checkpoint_activations
+from wheretune.model.sharding import shard
 from wheretune.model.unread import read_on_top
 from wheretune.records.base import looks
 from wheretune.records.data import check_seed
 from wheretune.schedules.base import OrdersRows, WorkingCopy
 from wheretune.schedules.follower import ScheduleFollower
 from wheretune.support.files import PARTIAL
+from wheretune.support.processes import part
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,6 +51,7 @@ class Tuned:
         attached: What the tuner did.
         trainable: The parameters that may train, by name.
         followers: What must happen at every step of the training; empty for most plans.
+        shards: In words, for the result of a run, that the model is in shards, if it is.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Tuned:
             raise PlanError("the plan names no layer", "choose layers, or take the tuner head-only")
         self._frozen_dropout = frozen_dropout
         self._applied, self._temporary = True, False
+        self.shards: dict[str, str] = {}
         self._end_recomputing: Callable[[], None] = lambda: None
         self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         on_top = read_on_top(self.stack)
@@ -151,6 +157,26 @@ class Tuned:
         """
         self._end_recomputing = checkpoint_activations(self.stack, min(self.plan.layers, default=len(self.stack)))
 
+    def shard(self, device: torch.device) -> None:
+        """Cuts the model into shards, one per process, for good; see `model.sharding`.
+
+        Raises:
+            ModelError: A parameter cannot be cut.
+            PlanError: The plan holds `temporarily`.
+        """
+        if self._temporary:
+            raise PlanError("the model gets its weights back when this training is over", "open it for this one alone")
+        names = set(self.trainable)
+        self.trainable, self._flags = {}, []  # else the whole tensors would be held beside their shards
+        if self.attached.save is None:
+            self.attached = replace(self.attached, parameters=[])
+        shard(self.stack, device)
+        self.trainable = {name: one for name, one in self.model.named_parameters() if name in names}
+        self.shards = {
+            "model": f"in shards, one in each of {part()[1]} processes",
+            "prefix cache": "none: the model is in shards",
+        }
+
     def check(self) -> None:
         """Proves by hashes that every chosen layer changed and nothing that is frozen did.
 
@@ -161,11 +187,11 @@ class Tuned:
             EngagementError: It was not so; the tensors are named.
         """
         trained = self._trained()
-        state = self.model.state_dict()
+        state = self.model.state_dict(keep_vars=True)
         now = tensor_hashes(state.items(), as_fp32=True)
         changed = {name for name in state if now[name] != self._hashes.get(name)}
-        places = {parameter.data_ptr() for parameter in trained.values()}
-        strays = sorted(name for name in changed if state[name].data_ptr() not in places)
+        places = {id(parameter) for parameter in trained.values()}
+        strays = sorted(name for name in changed if id(state[name]) not in places)
         if strays:
             raise EngagementError(
                 f"training changed {len(strays)} tensors that the plan freezes, {strays[0]} among them",
@@ -332,6 +358,7 @@ def apply(
         ModelError: The tuner does not find in the layers what it attaches to.
     """
     check_seed(seed)
+    check_held(model, "training")
     tuner, schedule = catalog.build("tuner", plan.tuner), catalog.build("schedule", plan.schedule)
     if isinstance(schedule, OrdersRows) and schedule.rescan and not schedule.ends:
         raise ConfigError(

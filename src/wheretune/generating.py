@@ -20,6 +20,7 @@ from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
     NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -216,8 +217,8 @@ class Writer:
             self._config.use_cache = False
         self._config.pad_token_id = tokenizer.pad_token_id
         self._config.eos_token_id = sorted(job.ends) or None
+        self._config.repetition_penalty, self._config.no_repeat_ngram_size = 1.0, 0  # `SeenFrom` minds them
         if job.decoding.rules is not None:
-            self._config.no_repeat_ngram_size = 0
             self._config.renormalize_logits = True
         drawing = {**own.to_dict(), **settings} if job.decoding.do_sample else {}
         self._warpers = [
@@ -234,16 +235,25 @@ class Writer:
         check_ids(self._model, {"input_ids": ids})
         images = [one.images for one in prompts]
         seen = seen_beside(ids, images, self._tokenizer) if any(images) else {}
-        own = LogitsProcessorList([Finite()])
-        if self._decoding.rules is not None and self._decoding.no_repeat_ngram_size:
-            own.append(OfTheWritten(NoRepeatNGramLogitsProcessor(self._decoding.no_repeat_ngram_size), start))
-        if self._decoding.do_sample:
-            own.append(Draw(self._warpers, self._decoding.seed, [one.row for one in prompts], start))
+        own = self._processors(prompts, longest, start)
         with torch.no_grad():
             found = self._model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=self._config, logits_processor=own, **seen
             )
         return [self._text(one, row[start:]) for one, row in zip(prompts, found.tolist(), strict=True)]
+
+    def _processors(self, prompts: Sequence[Prompt], longest: int, start: int) -> LogitsProcessorList:
+        """What is done to the logits of prompts that are padded to `longest`; what is written begins at `start`."""
+        decoding, firsts = self._decoding, [0 if self._apart else longest - len(one.ids) for one in prompts]
+        own = LogitsProcessorList([Finite()])
+        if (penalty := decoding.repetition_penalty or 1.0) != 1:
+            own.append(SeenFrom(firsts, RepetitionPenaltyLogitsProcessor(penalty)))
+        if decoding.no_repeat_ngram_size:
+            places = firsts if decoding.rules is None else [start] * len(prompts)
+            own.append(SeenFrom(places, NoRepeatNGramLogitsProcessor(decoding.no_repeat_ngram_size)))
+        if decoding.do_sample:
+            own.append(Draw(self._warpers, decoding.seed, [one.row for one in prompts], start))
+        return own
 
     def _padded(self, rows: Sequence[Sequence[int]], filler: int) -> Int[Tensor, "row token"]:
         """Rows of numbers, padded on the left, or on the right for an encoder."""
@@ -282,21 +292,28 @@ class Finite(LogitsProcessor):
         return scores
 
 
-class OfTheWritten(LogitsProcessor):
-    """Another processor, which sees what was written and not the prompt.
+class SeenFrom(LogitsProcessor):
+    """Another processor, which sees the tokens of every row from a place on: no padding, or no prompt.
+
+    `generate` shows processors the padding, which would forbid the padding token, often the one that ends a text.
 
     Args:
+        places: Where each row of the batch begins to be seen.
         processor: The other one.
-        start: Where what was written begins.
     """
 
-    def __init__(self, processor: LogitsProcessor, start: int) -> None:
-        self._processor, self._start = processor, start
+    def __init__(self, places: Sequence[int], processor: LogitsProcessor) -> None:
+        self._places, self._processor = places, processor
 
     def __call__(
         self, input_ids: Int[Tensor, "beam token"], scores: Float[Tensor, "beam vocabulary"]
     ) -> Float[Tensor, "beam vocabulary"]:
-        found: Tensor = self._processor(input_ids[:, self._start :], scores)
+        places = torch.tensor(self._places, device=scores.device)
+        places = places.repeat_interleave(len(scores) // len(places))  # a row's beams stand together
+        found = scores.clone()
+        for place in set(self._places):
+            rows = places == place
+            found[rows] = self._processor(input_ids[rows, place:], scores[rows])
         return found
 
 

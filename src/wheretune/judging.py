@@ -87,7 +87,7 @@ def predict(
 ) -> Float[np.ndarray, "row output"]:
     """What a model puts out of every row, in the order of the rows, the model in eval mode and left as it was.
 
-    Several processes run every so-manieth batch each, and all have the whole in the end.
+    Several processes run every so-manieth batch each, as many as any other, and all have the whole in the end.
 
     Args:
         model: Gives `logits`, a row of numbers per text, when called with a batch.
@@ -111,7 +111,9 @@ def predict(
     logits: dict[int, np.ndarray] = {}
     number, size = part()
     with progress() as shown, torch.no_grad(), evaluating(model):
-        for places in shown.track(length_places(rows, batch_size)[number::size], description=description):
+        batches = length_places(rows, batch_size)
+        rounds = range(number, number + len(batches), size)  # the last may begin again: shards must run in step
+        for places in shown.track([batches[i % len(batches)] for i in rounds], description=description):
             batch = collate([dict(rows[place]) for place in places])
             inputs = {name: value.to(device) for name, value in batch.items()}
             logits |= zip(places, model(**inputs).logits.float().cpu().numpy(), strict=True)

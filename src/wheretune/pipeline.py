@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,13 @@ from wheretune.finished import RESULT
 from wheretune.heads.headed import headed
 from wheretune.judging import calibrated, judge, measures, save_predictions
 from wheretune.model.identity import check_plan
-from wheretune.model.inputs import max_tokens, model_device
-from wheretune.model.placement import current
+from wheretune.model.inputs import max_tokens
+from wheretune.model.placement import current, device_of
 from wheretune.model.two_stacks import check_start
 from wheretune.ordering import EOF_LAYERS
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
-from wheretune.records.runs import RunResult, RunSpec, TrainSettings, WatchSettings
+from wheretune.records.runs import UNSAID, CacheSettings, RunResult, RunSpec, TrainSettings, WatchSettings
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.schedules.base import OrdersRows
@@ -41,7 +42,7 @@ from wheretune.support.files import claimed, sweep
 from wheretune.support.processes import check_alike, check_sees, from_first, gathered, join
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
-from wheretune.training.arguments import check_judging
+from wheretune.training.arguments import check_judging, check_sharding
 from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights, with_loss
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.pace import Pace
@@ -52,12 +53,10 @@ if TYPE_CHECKING:
     from wheretune.model.opening import Opened
     from wheretune.records.data import DataInfo, DataSpec
     from wheretune.records.model import ModelSpec
-    from wheretune.records.runs import CacheSettings
     from wheretune.scoring.one_pass import Settle
     from wheretune.scoring.resuming import Keep
 
 RUN, SCORES, PLAN, PROBES = "run.json", "scores.json", "plan.json", "probe"
-OLDER = {"settings": to_json(TrainSettings())}  # what an earlier version means where it does not say
 
 
 def score(
@@ -193,8 +192,10 @@ def tune(
     from wheretune.training.loop import train
 
     join()
+    watch = watch or WatchSettings()
     check_judging(spec.settings, spec.tuner if spec.plan is None else spec.plan.tuner)
-    session, watch = session or Session(shared=False), watch or WatchSettings()
+    check_sharding(spec, watch, cache)
+    session = session or Session(shared=False, on_host=watch.fsdp)
     data = _data(spec, session)
     texts, task = data["train"], task_of(data["train"].info)
     spec = with_loss(spec, task)
@@ -224,7 +225,7 @@ def tune(
             settings.seed,
             frozen_dropout=settings.frozen_dropout,
             before=opened.hashes_below(model.base_path),
-            masters=True,
+            masters=not watch.fsdp,
         )
 
     pace = Pace(tuned.stack)
@@ -234,10 +235,12 @@ def tune(
 
     with tuned.temporarily(folder) if session.shared else nullcontext():  # others begin from the same weights
         collate = task.collator(opened.tokenizer)
-        with current(model_device(model)), peak_memory() as memory:
+        with current(device_of(spec.model)), peak_memory() as memory:
             if watch.gradient_checkpointing:
                 tuned.recompute()
-            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, cache, lowest) as saved:
+            kept = _cache(cache, watch)
+            with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, kept, lowest) as saved:
+                _cut(tuned, spec, watch)
                 trained = train(
                     model,
                     rows,
@@ -252,14 +255,14 @@ def tune(
                 )
         data = calibrated(model, data, opened.tokenizer, length)
         texts = data["train"]
-        from_first(lambda: _kept(tuned, folder, texts.info, length))
+        _keep(tuned, folder, texts.info, length, watch.fsdp)
         started = time.perf_counter()
         judged = {name: measure(name) for name in data if name != "train"}
         took = time.perf_counter() - started
         predictions = from_first(
             lambda: {name: save_predictions(found, folder, name) for name, (_, found) in judged.items()}
         )
-    with current(model_device(opened.stack.base)):
+    with current(device_of(spec.model)):
         about = provenance()
     result = RunResult(
         spec=spec,
@@ -272,7 +275,10 @@ def tune(
         steps=trained.steps,
         versions=versions(),
         provenance=about,
-        saved=saved.description | pace.saved(scheduling.backward_saved(plan)) | kept_weights(trained, decisive),
+        saved=saved.description
+        | tuned.shards
+        | pace.saved(scheduling.backward_saved(plan))
+        | kept_weights(trained, decisive),
         predictions=predictions,
         learning_rate=settings.learning_rate,
     )
@@ -288,17 +294,32 @@ def _claiming(folder: Path, content: Mapping[str, Any]) -> Iterator[None]:
         def claim() -> None:
             sweep(folder)
             made = (SCORES, PLAN, EOF_LAYERS)
-            inside.enter_context(claimed(folder / RUN, content, defaults=OLDER, made=made))
+            inside.enter_context(claimed(folder / RUN, content, defaults=UNSAID, made=made))
 
         from_first(claim)
         check_sees(folder / RUN)
         yield
 
 
-def _kept(tuned: Tuned, folder: Path, data: DataInfo, length: int) -> None:
-    """Proves the engagement and writes what was tuned."""
-    remove_delta(folder)  # of a sitting that was killed before its result was written
-    save_delta(tuned, folder, data=data, max_length=length)
+def _cache(cache: CacheSettings | None, watch: WatchSettings) -> CacheSettings | None:
+    """Where the states of the frozen prefix are kept: nowhere where the model is in shards, which run all together."""
+    return CacheSettings("off") if watch.fsdp else cache
+
+
+def _cut(tuned: Tuned, spec: RunSpec, watch: WatchSettings) -> None:
+    """Cuts the model into shards, where that was asked for; what is tried out on it has been by then."""
+    if watch.fsdp:
+        tuned.shard(device_of(spec.model))
+
+
+def _keep(tuned: Tuned, folder: Path, data: DataInfo, length: int, in_shards: bool) -> None:
+    """Proves the engagement and writes what was tuned, of which in shards every process has a part."""
+    from_first(lambda: remove_delta(folder))  # of a sitting that was killed before its result was written
+    keep = partial(save_delta, tuned, folder, data=data, max_length=length)
+    if in_shards:
+        keep()
+    else:
+        from_first(keep)
 
 
 def _ended(result: RunResult, folder: Path) -> None:

@@ -25,10 +25,11 @@ class Session:
 
     Args:
         shared: Several runs use the models, so each gives back the weights that it trained.
+        on_host: Models stay in main memory, to be cut into shards.
     """
 
-    def __init__(self, *, shared: bool = True) -> None:
-        self.shared = shared
+    def __init__(self, *, shared: bool = True, on_host: bool = False) -> None:
+        self.shared, self._on_host = shared, on_host
         self._models: dict[tuple[ModelSpec, bool], Opened] = {}
         self._data: dict[str, TextData] = {}
 
@@ -38,7 +39,7 @@ class Session:
         if opened is None:
             from wheretune.model.opening import open_model
 
-            opened = self._models[spec, language] = open_model(spec, language=language)
+            opened = self._models[spec, language] = open_model(spec, language=language, on_host=self._on_host)
         return opened
 
     def data(self, spec: DataSpec, *, like: DataInfo | None = None, labels: LabelUse = "required") -> TextData:

@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wheretune import catalog
 from wheretune.data.cells import kind, plain, whole_text
 from wheretune.data.files import STANDARD_INPUT, read_file
+from wheretune.data.memory import rows_in
+from wheretune.data.reading import read_table
+from wheretune.data.sources import located
+from wheretune.data.spooled import Row
 from wheretune.errors import ConfigError, DataError, UnavailableError
 from wheretune.metrics.base import Predictions
 from wheretune.metrics.text.pass_at_one import Problem
+from wheretune.records.data import DataSpec
 from wheretune.support.log import log
 
 if TYPE_CHECKING:
@@ -52,40 +58,33 @@ class TextMetric:
         return {key: value for key, value in vars(self).items() if (key, value) != ("reason", None)}
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Where the data has what outputs are held against.
-
-    Attributes:
-        source: What the model was given; rows with equal sources share their references. None: the first of `SOURCES`
-            that there is, or else no rows share any.
-        references: A text, or a list of texts. None: the first of `REFERENCES` that there is.
-    """
-
-    source: str | None = None
-    references: str | None = None
-
-
 def judge_texts(
-    outputs: Mapping[int, str],
-    data: Table,
-    measures: Sequence[Measure],
-    columns: Columns | None = None,
+    predictions: Any,
+    references: Any,
+    metrics: str | Sequence[str | Measure],
+    *,
+    source_column: str | None = None,
+    references_column: str | None = None,
     each_source_once: bool = False,
 ) -> tuple[TextMetric, ...]:
-    """The metrics of outputs.
+    """The metrics of texts; for example `judge_texts(["a cat"], [["a cat", "the cat"]], ["bleu", "rouge-l"])`.
 
     Args:
-        outputs: By row of the data, from 0, what was written.
-        data: What was to be written.
-        measures: Metrics that read `text` or `code`.
-        columns: Of the data.
+        predictions: What was written, as for `read_outputs`: a file, texts, or rows.
+        references: What was to be written: per row a text or a list of texts; or data with columns, which is a file, a
+            data set of the hub, or what `load_data` takes as rows.
+        metrics: Metrics that read texts or code, by name with options after colons (`exact-match:of=text`), or made.
+        source_column: Of the data, what the model was given; rows with equal sources share their references. None: the
+            first of `SOURCES` that there is, or else no rows share any.
+        references_column: A text, or a list of texts. None: the first of `REFERENCES` that there is.
         each_source_once: Count rows with equal sources as one, with the first one's output, as the E2E challenge does.
 
     Raises:
-        ConfigError: A metric reads something else, is not allowed, or the only one cannot be had here.
+        ConfigError: A metric is unknown, reads something else, is not allowed, or the only one cannot be had here.
         DataError: A row has no output or no reference, an output has no row, or a column is missing.
     """
+    named = [metrics] if isinstance(metrics, str) else metrics
+    measures: list[Measure] = [catalog.read("metric", one) if isinstance(one, str) else one for one in named]
     for measure in measures:
         if measure.reads not in ("text", "code"):
             raise ConfigError(
@@ -93,20 +92,20 @@ def judge_texts(
                 "leave it out; `wheretune evaluate` knows it",
                 "metrics",
             )
-    columns = columns or Columns()
-    sources = _sources(data, columns.source, needed=each_source_once)
+    data, outputs = _table(references), read_outputs(predictions)
+    sources = _sources(data, source_column, needed=each_source_once)
     firsts: dict[object, int] = {}
     for row, source in enumerate(sources):
         firsts.setdefault(source, row)
     rows = list(firsts.values()) if each_source_once else list(range(len(data)))
     _check_rows(outputs, rows, data)
     written = _objects([outputs[row] for row in rows])
-    predictions = Predictions([outputs[row] for row in rows], {"text": written, "code": written})
+    judged = Predictions([outputs[row] for row in rows], {"text": written, "code": written})
     truths: dict[str, np.ndarray] = {}
     for reads in dict.fromkeys(measure.reads for measure in measures):
-        every = _problems(data) if reads == "code" else _references(data, columns.references, sources)
+        every = _problems(data) if reads == "code" else _references(data, references_column, sources)
         truths[reads] = _objects([every[row] for row in rows])
-    return tuple(_judged(measure, predictions, truths[measure.reads], alone=len(measures) == 1) for measure in measures)
+    return tuple(_judged(measure, judged, truths[measure.reads], alone=len(measures) == 1) for measure in measures)
 
 
 def _judged(measure: Measure, predictions: Predictions, truth: np.ndarray, alone: bool) -> TextMetric:
@@ -124,16 +123,24 @@ def _judged(measure: Measure, predictions: Predictions, truth: np.ndarray, alone
 # --- outputs -------------------------------------------------------------------------------------
 
 
-def read_outputs(name: str) -> dict[int, str]:
-    """What a file of outputs has for each row, from 0; `-` is standard input. A text that is null is an empty one.
+def read_outputs(given: Any) -> dict[int, str]:
+    """What was written for each row, from 0. A text that is null is an empty one.
+
+    Args:
+        given: A file of JSON lines with `row` and `text`, `-` for standard input; or the same rows in memory, as for
+            `rows_in`, which are counted where none says its row. Texts alone are such rows.
 
     Raises:
         DataError: There is no such file, a line is no output, or a row stands twice.
     """
-    if name != STANDARD_INPUT and not Path(name).is_file():
-        raise DataError(f"no such file: {name}", "give a file of JSON lines with row and text")
+    if isinstance(given, str | Path):
+        name, lines = str(given), _lines(str(given))
+    else:
+        name, lines = "memory", rows_in(given)
+        if not any("row" in line for line in lines):
+            lines = [{**line, "row": place} for place, line in enumerate(lines)]
     outputs: dict[int, str] = {}
-    for number, line in enumerate(read_file(name), start=1):
+    for number, line in enumerate(lines, start=1):
         row, text = line.get("row"), line.get("text")
         if not isinstance(row, int) or isinstance(row, bool) or row < 0:
             said = f"the row {row!r}" if "row" in line else "no row"
@@ -147,6 +154,12 @@ def read_outputs(name: str) -> dict[int, str]:
     if not outputs:
         raise DataError(f"{name} holds no output", EXAMPLE)
     return outputs
+
+
+def _lines(name: str) -> Sequence[Row]:
+    if name != STANDARD_INPUT and not Path(name).is_file():
+        raise DataError(f"no such file: {name}", "give a file of JSON lines with row and text")
+    return read_file(name)
 
 
 def _text_fault(text: object) -> str | None:
@@ -170,6 +183,15 @@ def _check_rows(outputs: Mapping[int, str], rows: Sequence[int], data: Table) ->
 
 
 # --- what they are held against ------------------------------------------------------------------
+
+
+def _table(references: Any) -> Table:
+    """What outputs are held against, as a table."""
+    if isinstance(references, str | Path):
+        return read_table(DataSpec(located(str(references), "test", "validation")))
+    if isinstance(references, list | tuple) and not any(isinstance(one, Mapping) for one in references):
+        references = [{"references": one} for one in references]
+    return read_table(DataSpec("memory"), references)
 
 
 def _sources(data: Table, column: str | None, needed: bool) -> list[object]:

@@ -74,9 +74,14 @@ def test_a_stopped_run_keeps_the_same_weights(tmp_path, stop):
         torch.testing.assert_close(value, expected[name], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("optim", often(["adamw_torch_fused", "adafactor", "sgd"], ["adafactor"]))
-def test_a_checkpoint_within_an_epoch_goes_on_the_same(tmp_path, optim):
-    settings = TrainSettings(epochs=2, learning_rate=1e-3, batch_size=4, optim=optim, gradient_accumulation_steps=2)
+WITHIN = [("adamw_torch_fused", None), ("adafactor", None), ("sgd", None), ("sgd", 88)]
+
+
+@pytest.mark.parametrize(("optim", "tokens"), often(WITHIN, [("adafactor", None), ("sgd", 88)]))
+def test_a_checkpoint_within_an_epoch_goes_on_the_same(tmp_path, optim, tokens):
+    settings = TrainSettings(
+        epochs=2, learning_rate=1e-3, batch_size=4, optim=optim, gradient_accumulation_steps=2, tokens_per_batch=tokens
+    )
     watch = WatchSettings(save_strategy="steps", save_steps=2, save_total_limit=2)
     model, _, rows, collate = fresh(layers=(1, 2))
     train(model, rows, collate, settings, None)

@@ -90,11 +90,8 @@ def judge(
     """
     source = needed(data, "--data")
     from wheretune import catalog
-    from wheretune.data.reading import read_table
-    from wheretune.data.sources import located
-    from wheretune.records.data import DataSpec
     from wheretune.show.tables import table
-    from wheretune.text_judging import Columns, judge_texts, read_outputs
+    from wheretune.text_judging import judge_texts
 
     names = [name.strip() for given in needed(metric, "--metrics") for name in given.split(",") if name.strip()]
     if not names:
@@ -102,9 +99,13 @@ def judge(
     allowed = {"run_generated_code": run_generated_code or None, "without_isolation": without_isolation or None}
     specs = [catalog.filled("metric", catalog.written("metric", name), **allowed) for name in dict.fromkeys(names)]
     measures = [catalog.build("metric", spec) for spec in specs]
-    every = read_table(DataSpec(located(source, "test", "validation")))
     found = judge_texts(
-        read_outputs(outputs), every, measures, Columns(source_column, references_column), each_source_once
+        outputs,
+        source,
+        measures,
+        source_column=source_column,
+        references_column=references_column,
+        each_source_once=each_source_once,
     )
     rows = [
         (

@@ -91,6 +91,7 @@ def plan(
     wheretune plan scores.json --k 3 --tuner lora:r=8:targets=all-linear
     """
     from wheretune.records.base import save, to_json
+    from wheretune.show.records import plan_table
 
     axes = tuning.specs()
     target, choice = file_to_write(output), choice.through(context, axes["schedule"])
@@ -105,8 +106,9 @@ def plan(
         if scores is not None and not json_:
             show(scores)
     write_unless_other(target, lambda path: save(made, path), overwrite)
-    show(made, json_, to_json(made))
-    if scores_file is not None and made.head.name in MAY_GIVE_WAY:
+    open_head = scores_file is not None and made.head.name in MAY_GIVE_WAY
+    show(plan_table(made, open_head), json_, to_json(made))
+    if open_head:
         note(
             f"the head is settled by tune: a checkpoint's own of the same classes is kept in place of {made.head.name}"
         )

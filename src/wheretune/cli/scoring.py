@@ -11,6 +11,7 @@ import typer
 from wheretune.cli.choice import ChoiceOptions, needs_of, refuse_unread, scorers_of
 from wheretune.cli.groups import Group, group, needed, option, refuse
 from wheretune.cli.options import AsJson, Config, ModelOptions, Overwrite, Seed, TrainOptions
+from wheretune.cli.placing import PlacementOptions
 from wheretune.cli.printing import note, show
 from wheretune.cli.reading import ReadingOptions
 from wheretune.cli.reporting import (
@@ -73,6 +74,7 @@ class SettleOptions(Group):
 def score(
     context: typer.Context,
     model: ModelOptions,
+    placing: PlacementOptions,
     data: TrainOptions,
     reading: ReadingOptions,
     choice: ChoiceOptions,
@@ -140,6 +142,8 @@ def score(
     wheretune score --model M --train t.jsonl --shard 1/4 --dtype bf16 --device cuda:0
 
     wheretune score --model M --train t.jsonl --on ray --shards 8
+
+    wheretune score --model ./larger-than-memory --train t.jsonl --memory-limit 8GB
     """
     from wheretune import catalog
     from wheretune.session import Session
@@ -155,7 +159,7 @@ def score(
         raise ConfigError("--until-settled goes with one scorer", "name one with --scorer")
     earlier = report.checked(len(specs)).earlier
     how = reading.reading(seed)
-    texts, spec = data.spec_of_train(seed), model.spec()
+    texts, spec = data.spec_of_train(seed), placing.over(model.spec(), needs)
     part = None if shard is None else _part(context, shard, needs)
     executor = _spread(context, spreading, shards, needs)
     if part is not None and world_size() > 1:

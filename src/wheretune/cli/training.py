@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from wheretune.cli.groups import Group, group, option
 from wheretune.errors import ConfigError
+from wheretune.support.words import in_bytes
 
 if TYPE_CHECKING:
     from wheretune.records.runs import CacheSettings, TrainSettings, WatchSettings
@@ -167,6 +167,10 @@ class WatchOptions(Group):
             "Run layers again in the backward pass, from the lowest trained one up, to save memory.",
         ),
     ] = False
+    fsdp: Annotated[
+        bool,
+        option("--fsdp", "Shard the model over the processes that a launcher started, layer by layer (FSDP2)."),
+    ] = False
 
     def settings(self) -> WatchSettings:
         """How it is watched and kept.
@@ -184,6 +188,7 @@ class WatchOptions(Group):
             save_steps=self.save_steps,
             save_total_limit=self.save_total_limit,
             gradient_checkpointing=self.gradient_checkpointing,
+            fsdp=self.fsdp,
         )
 
 
@@ -283,12 +288,10 @@ class CacheOptions(Group):
 
     def _bytes(self) -> int | None:
         """The limit in bytes."""
-        if self.cache_limit is None:
-            return None
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", self.cache_limit, re.IGNORECASE)
-        if found is None:
-            raise ConfigError(f"--cache-limit is {self.cache_limit!r}", "give a size such as 500MB or 20GB")
-        return int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " "))
+        try:
+            return None if self.cache_limit is None else in_bytes(self.cache_limit)
+        except ValueError as error:
+            raise ConfigError(f"--cache-limit is {self.cache_limit!r}", "give a size such as 500MB or 20GB") from error
 
 
 @group

@@ -95,12 +95,6 @@ class Shared(torch.utils.data.Sampler[list[int]]):
     def __init__(self, batches: torch.utils.data.Sampler[list[int]] | list[list[int]], number: int, size: int) -> None:
         self.batches, self._number, self._size = batches, number, size
 
-    def set_epoch(self, epoch: int) -> None:
-        """Hands the epoch on to what draws."""
-        for draws in (self.batches, getattr(self.batches, "sampler", None)):
-            if isinstance(draws, EpochBuckets | TokenBatches):
-                draws.set_epoch(epoch)
-
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]
 

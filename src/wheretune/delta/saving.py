@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
 
 from wheretune import catalog
 from wheretune.delta.card import write_card
 from wheretune.delta.folder import ADAPTER, CARD, MANIFEST, TENSORS, sha256
 from wheretune.errors import OutputError, TrainingError
+from wheretune.model.sharding import whole, write_tensors
 from wheretune.records.base import save
 from wheretune.records.runs import Manifest
 from wheretune.support.files import write
+from wheretune.support.processes import writes
 from wheretune.tuners.peft import for_language_model
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def save_delta(
     tuned: Tuned, folder: str | Path, *, data: DataInfo | None = None, max_length: int | None = None
 ) -> Path:
     """Writes the tensors that train, and the manifest, into `folder`.
+
+    Of a model in shards all processes must do so, and the first one writes.
 
     Args:
         tuned: From `apply`, after training.
@@ -47,12 +50,17 @@ def save_delta(
     folder = Path(folder)
     if (folder / MANIFEST).is_file():
         raise OutputError(f"{folder} holds a delta already", "choose another folder, or delete it first")
-    broken = [name for name, value in tuned.trainable.items() if not torch.isfinite(value).all()]
+    broken = [name for name, value in tuned.trainable.items() if not torch.isfinite(whole(value)).all()]
     if broken:
         raise TrainingError(f"training diverged: {broken[0]} is not finite", "lower the learning rate")
     save_adapter, elsewhere = tuned.attached.save, set[int]()
     if save_adapter is not None:
         elsewhere = {id(parameter) for parameter in tuned.attached.parameters}
+    tensors = {name: value for name, value in tuned.trainable.items() if id(value) not in elsewhere}
+    if not writes():
+        write_tensors(tensors, None)
+        return folder
+    if save_adapter is not None:
         speaks = data is not None and catalog.find("head", tuned.plan.head.name).speaks
 
         def write_adapter(draft: Path) -> None:
@@ -62,9 +70,7 @@ def save_delta(
 
         write(folder / ADAPTER, write_adapter)
     write_card(folder, tuned.plan, data)
-    here = {name: value for name, value in tuned.trainable.items() if id(value) not in elsewhere}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in here.items()}
-    write(folder / TENSORS, lambda draft: save_file(tensors, draft, {"format": "pt"}))
+    write(folder / TENSORS, lambda draft: write_tensors(tensors, draft, {"format": "pt"}))
     save(Manifest(2, tuned.plan, data, max_length, sha256(folder)), folder / MANIFEST)
     return folder
 

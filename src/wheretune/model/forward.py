@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wheretune.errors import ModelError
 from wheretune.model.calls import watch_input, watch_output
-from wheretune.model.inputs import accepted, packed, representative_positions
+from wheretune.model.inputs import accepted, model_device, packed, representative_positions
 
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
@@ -33,6 +33,7 @@ def represent(
     causal: bool,
 ) -> Float[Tensor, "batch hidden"]:
     """The representative token of each sample, or the mean over its unmasked tokens, in fp32."""
+    mask = mask.to(hidden.device)  # the layers of one model may lie on several devices
     if pooling != "token":
         weights = mask.unsqueeze(-1).to(torch.float32)
         return (hidden.float() * weights).sum(1) / weights.sum(1)
@@ -130,7 +131,7 @@ def _batch_first(stack: LayerStack, mask: Tensor, turned: bool, hidden: Tensor) 
 def token_first(stack: LayerStack) -> bool:
     """Whether the layers of a model hold (token, batch, hidden), as XLNet's do: seen once, on two texts of three."""
     known = _TOKEN_FIRST.get(stack.base)
-    device = next(stack.base.parameters()).device
+    device = model_device(stack.base)
     if device.type == "meta":  # it cannot be run
         return False
     if known is None:
@@ -154,7 +155,7 @@ class Kept:
 
     Args:
         stack: The layers.
-        mask: Which tokens are no padding.
+        mask: Which tokens are no padding. Where it lies all is gathered, wherever a layer computes.
         read: From a state of all tokens to the rows that are kept, (place, hidden).
         reductions: What to compute from all tokens of a layer's input and output.
     """
@@ -180,11 +181,13 @@ class Kept:
                 "take the last layer's own, the raw one",
                 "last",
             )
-        self._rows[index] = self._read(hidden)
+        home, here = self._mask.device, hidden.device
+        self._rows[index] = self._read(hidden).to(home)
         if self._reductions:
             for name, reduction in self._reductions.items():
                 if self._before is not None and index > 0:
-                    self._reduced[name].append(reduction(self._before, hidden, self._mask))
+                    found = reduction(self._before.to(here), hidden, self._mask.to(here))
+                    self._reduced[name].append(found.to(home))
             self._before = hidden
 
     def states(self) -> tuple[Float[Tensor, "place state hidden"], dict[str, Float[Tensor, "text layer"]]]:

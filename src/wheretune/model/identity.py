@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,10 @@ import torch
 from torch import nn
 
 from wheretune.errors import PlanError
+from wheretune.model.dispatch import weight
 from wheretune.model.finding import eyes_of, is_encoder_decoder, text_config
 from wheretune.model.placement import quantized
+from wheretune.model.sharding import is_sharded, whole
 from wheretune.records.model import LayerInfo, ModelInfo, ModelSpec
 
 if TYPE_CHECKING:
@@ -25,18 +28,28 @@ if TYPE_CHECKING:
 PART = 2**20  # numbers that are copied at a time: an embedding table in fp32 would be a large part of a bf16 model
 
 
-def tensor_hashes(tensors: Iterable[tuple[str, Tensor]], *, as_fp32: bool = False) -> dict[str, str]:
-    """SHA-256 of the bytes of every tensor, by name; of floating ones as fp32 where asked for."""
+def tensor_hashes(
+    tensors: Iterable[tuple[str, Tensor | Callable[[], Tensor]]], *, as_fp32: bool = False
+) -> dict[str, str]:
+    """SHA-256 of the bytes of every tensor, by name; of floating ones as fp32 where asked for.
 
-    def one(item: tuple[str, Tensor]) -> tuple[str, str]:
+    A tensor may be what reads it, and is then read when its turn comes. All processes that hold shards of the tensors
+    must ask.
+    """
+
+    def one(item: tuple[str, Tensor | Callable[[], Tensor]]) -> tuple[str, str]:
         name, tensor = item
+        tensor = tensor if isinstance(tensor, torch.Tensor) else tensor()
         found = hashlib.sha256()
-        for part in torch.split(tensor.detach().reshape(-1), PART):
+        for part in torch.split(whole(tensor.detach()).reshape(-1), PART):
             part = part.cpu()
             part = part.float() if as_fp32 and part.is_floating_point() else part
             found.update(part.view(torch.uint8).numpy().data)
         return name, found.hexdigest()
 
+    tensors = list(tensors)
+    if any(is_sharded(tensor) for _, tensor in tensors):
+        return dict(map(one, tensors))  # in one order, as all processes gather them
     with ThreadPoolExecutor(max_workers=2) as pool:  # hashlib lets go of the interpreter lock
         return dict(pool.map(one, tensors))
 
@@ -47,8 +60,8 @@ def fingerprints(stack: LayerStack) -> dict[str, str]:
     They are the same with or without a head, and for a half-precision checkpoint however it was loaded.
     """
     left_out = ("pooler.", "lm_head.")  # T5 with its output matrix is its own base model
-    weights = ((n, v) for n, v in stack.base.state_dict().items() if not n.startswith(left_out))
-    return tensor_hashes(weights, as_fp32=True)
+    names = [name for name in stack.base.state_dict() if not name.startswith(left_out)]
+    return tensor_hashes(((name, partial(weight, stack.base, name)) for name in names), as_fp32=True)
 
 
 def base_hash(hashes: Mapping[str, str]) -> str:

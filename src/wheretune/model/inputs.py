@@ -10,6 +10,7 @@ from jaxtyping import Int, Shaped
 from torch import nn
 
 from wheretune.errors import ModelError
+from wheretune.model.dispatch import offloading
 from wheretune.model.finding import check_one_sequence, text_config
 from wheretune.model.reach import most_tokens
 
@@ -128,8 +129,12 @@ def representative_positions(mask: Shaped[Tensor, "batch token"], causal: bool) 
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Where a model lies."""
-    return next(model.parameters()).device
+    """Where a model lies; of one that was spread, where weights lie that stay there, or else where it computes."""
+    for parameter in model.parameters():
+        if not parameter.is_meta:
+            return parameter.device
+    hooks = [found for module in model.modules() if (found := offloading(module)) is not None]
+    return torch.device(hooks[0].execution_device) if hooks else torch.device("meta")
 
 
 def unlabelled(batch: Batch, device: torch.device) -> Batch:

@@ -14,6 +14,7 @@ from torch import nn
 from wheretune.errors import ModelError
 from wheretune.model.adapted import merged
 from wheretune.model.apart import read_apart
+from wheretune.model.dispatch import dispatching, places_in_words, quietly
 from wheretune.model.finding import base_of, causal, find_layers, is_encoder_decoder
 from wheretune.model.identity import describe, fingerprints
 from wheretune.model.own_head import has_own_head, own_head
@@ -21,6 +22,7 @@ from wheretune.model.placement import device_of, placing
 from wheretune.model.sight import opened_by, sees, with_processor
 from wheretune.records.model import ModelSpec
 from wheretune.support.hub import below_adapter, is_adapter, resolve
+from wheretune.support.log import log
 from wheretune.support.words import first_line
 
 if TYPE_CHECKING:
@@ -52,25 +54,29 @@ class Opened:
         return {f"{path}.{name}": found for name, found in self.fingerprints.items()}
 
 
-def open_model(spec: ModelSpec, *, language: bool = False) -> Opened:
+def open_model(spec: ModelSpec, *, language: bool = False, on_host: bool = False) -> Opened:
     """Opens a model with its tokenizer, finds its layers and hashes its weights.
 
     Args:
         spec: Which model, and how it is held.
         language: Open the language model with its output matrix, in place of the headless model.
+        on_host: Leave it in main memory, in the precision that suits its device: weights that are in this precision in
+            the checkpoint are read from its mapped file, of which processes of one machine share what is in memory.
 
     Raises:
         ModelError: It cannot be found or opened, its layers are not found, it has no tokenizer, or this machine cannot
             hold it as asked. With `language`: it is an encoder, or its checkpoint has no output matrix.
     """
     spec = pinned(spec)
-    model, head = (load_language_model(spec), None) if language else _load(spec)
+    device = torch.device("cpu") if on_host else None
+    model, head = (load_language_model(spec, device), None) if language else _load(spec, device)
     stack = find_layers(model, spec.layers_attribute)
     tokenizer = load_tokenizer(spec.name, spec.revision)
     if is_encoder_decoder(stack.base):
         read_apart(tokenizer)
     hashes = fingerprints(stack)
-    return Opened(stack, tokenizer, replace(describe(stack, hashes), spec=spec), hashes, head)
+    info = replace(describe(stack, hashes), spec=replace(spec, placement=None))  # which model it is, wherever it lay
+    return Opened(stack, tokenizer, info, hashes, head)
 
 
 def outline(spec: ModelSpec) -> tuple[LayerStack, ModelInfo]:
@@ -132,8 +138,11 @@ def load_model(spec: ModelSpec) -> nn.Module:
     return _load(spec)[0]
 
 
-def _load(spec: ModelSpec) -> tuple[nn.Module, OwnHead | None]:
-    """The headless transformer and, where the checkpoint is a classifier, what it had on top."""
+def _load(spec: ModelSpec, device: torch.device | None = None) -> tuple[nn.Module, OwnHead | None]:
+    """The headless transformer and, where the checkpoint is a classifier, what it had on top; on the spec's device.
+
+    Of a model that is spread over several places the head is left aside: it is not scored.
+    """
     from transformers import AutoModel, AutoModelForSequenceClassification
 
     config = _config(spec.name, spec.revision)
@@ -142,26 +151,22 @@ def _load(spec: ModelSpec) -> tuple[nn.Module, OwnHead | None]:
     if is_adapter(spec.name):
         whole = merged(spec, given)
     else:
-        kind: Any = AutoModelForSequenceClassification if has_own_head(config) else AutoModel
-        with _opening(spec.name, kind.__name__):
-            whole, loaded = kind.from_pretrained(
-                spec.name,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **resolve(spec.name, spec.revision),
-                **given,
-            )
-        missing = [name for name in loaded["missing_keys"] if not name.startswith(f"{whole.base_model_prefix}.")]
-    if spec.quantize is None:  # a quantised one lies there already
-        whole = whole.to(device_of(spec))
+        classifies = has_own_head(config) and spec.placement is None
+        whole, lacking = _from_pretrained(spec, AutoModelForSequenceClassification if classifies else AutoModel, given)
+        missing = [name for name in lacking if not name.startswith(f"{whole.base_model_prefix}.")]
+    whole = _moved(whole, spec, device)
     model = base_of(whole)
     head = None if missing else own_head(whole)  # what is missing was drawn at random
     _drop_pooler(model)
     return model, head
 
 
-def load_language_model(spec: ModelSpec) -> nn.Module:
+def load_language_model(spec: ModelSpec, device: torch.device | None = None) -> nn.Module:
     """The language model with its output matrix, which is never quantised; of a model that sees, with its eyes.
+
+    Args:
+        spec: Which model, and how it is held.
+        device: Where it lies; on the spec's by default.
 
     Raises:
         ModelError: It is an encoder, cannot be opened, its checkpoint has no output matrix, or this machine cannot
@@ -179,20 +184,35 @@ def load_language_model(spec: ModelSpec) -> nn.Module:
         )
     given, kind = placing(spec, config), opened_by(config)
     if is_adapter(name):
-        return merged(spec, given, language=kind).to(device_of(spec))
-    with _opening(name, kind):
-        opened: Any = getattr(transformers, kind).from_pretrained(
-            name, trust_remote_code=False, output_loading_info=True, **resolve(name, spec.revision), **given
-        )
-        model, loaded = opened
-    if loaded["missing_keys"]:  # Transformers would draw them at random
+        return merged(spec, given, language=kind).to(device or device_of(spec))
+    model, missing = _from_pretrained(spec, getattr(transformers, kind), given)
+    if missing:  # Transformers would draw them at random
         raise ModelError(
-            f"the checkpoint {name} lacks {sorted(loaded['missing_keys'])[0]}, which a language model needs",
+            f"the checkpoint {name} lacks {sorted(missing)[0]}, which a language model needs",
             "give the language model, not a headless one or a classifier",
             "model",
         )
-    made: nn.Module = model
-    return made if spec.quantize is not None else made.to(device_of(spec))
+    return _moved(model, spec, device)
+
+
+def _from_pretrained(spec: ModelSpec, kind: Any, given: dict[str, Any]) -> tuple[Any, set[str]]:
+    """A model as one of Transformers' classes opens it, and the weights that its checkpoint lacks."""
+    with _opening(spec.name, kind.__name__), quietly():
+        if spec.placement is not None:
+            with torch.device("meta"):
+                empty = kind.from_config(_config(spec.name, spec.revision), dtype=given["dtype"])
+            given = given | dispatching(spec.placement, empty)
+        made, loaded = kind.from_pretrained(
+            spec.name, trust_remote_code=False, output_loading_info=True, **resolve(spec.name, spec.revision), **given
+        )
+    if spec.placement is not None:
+        log.warning("%s", places_in_words(made))
+    return made, set(loaded["missing_keys"])
+
+
+def _moved(model: nn.Module, spec: ModelSpec, device: torch.device | None) -> nn.Module:
+    """The model on a device, the spec's by default; one that is quantised or spread lies where it is to be."""
+    return model.to(device or device_of(spec)) if spec.quantize is None and spec.placement is None else model
 
 
 @contextmanager
@@ -200,7 +220,16 @@ def _opening(name: str, kind: str) -> Iterator[None]:
     """Says in one line why Transformers cannot open a model."""
     try:
         yield
+    except ModelError:
+        raise
     except Exception as error:
+        if "offload_folder" in str(error):
+            raise ModelError(
+                f"some weights of {name} cannot be read from its files as they are: they are fused when it is opened, "
+                "or are not safetensors",
+                "name a folder to write them to (offload_folder)",
+                "offload_folder",
+            ) from error
         raise ModelError(
             f"cannot open the model {name}: {first_line(error)}",
             f"give a folder or hub name that transformers.{kind} opens",

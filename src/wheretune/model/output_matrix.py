@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from wheretune.errors import ModelError
+from wheretune.model.dispatch import weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,10 +38,10 @@ def semantic_bases(stack: LayerStack, tokens: Sequence[int]) -> Float[Tensor, "l
         raise ModelError(
             f"{type(stack.model).__name__} {what}", "open a causal language model with AutoModelForCausalLM"
         )
-    weight: Tensor = output.weight.detach()
-    gram = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64, device=weight.device)
-    for part in torch.split(weight, ROWS_AT_ONCE):
+    matrix = weight(output, "weight")
+    gram = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64, device=matrix.device)
+    for part in torch.split(matrix, ROWS_AT_ONCE):
         gram += part.double().T @ part.double()
     inverse = torch.linalg.pinv(gram, hermitian=True)
-    bases: Tensor = (weight[list(tokens)].double() @ inverse).float()
+    bases: Tensor = (matrix[list(tokens)].double() @ inverse).float()
     return bases

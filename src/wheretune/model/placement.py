@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
     from wheretune.records.model import ModelSpec, Quantize
 
+HALVES = (torch.bfloat16, torch.float16)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -133,18 +134,12 @@ def hold_masters(stack: LayerStack, parameters: Iterable[nn.Parameter]) -> Calla
     Returns:
         What undoes it: the parameters go back to their precision, rounded.
     """
-    halves = [(p, p.dtype) for p in parameters if p.dtype in (torch.bfloat16, torch.float16)]
+    halves = [(p, p.dtype) for p in parameters if p.dtype in HALVES]
     if not halves:
         return lambda: None
-
-    def computing(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        kind = next(stack.base.parameters()).device.type  # a Trainer may have moved it meanwhile
-        with torch.autocast(kind, torch.bfloat16):
-            return forward(*args, **kwargs)
-
     for parameter, _ in halves:
         parameter.data = parameter.data.float()
-    give_back = wrap_forward(stack.base, computing)
+    give_back = compute_in_half(stack.base)
 
     def undo() -> None:
         give_back()
@@ -152,3 +147,14 @@ def hold_masters(stack: LayerStack, parameters: Iterable[nn.Parameter]) -> Calla
             parameter.data = parameter.data.to(dtype)
 
     return undo
+
+
+def compute_in_half(base: nn.Module) -> Callable[[], None]:
+    """Lets a base model compute in bf16 whatever its weights are held in; returns what ends it."""
+
+    def computing(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        kind = next(base.parameters()).device.type  # a Trainer may have moved it meanwhile
+        with torch.autocast(kind, torch.bfloat16):
+            return forward(*args, **kwargs)
+
+    return wrap_forward(base, computing)

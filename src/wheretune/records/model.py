@@ -12,6 +12,9 @@ from typing import Literal
 
 from wheretune.errors import ConfigError, ModelError, PlanError
 from wheretune.records.base import record, require
+from wheretune.records.placement import Placement
+from wheretune.support.hub import is_adapter
+from wheretune.support.processes import world_size
 from wheretune.support.words import count, short_name
 
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
@@ -34,6 +37,7 @@ class ModelSpec:
         device: `auto` takes a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
         attention: Transformers' implementation; None takes Transformers' own choice.
         quantize: Hold the linear maps in 4 or 8 bits.
+        placement: Where the weights lie, if not all on `device`.
     """
 
     name: str
@@ -43,8 +47,13 @@ class ModelSpec:
     device: str = "auto"
     attention: Attention | None = None
     quantize: Quantize | None = None
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
+        if self.placement is not None:
+            for name, given in (("device", self.device != "auto"), ("quantize", self.quantize is not None)):
+                if given:
+                    raise ConfigError(f"{name} does not go with a device map or a memory limit", "drop one", name)
         if DEVICE.fullmatch(self.device) is None:
             raise ConfigError(f"there is no device {self.device!r}", "give auto, cpu, cuda, cuda:N or mps", "device")
 
@@ -62,6 +71,32 @@ def check_machine(spec: ModelSpec) -> None:
     lacking = {"cuda": not _cuda(), "mps": sys.platform != "darwin"}
     if lacking.get(spec.device.split(":")[0], False):
         raise ModelError(f"there is no {spec.device} on this machine", "take auto or cpu", "device")
+    if spec.placement is not None:
+        spec.placement.places()
+        if is_adapter(spec.name):
+            raise ModelError(
+                f"{spec.name} is a PEFT adapter, which is merged into weights that lie in one place",
+                "merge it (merge_and_unload) and give that folder",
+                "device_map",
+            )
+        if world_size() > 1:
+            raise ModelError(
+                f"a device map is for one process, and there are {world_size()}", "start one, or drop it", "device_map"
+            )
+
+
+def check_forward_only(spec: ModelSpec, needs: Iterable[str]) -> None:
+    """Refuses what cannot be computed where weights come and go.
+
+    Raises:
+        ModelError: Gradients are needed, and there is a placement.
+    """
+    if spec.placement is not None and not {"gradients", "training"}.isdisjoint(needs):
+        raise ModelError(
+            "gradients need all weights at once, and with a device map or a memory limit they come and go",
+            "take scorers of one forward pass, such as cosine-centrality or cka, or hold the model whole",
+            "device_map",
+        )
 
 
 def check_trains(spec: ModelSpec) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wheretune.errors import ConfigError
-from wheretune.records.base import Spec, from_json, read_json, record, require
+from wheretune.records.base import Spec, from_json, read_json, record, require, to_json
 from wheretune.records.data import DataInfo, DataSpec, check_seed
-from wheretune.records.model import ModelSpec
+from wheretune.records.model import ModelSpec, check_forward_only
 from wheretune.records.plan import Plan
 from wheretune.records.scores import Reading
 
@@ -127,6 +127,7 @@ class WatchSettings:
         save_steps: Steps from one to the next.
         save_total_limit: How many are kept while the run goes on; all go when it ends.
         gradient_checkpointing: Layers from the lowest trained one up run again in the backward pass, to save memory.
+        fsdp: Several processes hold shards of the model, not the whole; see `model.sharding`.
     """
 
     report_to: tuple[str, ...] = ()
@@ -135,6 +136,7 @@ class WatchSettings:
     save_steps: int | None = None
     save_total_limit: int = 1
     gradient_checkpointing: bool = False
+    fsdp: bool = False
 
     def __post_init__(self) -> None:
         for name in ("logging_steps", "save_steps", "save_total_limit"):
@@ -217,6 +219,13 @@ class RunSpec:
     metrics: tuple[str, ...] = ()
     settings: TrainSettings = field(default_factory=TrainSettings)
     plan: Plan | None = None
+
+    def __post_init__(self) -> None:
+        check_forward_only(self.model, ("training",))
+
+
+# what a folder means that an earlier version began, where it does not say
+UNSAID = {"settings": to_json(TrainSettings()), "model": {"placement": None}}
 
 
 @record

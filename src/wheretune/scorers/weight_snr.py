@@ -21,7 +21,10 @@ import numpy as np
 from wheretune.scorers.base import Card, Finished
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import torch
+    from torch import nn
 
     from wheretune.model.stack import LayerStack
 
@@ -43,11 +46,16 @@ class WeightSNR:
 
     def score(self, stack: LayerStack) -> Finished:
         """The ratio of every layer."""
-        matrices = [[p.detach() for p in layer.module.parameters() if p.ndim == 2] for layer in stack.layers]
-        return Finished(np.array([_ratio(of_layer) for of_layer in matrices]))
+        return Finished(np.array([_ratio(_matrices(layer.module)) for layer in stack.layers]))
 
 
-def _ratio(matrices: list[torch.Tensor]) -> float:
+def _matrices(layer: nn.Module) -> Iterator[torch.Tensor]:
+    from wheretune.model.dispatch import weight
+
+    return (weight(layer, name) for name, parameter in layer.named_parameters() if parameter.ndim == 2)
+
+
+def _ratio(matrices: Iterable[torch.Tensor]) -> float:
     import torch
 
     signal = noise = 0.0

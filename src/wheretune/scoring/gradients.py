@@ -17,6 +17,7 @@ from jaxtyping import Float
 from wheretune.data.examples import NOT_LEARNED
 from wheretune.errors import ScoreError
 from wheretune.heads.headed import headed
+from wheretune.model.dispatch import check_held
 from wheretune.model.forward import evaluating
 from wheretune.model.states import Gradients
 
@@ -49,8 +50,10 @@ def stream_gradients(
         seed: Seed for the head.
 
     Raises:
+        ModelError: Weights of the model are offloaded.
         ScoreError: A gradient is not finite; the layer and the rows are named.
     """
+    check_held(stack.base, "a gradient")
     model = headed(stack, None, data, seed)
     groups = [list(layer.module.parameters()) for layer in stack.layers]
     sizes = torch.tensor([sum(p.numel() for p in group) for group in groups])

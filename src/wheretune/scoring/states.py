@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 
 from wheretune.data.examples import NOT_LEARNED
 from wheretune.errors import ScoreError
+from wheretune.model.dispatch import running
 from wheretune.model.forward import evaluating, forward_states
-from wheretune.model.inputs import unlabelled
+from wheretune.model.inputs import model_device, unlabelled
 from wheretune.model.states import Meanings, States
 from wheretune.model.two_stacks import forward_apart, state_names
 
@@ -50,13 +51,13 @@ def stream_states(
     Raises:
         ScoreError: A state is not finite; the layer and the row are named.
     """
-    device = next(stack.base.parameters()).device
+    device = model_device(stack.base)
     forward = forward_apart if stack.split else forward_states
     for batch in batches:
         inputs = {name: value.to(device) for name, value in collate(batch).items()}
         places = None if predicted is None else _places(inputs, batch, reading, predicted, bool(stack.split))
         read = inputs if predicted is not None else unlabelled(inputs, device)
-        with torch.no_grad(), evaluating(stack.base):
+        with torch.no_grad(), evaluating(stack.base), running(stack.base):
             tokens, reduced = forward(stack, read, reading.pooling, reading.last, reductions, places=places)
         rows = tuple(int(row["row"]) for row in batch)
         _check_finite(tokens, rows, state_names(stack))

@@ -43,7 +43,8 @@ def _(scores: LayerScores, chosen: tuple[int, ...] = ()) -> Table:
 
 
 @terminal.register
-def _(plan: Plan) -> Group:
+def plan_table(plan: Plan, open_head: bool = False) -> Group:
+    """A plan as a table; the head is said to be open where tune may keep a checkpoint's own in its place."""
     rows = [
         ("layers", plan.model.named(plan.layers) or "none"),
         ("of", str(plan.model)),
@@ -51,7 +52,7 @@ def _(plan: Plan) -> Group:
         *([("because", plan.reason)] if plan.reason is not None else []),
         *([("how sure", plan.confidence.in_words(plan.model.called))] if plan.confidence is not None else []),
         ("tuner", str(plan.tuner)),
-        ("head", str(plan.head)),
+        ("head", f"{plan.head} (tune settles it)" if open_head else str(plan.head)),
         ("schedule", str(plan.schedule)),
         *([] if (steps := steps_per_layer(plan)) is None else [("steps", steps)]),
         *([] if (saved := scheduling.backward_saved(plan)) is None else [("cost saving", saved_in_words(saved, plan))]),

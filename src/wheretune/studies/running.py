@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from wheretune import catalog, planning
 from wheretune.errors import WheretuneError
 from wheretune.records.base import Spec, to_json
-from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings, WatchSettings, check_cache
+from wheretune.records.runs import UNSAID, CacheSettings, RunSpec, WatchSettings, check_cache
 from wheretune.records.scores import ENOUGH, Reading, load_scores, save_scores
 from wheretune.selectors.base import resolve_k
 from wheretune.session import Session
@@ -156,9 +156,8 @@ class _Study:
 
     def finished(self, data: dict[str, DataInfo], executor: Executor) -> Compared:
         """The rows, once every run has ended."""
-        older = {"settings": to_json(TrainSettings())}
         self.check_schedules()
-        with claimed(self.folder / COMPARISON, self.claimed(data), defaults=older, made=(SCORES,)):
+        with claimed(self.folder / COMPARISON, self.claimed(data), defaults=UNSAID, made=(SCORES,)):
             work = Work(self.what, self.scores(), self.folder, self.cache, self.session, self.watch)
             for method in self.what.methods:
                 with methods.named(method):

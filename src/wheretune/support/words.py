@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 
@@ -45,6 +46,18 @@ def size(count: float) -> str:
             return f"{short(count)} {unit}"
         count /= 1000
     return f"{short(count)} GB"
+
+
+def in_bytes(text: str) -> int:
+    """The bytes of a size such as 500MB, 20GB or 1.5GiB.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"{text!r} is no size such as 500MB or 20GB")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " "))
 
 
 def first_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ Transformers is opened when a function needs it, so that a command line may refu
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import tempfile
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from wheretune import catalog
 from wheretune.errors import ConfigError
+from wheretune.support.processes import world_size
 from wheretune.support.words import first_line
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from wheretune.records.base import Spec
-    from wheretune.records.runs import TrainSettings, WatchSettings
+    from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings, WatchSettings
 
 OWN = {  # what has a setting of ours
     "num_train_epochs": "epochs",
@@ -31,6 +33,7 @@ OWN = {  # what has a setting of ours
     "bf16": "dtype",
     "fp16": "dtype",
     "use_cpu": "device",
+    "fsdp": "fsdp",
     "hub_model_id": "hub_model_id",
     **{
         name: name
@@ -53,9 +56,8 @@ REFUSED = {  # what would break a promise, or do nothing
     "train_sampling_strategy": ORDER,
     "length_column_name": ORDER,
     "ignore_data_skip": ORDER,
-    "deepspeed": "every process holds the whole model",
-    "fsdp": "every process holds the whole model",
-    "fsdp_config": "every process holds the whole model",
+    "deepspeed": "every process holds the whole model, or with fsdp its shards of it",
+    "fsdp_config": "with fsdp layers are units, and all else follows from the plan",
     **dict.fromkeys(OF_DDP, REDUCED),
     "neftune_noise_alpha": "frozen embeddings are computed once, and noise in them would not be seen",
     "resume_from_checkpoint": "a stopped run goes on by itself",
@@ -70,6 +72,7 @@ REFUSED = {  # what would break a promise, or do nothing
     "do_eval": "it does nothing",
     "do_predict": "it does nothing",
 }
+SHARDED = ("adamw_torch_fused", "adamw_torch", "sgd", "adagrad", "rmsprop")  # optimizers that look at each number alone
 ON_LOSS = ("reduce_lr_on_plateau", "greedy")  # schedulers that follow a validation loss
 PACKAGES = {  # what a tracker's name needs, where that is another than itself
     "azure_ml": "azureml",
@@ -121,6 +124,36 @@ def check_judging(settings: TrainSettings, tuner: Spec) -> None:
             "leave out the one or the other",
             "eval_strategy",
         )
+
+
+def check_sharding(spec: RunSpec, watch: WatchSettings, cache: CacheSettings | None = None) -> None:
+    """Refuses to shard a model where that is of no use, or where something needs it whole.
+
+    Raises:
+        ConfigError: It is to be sharded all the same.
+    """
+    if not watch.fsdp:
+        return
+    chosen, optim = spec.plan or spec, spec.settings.optim
+    moves = catalog.build("schedule", chosen.schedule).moves
+    for wrong, problem, remedy in (
+        (world_size() == 1, "one process has nobody to share a model with", "start several (torchrun)"),
+        (moves, f"{chosen.schedule.name} freezes layers as it goes, and a shard trains or not", "take no schedule"),
+        (
+            cache is not None and cache.where in ("memory", "disk"),
+            "the prefix cache runs layers alone",
+            "cache nothing",
+        ),
+        (spec.model.quantize is not None, "quantised weights cannot be cut", "leave out quantize"),
+        (optim not in SHARDED, f"{optim} reads whole matrices", f"take one of {', '.join(SHARDED)}"),
+        (_torch() < (2, 8), "torch shards as it must from 2.8 on", "take a newer one"),
+    ):
+        if wrong:
+            raise ConfigError(problem, f"{remedy}, or leave out fsdp", "fsdp")
+
+
+def _torch() -> tuple[int, ...]:
+    return tuple(int(number) for number in importlib.metadata.version("torch").split(".")[:2])
 
 
 def _check_optimizer(name: str) -> None:

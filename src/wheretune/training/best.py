@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from wheretune import catalog
 from wheretune.errors import ConfigError
+from wheretune.model.sharding import as_held, write_tensors
 from wheretune.support.files import write
 from wheretune.support.processes import writes
 
@@ -72,18 +73,19 @@ class BestWeights:
 
     def keep(self, parameters: Mapping[str, Tensor]) -> None:
         """Remembers these, in place of earlier ones."""
-        copies = {name: value.detach().clone().contiguous() for name, value in parameters.items()}
         if self._file is None:
-            self._kept = copies
+            self._kept = {name: value.detach().clone() for name, value in parameters.items()}
         elif writes():
-            write(self._file, lambda draft: save_file(copies, draft))
+            write(self._file, lambda draft: write_tensors(parameters, draft))
+        else:
+            write_tensors(parameters, None)
 
     def restore(self, model: nn.Module) -> None:
         """Gives a model the weights that were kept."""
         kept = self._kept if self._file is None else load_file(self._file)
         own = dict(model.named_parameters())
         for name, value in kept.items():
-            own[name].data.copy_(value)
+            own[name].data.copy_(as_held(value, own[name]))
 
 
 # --- of a run ------------------------------------------------------------------------------------

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from wheretune.errors import TrainingError
+from wheretune.model.sharding import as_held, write_tensors
 from wheretune.support.files import PARTIAL, sweep, write
+from wheretune.support.processes import writes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,7 +55,10 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path, state: TrainerState, kept: int = 1) -> None:
-    """Writes a checkpoint of a run, whole or not at all, and then removes all but the last `kept`."""
+    """Writes a checkpoint of a run, whole or not at all, and then removes all but the last `kept`.
+
+    All processes of the run must do so; the first one writes.
+    """
     tensors = {f"parameters/{name}": value for name, value in checkpoint.parameters.items()}
     slots = [(f"{name}/{slot}", value) for name, of in checkpoint.optimizer.items() for slot, value in of.items()]
     tensors |= {f"optimizer/{key}": value for key, value in slots if isinstance(value, torch.Tensor)}
@@ -65,11 +70,14 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, state: TrainerState, k
 
     def fill(draft: Path) -> None:
         draft.mkdir()
-        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, draft / TENSORS)
+        write_tensors(tensors, draft / TENSORS)
         content = {"format": FORMAT, "groups": checkpoint.groups, "slots": plain, "rest": checkpoint.rest}
         (draft / REST).write_text(json.dumps(content), encoding="utf-8")
         state.save_to_json(str(draft / TRAINER))
 
+    if not writes():
+        write_tensors(tensors, None)
+        return
     write(folder / f"{CHECKPOINT}-{state.global_step}", fill)
     for older in checkpoints(folder)[:-kept]:
         shutil.move(older, folder / f".{older.name}{PARTIAL}")  # first out of sight, so that no half of it is resumed
@@ -123,14 +131,21 @@ def restore_optimizer(optimizer: Optimizer, model: nn.Module, checkpoint: Checkp
     Raises:
         TrainingError: It holds other parameters than it did.
     """
-    number = {name: place for place, name in enumerate(held_by(optimizer, model))}
+    held = held_by(optimizer, model)
+    number = {name: place for place, name in enumerate(held)}
     if number.keys() != checkpoint.parameters.keys():
         odd = sorted(number.keys() ^ checkpoint.parameters.keys())[0]
         raise TrainingError(f"the checkpoint and the model disagree on whether {odd} trains", "start the run over")
     now = optimizer.state_dict()["param_groups"]
     plain = [{k: tuple(v) if isinstance(v, list) else v for k, v in group.items()} for group in checkpoint.groups]
     groups = [{**saved, "params": group["params"]} for saved, group in zip(plain, now, strict=True)]
-    state = {number[name]: dict(slots) for name, slots in checkpoint.optimizer.items()}
+    state = {
+        number[name]: {
+            slot: as_held(value, held[name]) if isinstance(value, torch.Tensor) else value
+            for slot, value in slots.items()
+        }
+        for name, slots in checkpoint.optimizer.items()
+    }
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
@@ -145,7 +160,7 @@ def restore_parameters(model: nn.Module, checkpoint: Checkpoint) -> None:
     if lacking:
         raise TrainingError(f"the model has no {lacking[0]}, which the checkpoint holds", "start the run over")
     for name, value in checkpoint.parameters.items():
-        own[name].data.copy_(value)
+        own[name].data.copy_(as_held(value, own[name]))
 
 
 def generators() -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -18,6 +18,7 @@ from torch import distributed
 
 from wheretune.data.samplers import Shared
 from wheretune.errors import TrainingError
+from wheretune.model.sharding import is_sharded
 from wheretune.support.processes import gathered, part, talking, writes
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def summed(number: Tensor) -> Tensor:
 def sum_gradients(parameters: Mapping[str, Tensor], loss: Tensor) -> Tensor:
     """Gives every process the sum of the gradients of all, and returns the sum of their losses.
 
-    A parameter that has no gradient anywhere keeps none, so that the optimizer leaves it alone.
+    A parameter that has no gradient anywhere keeps none, so that the optimizer leaves it alone. Of a parameter in
+    shards the backward pass has left the mean.
 
     Args:
         parameters: What the optimizer holds, by name, in the same order in every process.
@@ -102,11 +104,18 @@ def sum_gradients(parameters: Mapping[str, Tensor], loss: Tensor) -> Tensor:
     for parameter in some:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    for bucket in _buckets([p.grad for p in some if p.grad is not None]):
+        elif is_sharded(parameter):
+            parameter.grad.mul_(part()[1])
+    _sum([p.grad for p in some if p.grad is not None and not is_sharded(p)])
+    return loss.new_tensor(total)
+
+
+def _sum(gradients: Sequence[Tensor]) -> None:
+    """Puts the sum over all processes in the place of each gradient."""
+    for bucket in _buckets(gradients):
         flat = summed(torch.cat([gradient.reshape(-1) for gradient in bucket]))
         for gradient, values in zip(bucket, torch.split(flat, [one.numel() for one in bucket]), strict=True):
             gradient.copy_(values.view_as(gradient))
-    return loss.new_tensor(total)
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -13,6 +13,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wheretune.data.samplers import Arranged, EpochBuckets, TokenBatches
 from wheretune.data.stored import lengths
+from wheretune.model.sharding import is_sharded
 from wheretune.support.processes import part, talking, writes
 from wheretune.training.best import BestWeights
 from wheretune.training.checkpoints import (
@@ -47,10 +48,24 @@ if TYPE_CHECKING:
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    """A list of rows as a data set."""
+    """A list of rows as a data set.
+
+    Attributes:
+        rows: The rows.
+        draws: What draws them anew in every epoch.
+    """
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows = rows
+        self.draws: EpochBuckets | TokenBatches | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Accelerate calls this where it does not see what draws: in a share, and in the rest of an epoch.
+
+        Transformers 5.0 sees it there no better, and would go on in an epoch with the rows of the first.
+        """
+        if self.draws is not None:
+            self.draws.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,6 +117,10 @@ class OurTrainer(Trainer):
         self._several = part()[1] > 1
         self._shares: Iterator[float] = iter(())
         self._lost: Tensor | None = None  # this process's part of the loss since the last step
+        # in shards a model is run by all in step: a process without rows runs the first one, and it counts for nothing
+        in_step = any(map(is_sharded, model.parameters()))
+        self._stand_in = collate([dict(rows[0])]) if in_step else None
+        self._counts = True
         self._judge: Judge | None = None
         self._best = BestWeights(None)
 
@@ -143,6 +162,8 @@ class OurTrainer(Trainer):
         loss: Any = super().compute_loss(*args, **kwargs)
         if self._several and not self.model_accepts_loss_kwargs:  # else it is divided by the tokens of all processes
             loss = loss * next(self._shares)
+        if not self._counts:
+            loss = loss * 0
         penalty = self._followers.penalty() if writes() else None  # once in the sum
         return loss if penalty is None else loss + penalty
 
@@ -150,8 +171,9 @@ class OurTrainer(Trainer):
         if not self._several:
             return super().training_step(model, inputs, num_items_in_batch)
         loss = torch.zeros((), device=self.args.device)
-        if inputs:
-            loss = super().training_step(model, inputs, num_items_in_batch)
+        self._counts = bool(inputs)
+        if inputs or self._stand_in is not None:
+            loss = super().training_step(model, inputs or dict(self._stand_in or {}), num_items_in_batch)
         else:
             next(self._shares)
         self._lost = loss if self._lost is None else self._lost + loss
@@ -189,6 +211,7 @@ class OurTrainer(Trainer):
             batches = data.rows.batches
         elif self._tokens is not None:
             batches = TokenBatches(lengths(data.rows), self._tokens, self.args.seed)
+            data.draws = batches
         elif self._several:
             batches = torch.utils.data.BatchSampler(
                 self._get_train_sampler(), self.args.train_batch_size, self.args.dataloader_drop_last
@@ -206,7 +229,9 @@ class OurTrainer(Trainer):
         return prepared
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochBuckets:
-        return EpochBuckets(lengths(cast(Rows, self.train_dataset).rows), self.args.train_batch_size, self.args.seed)
+        data = cast(Rows, self.train_dataset)
+        data.draws = EpochBuckets(lengths(data.rows), self.args.train_batch_size, self.args.seed)
+        return data.draws
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         assert self.model is not None and self.optimizer is not None and self.lr_scheduler is not None
@@ -223,8 +248,7 @@ class OurTrainer(Trainer):
             generators=random_states,
             rest={"seconds": seconds, "scheduler": self.lr_scheduler.state_dict(), "generators": plain},
         )
-        if writes():
-            save_checkpoint(checkpoint, Path(self.args.output_dir), self.state, self.args.save_total_limit or 1)
+        save_checkpoint(checkpoint, Path(self.args.output_dir), self.state, self.args.save_total_limit or 1)
         self._clock.go_on()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
