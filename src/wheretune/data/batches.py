@@ -72,8 +72,8 @@ def stream_chunks(
         if place < whole and own <= read:
             yield []
             continue
-        rows = encode(take(data, range(start, min(start + chunk * batch_size, len(data)))))
-        batches = length_batches(rows, batch_size)
+        some = take(data, range(start, min(start + chunk * batch_size, len(data))))
+        batches = length_batches(encode(some), batch_size)
         if place >= whole:
             mine = [batch for i, batch in enumerate(batches, turn) if i % shards == number - 1]
             turn += len(batches)

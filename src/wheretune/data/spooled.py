@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -34,30 +34,35 @@ def spooled(rows: Iterable[Row]) -> Sequence[Row]:
 
 
 class SpooledRows(Sequence[Row]):
-    """Rows in blocks on disk, any Python objects in them; made to be read in order.
+    """Rows in blocks on disk, as JSON; made to be read in order. Blocks that JSON would change (dates) stay in memory.
 
     Raises:
         OutputError: There is no room on the disk.
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self._starts = [0]
+        self._blocks: list[tuple[int, int] | list[Row]] = []  # where each begins and how long it is, or itself
         self._rows = 0
         self._latest: tuple[int, list[Row]] = (-1, [])
-        rest = iter(rows)
+        rest, end = iter(rows), 0
         self._file: BinaryIO = _unnamed()
         while block := list(islice(rest, BLOCK)):
+            self._rows += len(block)
+            if (said := _said(block)) is None:
+                self._blocks.append(block)
+                continue
             try:
-                self._starts.append(self._starts[-1] + self._file.write(pickle.dumps(block, pickle.HIGHEST_PROTOCOL)))
+                self._file.write(said)
             except OSError as error:
                 raise _no_room(error) from error
-            self._rows += len(block)
+            self._blocks.append((end, len(said)))
+            end += len(said)
 
     def __len__(self) -> int:
         return self._rows
 
     def __iter__(self) -> Iterator[Row]:
-        return chain.from_iterable(map(self._block, range(len(self._starts) - 1)))
+        return chain.from_iterable(map(self._block, range(len(self._blocks))))
 
     @overload
     def __getitem__(self, place: int) -> Row: ...
@@ -74,10 +79,21 @@ class SpooledRows(Sequence[Row]):
         return self._latest[1][here]
 
     def _block(self, number: int) -> list[Row]:
-        start, stop = self._starts[number : number + 2]
-        self._file.seek(start)
-        block: list[Row] = pickle.loads(self._file.read(stop - start))  # what this very process has written
-        return block
+        block = self._blocks[number]
+        if isinstance(block, list):
+            return block
+        self._file.seek(block[0])
+        read: list[Row] = json.loads(self._file.read(block[1]))
+        return read
+
+
+def _said(block: list[Row]) -> bytes | None:
+    """A block as JSON, where that says it exactly."""
+    try:
+        said = json.dumps(block).encode()
+        return said if json.loads(said) == block else None
+    except (TypeError, ValueError):
+        return None
 
 
 def _unnamed() -> Any:

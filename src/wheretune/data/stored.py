@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
 Row = dict[str, Any]
-IN_MEMORY = 2**20  # tokens that are kept as lists
+IN_MEMORY = 2**18  # tokens that are kept as lists
 PART = 1024  # rows that are encoded and written together
 CODES = {"int8": "b", "int32": "i", "int64": "q", "double": "d"}  # Arrow's kinds, as Python's own arrays call them
 SMALL = ("attention_mask", "token_type_ids")  # whose numbers take a byte each

@@ -123,6 +123,7 @@ class Texts:
                     here.learned + sum(map(learned_tokens, rows)),
                 )
                 yield rows
+            batches.clear()  # before the next chunk is made
         if self.place.samples == 0:
             number, shards = self.shard
             raise DataError(f"shard {number} of {shards} has no batch", "make fewer shards or smaller batches", "shard")
