@@ -235,25 +235,25 @@ class Writer:
         check_ids(self._model, {"input_ids": ids})
         images = [one.images for one in prompts]
         seen = seen_beside(ids, images, self._tokenizer) if any(images) else {}
-        own = self._processors(prompts, longest, start)
         with torch.no_grad():
             found = self._model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=self._config, logits_processor=own, **seen
-            )
+                input_ids=ids, attention_mask=mask, generation_config=self._config,
+                logits_processor=self._processors(prompts, start), **seen,
+            )  # fmt: skip
         return [self._text(one, row[start:]) for one, row in zip(prompts, found.tolist(), strict=True)]
 
-    def _processors(self, prompts: Sequence[Prompt], longest: int, start: int) -> LogitsProcessorList:
-        """What is done to the logits of prompts that are padded to `longest`; what is written begins at `start`."""
-        decoding, firsts = self._decoding, [0 if self._apart else longest - len(one.ids) for one in prompts]
-        own = LogitsProcessorList([Finite()])
-        if (penalty := decoding.repetition_penalty or 1.0) != 1:
-            own.append(SeenFrom(firsts, RepetitionPenaltyLogitsProcessor(penalty)))
-        if decoding.no_repeat_ngram_size:
-            places = firsts if decoding.rules is None else [start] * len(prompts)
-            own.append(SeenFrom(places, NoRepeatNGramLogitsProcessor(decoding.no_repeat_ngram_size)))
-        if decoding.do_sample:
-            own.append(Draw(self._warpers, decoding.seed, [one.row for one in prompts], start))
-        return own
+    def _processors(self, prompts: Sequence[Prompt], start: int) -> LogitsProcessorList:
+        """What is done to the logits of some prompts, whose answers begin at one place."""
+        firsts = [0 if self._apart else start - len(one.ids) for one in prompts]
+        made, how = LogitsProcessorList([Finite()]), self._decoding
+        if (penalty := how.repetition_penalty or 1.0) != 1:
+            made.append(SeenFrom(firsts, RepetitionPenaltyLogitsProcessor(penalty)))
+        if how.no_repeat_ngram_size:
+            places = firsts if how.rules is None else [start] * len(prompts)
+            made.append(SeenFrom(places, NoRepeatNGramLogitsProcessor(how.no_repeat_ngram_size)))
+        if how.do_sample:
+            made.append(Draw(self._warpers, how.seed, [one.row for one in prompts], start))
+        return made
 
     def _padded(self, rows: Sequence[Sequence[int]], filler: int) -> Int[Tensor, "row token"]:
         """Rows of numbers, padded on the left, or on the right for an encoder."""
