@@ -185,6 +185,7 @@ def test_scores_are_those_of_few_rows(tmp_path, on_disk):
     assert many.values.tolist() == few.values.tolist() and many.n_samples == len(ROWS)
 
 
+@pytest.mark.slow
 def test_reading_many_rows_takes_little_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("wheretune.data.columns.MANY", 100)
     peaks = []
