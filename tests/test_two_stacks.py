@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from helpers.commands import one_line
 from helpers.texts import jsonl, rows_of
+from helpers.often import often
 from helpers.two_stacks import DECODER, ENCODER, KINDS, model_of, rows, saved
 from wheretune import pipeline
 from wheretune.applying import apply
@@ -294,7 +295,7 @@ def test_a_plan_is_applied_to_the_user_s_own_model(kind):
 # --- the command line -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", often(KINDS, ["t5"]))
 def test_the_command_line_names_layers_by_stack(kind, run, tmp_path):
     base, train = saved(kind, tmp_path / "base"), jsonl(tmp_path / "train.jsonl", rows())
     common = ("--model", base, "--train", train, "--task", "generation")

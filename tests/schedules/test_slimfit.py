@@ -144,6 +144,7 @@ def test_what_it_cannot_serve_is_refused(run):
     assert "no more than its first set" in err and "no more than its first set" in found["known"]
 
 
+@pytest.mark.slow
 def test_a_head_may_be_frozen_in_the_first_step():
     """A decoder's head has no bias, so all of it freezes; that is no gradient that went astray."""
     base, tokenizer = tiny_model("llama")

@@ -202,6 +202,7 @@ score(ModelSpec(model), DataSpec(train), [Spec("cka"), Spec("gradient-norm")], R
 """
 
 
+@pytest.mark.slow
 def test_killed_at_nine_tenths_the_command_goes_on_there(run, tiny_folder, tmp_path):
     train = jsonl(tmp_path / "train.jsonl", rows_of(40))  # five batches of states, and five of gradients
     model, kept = tiny_folder("bert"), tmp_path / "scores-unfinished.safetensors"

@@ -35,6 +35,7 @@ def what(files, tiny_folder):
     )
 
 
+@pytest.mark.slow
 def test_spread_runs_leave_the_files_of_runs_one_after_another(what, tmp_path):
     compare(what, tmp_path / "serial")
     made = compare(dataclasses.replace(what, executor=Spec("stand-in")), tmp_path / "spread")
