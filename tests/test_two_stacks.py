@@ -10,8 +10,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from helpers.commands import one_line
-from helpers.texts import jsonl, rows_of
 from helpers.often import often
+from helpers.texts import jsonl, rows_of
 from helpers.two_stacks import DECODER, ENCODER, KINDS, model_of, rows, saved
 from wheretune import pipeline
 from wheretune.applying import apply
