@@ -13,8 +13,6 @@ from typing import Literal
 from wheretune.errors import ConfigError, ModelError, PlanError
 from wheretune.records.base import record, require
 from wheretune.records.placement import Placement
-from wheretune.support.hub import is_adapter
-from wheretune.support.processes import world_size
 from wheretune.support.words import count, short_name
 
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
@@ -72,6 +70,9 @@ def check_machine(spec: ModelSpec) -> None:
     if lacking.get(spec.device.split(":")[0], False):
         raise ModelError(f"there is no {spec.device} on this machine", "take auto or cpu", "device")
     if spec.placement is not None:
+        from wheretune.support.hub import is_adapter  # opened where it is asked for: most commands are quick
+        from wheretune.support.processes import world_size
+
         spec.placement.places()
         if is_adapter(spec.name):
             raise ModelError(
