@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -76,7 +77,25 @@ class Zipped(Sequence[tuple[Any, ...]]):
         return list(zip(*found, strict=True)) if isinstance(place, slice) else tuple(found)
 
 
-class Picked(Sequence[Cell]):
+class OneByOne(Sequence[Cell]):
+    """Cells that are each looked up by themselves; a slice of them is a list."""
+
+    @abstractmethod
+    def cell(self, place: int) -> Cell:
+        """The cell at a place from 0."""
+
+    @overload
+    def __getitem__(self, place: int) -> Cell: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Cell]: ...
+
+    def __getitem__(self, place: int | slice) -> Cell | list[Cell]:
+        found = range(len(self))[place]
+        return self.cell(found) if isinstance(found, int) else [self.cell(one) for one in found]
+
+
+class Picked(OneByOne[Cell]):
     """Some of the cells of another column.
 
     Args:
@@ -90,15 +109,7 @@ class Picked(Sequence[Cell]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, place: int) -> Cell: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Cell]: ...
-
-    def __getitem__(self, place: int | slice) -> Cell | list[Cell]:
-        if isinstance(place, slice):
-            return [self._cells[one] for one in self._places[place].tolist()]
+    def cell(self, place: int) -> Cell:
         return self._cells[int(self._places[place])]
 
     def pick(self, places: Int[np.ndarray, " place"]) -> Picked[Cell]:

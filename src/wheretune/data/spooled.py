@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO
 
-from wheretune.data.columns import many
+from wheretune.data.columns import OneByOne, many
 from wheretune.support.files import refusal
 
 Row = Mapping[str, Any]
@@ -33,7 +33,7 @@ def spooled(rows: Iterable[Row]) -> Sequence[Row]:
     return held
 
 
-class SpooledRows(Sequence[Row]):
+class SpooledRows(OneByOne[Row]):
     """Rows in blocks on disk, as JSON; made to be read in order. Blocks that JSON would change (dates) stay in memory.
 
     Raises:
@@ -64,16 +64,8 @@ class SpooledRows(Sequence[Row]):
     def __iter__(self) -> Iterator[Row]:
         return chain.from_iterable(map(self._block, range(len(self._blocks))))
 
-    @overload
-    def __getitem__(self, place: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
-
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        number, here = divmod(range(len(self))[place], BLOCK)
+    def cell(self, place: int) -> Row:
+        number, here = divmod(place, BLOCK)
         if self._latest[0] != number:
             self._latest = (number, self._block(number))
         return self._latest[1][here]

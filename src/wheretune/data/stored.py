@@ -8,10 +8,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wheretune.data.columns import OneByOne
 from wheretune.data.mapped import MappedBatches, lists, numbers
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def kept_rows(parts: Iterable[list[Row]], in_memory: int = IN_MEMORY) -> Sequenc
     return _stored(chain([held], rest), kinds)
 
 
-class StoredRows(Sequence[Row]):
+class StoredRows(OneByOne[Row]):
     """Rows in record batches, each made when it is asked for, the same as those that were written.
 
     Args:
@@ -71,15 +72,7 @@ class StoredRows(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._file)
 
-    @overload
-    def __getitem__(self, place: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
-
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
+    def cell(self, place: int) -> Row:
         batch, here = self._file.find(place)
         return {name: self._cell(name, here, *views) for name, views in self._columns[batch].items()}
 
