@@ -41,8 +41,9 @@ def dispatching(placement: Placement, empty: nn.Module) -> dict[str, Any]:
         return given | {"device_map": _fitted(places, empty, placement.device_map)}
     given["device_map"] = placement.device_map
     if (asked := placement.limits()) is not None:
-        given["max_memory"] = limits = _by_device(asked)
+        limits = _by_device(asked)
         _check_largest(empty, limits)
+        given["max_memory"] = {device: max(left, 0) for device, left in limits.items()}
     return given
 
 
@@ -83,14 +84,17 @@ def _device(place: str) -> int | str:
 
 
 def _by_device(limits: Mapping[str, int]) -> dict[int | str, int]:
-    """The bytes that weights may take on each device: on the CPU, of what the process may have, what it has not yet."""
+    """The bytes that weights may take on each device: on the CPU, of what the process may have, what it has not yet.
+
+    They are below 0 where it has more than it may.
+    """
     from psutil import Process
 
     if "" in limits:
         limits = {name: limits[""] for name in [*map(str, range(torch.cuda.device_count())), "cpu"]}
     made = {_device(name): limit for name, limit in limits.items()}
     if "cpu" in made:
-        made["cpu"] = max(made["cpu"] - Process().memory_info().rss, 0)
+        made["cpu"] -= Process().memory_info().rss
     return made
 
 
@@ -102,12 +106,13 @@ def _check_largest(empty: nn.Module, limits: Mapping[int | str, int]) -> None:
     whole: Any = empty._no_split_modules or ()  # classes of parts that accelerate keeps in one place
     largest, names = get_max_layer_size(parts, compute_module_sizes(empty), list(whole))
     first = next((name for name in limits if name != "cpu"), "cpu")
-    if largest <= limits.get(first, 0):
+    left = limits.get(first, 0)
+    if largest <= left:
         return
     where = "of this process's memory" if first == "cpu" else f"on device {first}"
     raise ModelError(
-        f"{names[0]} takes {size(largest)}, and weights may take {size(limits.get(first, 0))} {where}",
-        f"raise the limit by {size(largest - limits.get(first, 0))} or more",
+        f"{names[0]} takes {size(largest)}, and weights may take {size(max(left, 0))} {where}",
+        f"raise the limit by {size(largest - left)} or more",
         "memory_limit",
     )
 
