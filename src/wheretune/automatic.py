@@ -45,11 +45,11 @@ def learning_rate(tuner: Tuner, model: ModelInfo, layers: Sequence[int], steps: 
     """The peak learning rate that suits a tuner on some layers, to one digit.
 
     Decided: rate * (768 / width) / sqrt(share of the layers) * sqrt(225 / steps), where `rate` is the tuner's and the
-    last factor lies between 1/4 and 2: a narrow model, few layers and few steps bear, and need, more. docs/log.md has
+    last factor lies between 2/3 and 2: a narrow model, few layers and few steps bear, and need, more. docs/log.md has
     what was tried.
     """
     share = len(layers) / len(model) or 1.0
-    few = min(max((STEPS / steps) ** 0.5, 0.25), 2.0)
+    few = min(max((STEPS / steps) ** 0.5, 2 / 3), 2.0)
     return float(f"{tuner.rate * WIDTH / model.hidden_size / share**0.5 * few:.1g}")
 
 

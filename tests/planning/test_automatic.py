@@ -42,7 +42,7 @@ def test_few_layers_few_steps_and_narrow_models_take_a_higher_learning_rate(tune
     every = tuple(range(9))
 
     whole = tuner.rate * 96  # as it is told for width 768
-    expected = {(every, 225): 1, ((4,), 225): 3, (every, 900): 0.5, (every, 1): 2, (every, 10**6): 0.25, ((), 225): 1}
+    expected = {(every, 225): 1, ((4,), 225): 3, (every, 400): 0.75, (every, 1): 2, (every, 10**6): 2 / 3, ((), 225): 1}
     for (layers, steps), times in expected.items():
         found = automatic.learning_rate(tuner, model, layers, steps)
         assert found == float(f"{whole * times:.1g}"), (layers, steps)
