@@ -42,7 +42,7 @@ from wheretune.support.files import claimed, sweep
 from wheretune.support.processes import check_alike, check_sees, from_first, gathered, join
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
-from wheretune.training.arguments import check_compiling, check_judging, check_sharding
+from wheretune.training.arguments import check_judging, check_watch
 from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights, with_loss
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.pace import Pace
@@ -196,8 +196,7 @@ def tune(
     join()
     watch = watch or WatchSettings()
     check_judging(spec.settings, spec.tuner if spec.plan is None else spec.plan.tuner)
-    check_sharding(spec, watch, cache)
-    check_compiling(watch, spec.schedule if spec.plan is None else spec.plan.schedule)
+    check_watch(spec, watch, cache)
     session = session or Session(shared=False, on_host=watch.fsdp)
     data = _data(spec, session)
     texts, task = data["train"], task_of(data["train"].info)

@@ -33,8 +33,8 @@ class Compiled:
     Args:
         layers: The layers by what they are called.
         backend: As `torch.compile` knows it.
-        whole: The model's last layer runs whole. Hooks that cut single tokens out of it count how often they did, and
-            it would be compiled at every step.
+        whole: The model's last layer runs whole. Hooks that cut single tokens out of it have it compiled again and
+            again, so then it is not among the layers.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], backend: str, whole: bool) -> None:

@@ -128,6 +128,16 @@ def check_judging(settings: TrainSettings, tuner: Spec) -> None:
         )
 
 
+def check_watch(spec: RunSpec, watch: WatchSettings, cache: CacheSettings | None = None) -> None:
+    """Refuses a way of training that does not go with the run.
+
+    Raises:
+        ConfigError: See `check_compiling` and `check_sharding`.
+    """
+    check_compiling(watch, (spec.plan or spec).schedule)
+    check_sharding(spec, watch, cache)
+
+
 def check_sharding(spec: RunSpec, watch: WatchSettings, cache: CacheSettings | None = None) -> None:
     """Refuses to shard a model where that is of no use, or where something needs it whole.
 
