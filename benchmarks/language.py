@@ -130,7 +130,7 @@ def measure(told: dict[str, Any]) -> dict[str, Any]:
             tuned = wt.apply(model, plan, SEED, before=opened.hashes_below(model.base_path))
             where = CacheSettings("memory" if case in (CACHED, LORA) else "off")
             with saving(tuned.stack, opened.info.hash, rows, collate, settings, Path(folder), where) as saved:
-                train(model, rows, collate, settings, None, callbacks=[seconds])
+                train(model, rows, saved.collate, settings, None, callbacks=[seconds])
             cache = saved.cache.seconds
     steps = -(-len(rows) // size)
     return {
