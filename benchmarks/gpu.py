@@ -611,7 +611,7 @@ def trainings(setting: Setting, folder: Path) -> Paths:
 
     def compiled() -> Found:
         if setting.toy:
-            raise NotHereError("inductor takes minutes on a CPU")
+            raise NotHereError("this wants a GPU: inductor takes minutes on a CPU")
         return again("--cache-prefix", "memory", "--compile", most=2e-3)
 
     def beside_the_cpu() -> Found:
