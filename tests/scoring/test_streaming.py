@@ -13,7 +13,7 @@ import wheretune as wt
 from helpers.models import tiny_model
 from helpers.scoring import gather_all, opened_of, score_all
 from helpers.texts import classes_of, jsonl, rows_of, sentences
-from wheretune import DataSpec, Spec, load_data
+from wheretune import DataSpec, load_data
 from wheretune.errors import ConfigError, DataError
 from wheretune.records.scores import Reading
 from wheretune.scoring.confidence import Settler
@@ -158,7 +158,7 @@ def test_a_class_that_the_first_rows_have_not(tmp_path, short, caplog):
     source = jsonl(tmp_path / "a.jsonl", LATE)
     model, tokenizer = tiny_model("bert")
     needs = {"labels", "gradients"}
-    with pytest.raises(DataError, match="row 41.*bad_rows=skip") as refused:
+    with pytest.raises(DataError, match=r"row 41.*bad_rows=skip") as refused:
         list(StreamedTexts(DataSpec(source, streaming=0), needs).parts(16))
     assert "'never seen'" in str(refused.value)
     texts = StreamedTexts(DataSpec(source, streaming=0, bad_rows="skip"), needs)
@@ -229,10 +229,10 @@ def test_what_is_refused(tmp_path):
         load_data(spec)
     assert refused.value.field == "streaming"
     for needs, why in (({"language-model", "labels"}, "asks a language model"), ({"training"}, "trains")):
-        with pytest.raises(ConfigError, match=f"a scorer that {why}.*leave streaming out"):
+        with pytest.raises(ConfigError, match=rf"a scorer that {why}.*leave streaming out"):
             StreamedTexts(spec, needs)
     texts = StreamedTexts(spec, set())
-    with pytest.raises(ConfigError, match="a stream .* has no shards"):
+    with pytest.raises(ConfigError, match=r"a stream .* has no shards"):
         gather_all(model, tokenizer, texts, [wt.CosineCentrality()], shard=(1, 2))
     with pytest.raises(ConfigError, match="betting needs to know how many"):
         gather_all(

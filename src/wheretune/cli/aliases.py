@@ -55,7 +55,7 @@ REFUSED = {  # what has no equivalent here, and what does the same
     "config-name": "the model's own config is used; save another into the model's folder",
     "token": "run `hf auth login` once",
     "trust-remote-code": "no code from the hub is run",
-    "streaming": "`wheretune score` alone streams; all else reads its rows more than once, from disk where they are many",
+    "streaming": "`wheretune score` alone streams; all else reads its rows again and again, many of them from disk",
 }
 TRAINERS = (  # what goes to Trainer as it is
     "adam-beta1", "adam-beta2", "adam-epsilon", "label-smoothing-factor", "lr-scheduler-kwargs", "optim-args",

@@ -1,4 +1,4 @@
-"""Rows of a source that are read as they are asked for, in its order or shuffled; what nobody asks for is never read."""
+"""Rows of a source that are read as they are asked for, in its order or shuffled, and no others."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Stream:
 def stream(spec: DataSpec, rows: Any = None) -> Stream:
     """The source that `spec` names, opened to be streamed.
 
-    Shuffled rows come through a buffer: `spec.streaming` rows are held, the next is drawn from these by `spec.seed`, and
-    one more is read in its place. Of several files `datasets` also shuffles the order, and reads several at a time.
+    Shuffled rows come through a buffer: `spec.streaming` rows are held, the next is drawn from these by `spec.seed`,
+    and one more is read in its place. Of several files `datasets` also shuffles the order, and reads several at a time.
 
     Args:
         spec: Which source, and how many rows are held; 0 keeps its order.
