@@ -279,6 +279,10 @@ def test_a_data_set_in_the_hubs_cache_streams_without_a_network(tmp_path, monkey
     texts = StreamedTexts(DataSpec("acme/toy", streaming=0), {"labels"})
     assert [text for part in texts.parts(64) for text in part.texts] == [(row["text"],) for row in ROWS]
     assert texts.info.stream.source == "0123456789abcdef" and texts.info.classes == tuple(ClassLabels.names)
+    with pytest.raises(DataError, match="a stream has no slice"):
+        StreamedTexts(DataSpec("acme/toy::train[:10%]", streaming=0), set())
+    with pytest.raises(DataError, match="one is streamed at a time"):
+        StreamedTexts(DataSpec(f"acme/toy,{tmp_path / 'a.parquet'}", streaming=0), set())
     with pytest.raises(DataError, match="acme/other"):
         StreamedTexts(DataSpec("acme/other", streaming=0), set())
 

@@ -63,8 +63,8 @@ def digest_of(data: TextData, tokenizer: Any, max_length: int, task: Any = None)
     said: str = tokenizer.backend_tokenizer.to_str()
     content = said.partition('"added_tokens"')[2]  # before it stands how the latest texts were cut and padded
     settings = [
-        tokenizer.__class__.__name__, tokenizer.special_tokens_map, tokenizer.model_input_names, tokenizer.truncation_side,
-        tokenizer.split_special_tokens,
+        tokenizer.__class__.__name__, tokenizer.special_tokens_map, tokenizer.model_input_names,
+        tokenizer.truncation_side, tokenizer.split_special_tokens,
     ]  # fmt: skip
     columns = [data.texts, data.rows, data.labels, data.continuations]
     rows = zip(*(column for column in columns if column is not None), strict=True)

@@ -85,6 +85,8 @@ def _opened(source: str) -> tuple[str, Any, Mapping[str, Sequence[str]]]:
     if len(parts) > 1:
         raise DataError(f"{source} is several data sets, and one is streamed at a time", "name one", "streaming")
     if isinstance(parts[0], HubData):
+        if "[" in parts[0].split:
+            raise DataError(f"a stream has no slice ({parts[0].split})", "name the split, and max_samples", "streaming")
         identity, rows = from_hub(parts[0], lambda: _streamed(parts[0]))
     else:
         identity, rows = parts[0]._fingerprint, parts[0].to_iterable_dataset()

@@ -34,7 +34,7 @@ from wheretune.scoring.resuming import Going, Keep
 from wheretune.scoring.states import stream_states
 from wheretune.support.progress import progress
 from wheretune.support.provenance import versions
-from wheretune.tasks.streaming import StreamedTexts, texts_to_score
+from wheretune.tasks.streaming import beginning_of, texts_to_score
 from wheretune.tasks.verbalizing import next_tokens
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from wheretune.model.states import States
     from wheretune.records.scores import Pooling, Settlement
     from wheretune.scorers.base import Finished, Scorer
+    from wheretune.tasks.streaming import StreamedTexts
 
 Kind = TypeVar("Kind")
 Track = Callable[[Iterable[Kind], str, int], Iterable[Kind]]  # shows progress under a description, from a sample on
@@ -109,7 +110,7 @@ def gather(
         ScoreError: What is no scorer; a state, a gradient or a similarity is not finite; the model has one layer.
     """
     started = time.perf_counter()
-    beginning = data.beginning if isinstance(data, StreamedTexts) else data
+    beginning = beginning_of(data)
     check(beginning, scorers, reading, settle is not None, shard)
     if opened.stack.split and settle is not None:
         raise ConfigError("a pass over two stacks of layers does not stop early", "drop it", "until_settled")

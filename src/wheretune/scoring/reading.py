@@ -14,7 +14,7 @@ from wheretune.data.tokens import learned_tokens
 from wheretune.errors import DataError
 from wheretune.model.inputs import max_tokens
 from wheretune.tasks.base import task_of
-from wheretune.tasks.streaming import StreamedTexts
+from wheretune.tasks.streaming import StreamedTexts, beginning_of
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
@@ -88,7 +88,7 @@ class Texts:
     @property
     def beginning(self) -> TextData:
         """The first texts, which say what the task is; all where they do not stream."""
-        return self.data.beginning if isinstance(self.data, StreamedTexts) else self.data
+        return beginning_of(self.data)
 
     @property
     def total(self) -> int | None:

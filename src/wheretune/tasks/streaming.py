@@ -147,6 +147,11 @@ def _texts(
     return take(texts_of(reader, table, spec, classes, use, {}), range(len(table)))
 
 
+def beginning_of(data: TextData | StreamedTexts) -> TextData:
+    """The first texts of a stream, which say what the task is; all others as they are."""
+    return data.beginning if isinstance(data, StreamedTexts) else data
+
+
 def texts_to_score(data: Any, needs: Collection[str]) -> TextData | StreamedTexts:
     """Data to be scored by scorers with these needs: read whole, or streamed where a `DataSpec` says so.
 
