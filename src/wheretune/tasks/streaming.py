@@ -118,23 +118,27 @@ class StreamedTexts:
             wanted = min(size, most - self._read)
             taken = list(islice(rows, wanted))
             part = self._checked(Table(self._spec.source, taken, range(self._taken, self._taken + len(taken))))
-            self._taken, self._read = self._taken + len(taken), self._read + len(part)
+            self._taken, self._read = self._taken + len(taken), self._read + (0 if part is None else len(part))
             self._whole = len(taken) < wanted
             self._ended = self._whole or self._read == most
-            if len(part):
+            if part is not None:
                 add_rows(self._hash, content(part))
                 yield part
         if left_out := self._taken - self._read:
             log.warning("%d of all %d rows read of %s are left out", left_out, self._taken, self._spec.source)
 
-    def _checked(self, table: Table) -> TextData:
-        """The texts of rows; those that cannot be used are left out without a word, where that was asked for."""
+    def _checked(self, table: Table) -> TextData | None:
+        """The texts of rows, None where there are none; those that cannot be used go without a word, if they may."""
+        if not len(table):
+            return None
         info = self.beginning.info
         reader: TaskReader = catalog.build("task", info.task)
         classes = info.classes or None
         faults = reader.faults(table, classes, self._use)
         if self._spec.bad_rows == "skip":
             table = table.take([place for place in range(len(table)) if place not in faults])
+            if not len(table):
+                return None
         else:
             usable(table, faults, self._spec.bad_rows)
         return _texts(reader, table, self._spec, classes, self._use)
