@@ -149,7 +149,7 @@ def test_the_seed_shuffles(tmp_path, short):
 
 def test_memory_does_not_grow_with_the_stream(tmp_path):
     peaks = []
-    for times in (1, 10, 400):  # the first opens what it takes
+    for times in (1, 40, 150):  # the first opens what it takes
         path = tmp_path / "a.jsonl"
         with path.open("w") as file:
             for number in range(150 * times):
