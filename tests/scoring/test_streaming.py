@@ -147,6 +147,7 @@ def test_the_seed_shuffles(tmp_path, short):
     assert sorted(first) == sorted((row["text"],) for row in ROWS) and first != [(row["text"],) for row in ROWS]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_stream(tmp_path):
     peaks = []
     for times in (1, 40, 150):  # the first opens what it takes
