@@ -56,6 +56,7 @@ REFUSED = {  # what has no equivalent here, and what does the same
     "config-name": "the model's own config is used; save another into the model's folder",
     "token": "run `hf auth login` once",
     "trust-remote-code": "no code from the hub is run",
+    "streaming": "`wheretune score` alone streams; all else reads its rows again and again, many of them from disk",
 }
 TRAINERS = (  # what goes to Trainer as it is
     "adam-beta1", "adam-beta2", "adam-epsilon", "label-smoothing-factor", "lr-scheduler-kwargs", "optim-args",
@@ -73,7 +74,7 @@ GLUE = {  # the columns of its texts, by task
 SWITCHES = (
     "do-train", "do-eval", "do-predict", "load-best-model-at-end", "greater-is-better", "shuffle-train-dataset",
     "pad-to-max-length", "use-fast-tokenizer", "disable-tqdm", "overwrite-output-dir", "overwrite-cache", "packing",
-    "torch-compile", "remove-unused-columns", "ignore-mismatched-sizes", "trust-remote-code", *FIXED,
+    "torch-compile", "remove-unused-columns", "ignore-mismatched-sizes", "trust-remote-code", "streaming", *FIXED,
 )  # fmt: skip
 KNOWN = frozenset((*SAME, *LORA, *FIXED, *IDLE, *REFUSED, *TRAINERS, *DATASET))
 SEVERAL = ("lora-target-modules", "report-to")  # followed by one value or more

@@ -227,7 +227,11 @@ class RunSpec:
 
 
 # what a folder means that an earlier version began, where it does not say
-UNSAID = {"settings": to_json(TrainSettings()), "model": {"placement": None}}
+UNSAID = {
+    "settings": to_json(TrainSettings()),
+    "model": {"placement": None},
+    **{split: {"streaming": None} for split in ("train", "validation", "test")},
+}
 
 
 @record
