@@ -30,7 +30,7 @@ from wheretune.model.two_stacks import check_start
 from wheretune.ordering import EOF_LAYERS
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
-from wheretune.records.runs import UNSAID, CacheSettings, RunResult, RunSpec, TrainSettings, WatchSettings
+from wheretune.records.runs import CacheSettings, RunResult, RunSpec, TrainSettings, WatchSettings, as_claimed
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
 from wheretune.schedules.base import OrdersRows
@@ -206,7 +206,7 @@ def tune(
     rows = task.encode(texts, opened.tokenizer, length)
     ordering.check_fits(spec, opened, texts)
     ordering.check_time(spec, opened.info, rows, cache)
-    with _claiming(folder, _claimed(spec, opened, data)):
+    with _claiming(folder, spec, _claimed(spec, opened, data)):
         if from_first((folder / RESULT).is_file):
             from_first(lambda: _leave_no_checkpoint(folder))
             return from_first(lambda: finished.with_metrics(folder, spec.metrics))
@@ -287,14 +287,14 @@ def tune(
 
 
 @contextmanager
-def _claiming(folder: Path, content: Mapping[str, Any]) -> Iterator[None]:
+def _claiming(folder: Path, spec: RunSpec, content: Mapping[str, Any]) -> Iterator[None]:
     """Holds a run's folder, as `claimed` does in the first process; the others hear its refusal, and see the folder."""
     with ExitStack() as inside:
 
         def claim() -> None:
             sweep(folder)
             made = (SCORES, PLAN, EOF_LAYERS)
-            inside.enter_context(claimed(folder / RUN, content, defaults=UNSAID, made=made))
+            inside.enter_context(claimed(folder / RUN, content, renewed=partial(as_claimed, spec), made=made))
 
         from_first(claim)
         check_sees(folder / RUN)
@@ -386,7 +386,8 @@ def _claimed(spec: RunSpec, opened: Opened, data: Mapping[str, TextData]) -> dic
     Metrics are no part of it: they change no training.
     """
     content = to_json(replace(spec, model=replace(spec.model, name="", revision=None), metrics=()))
-    return content | {"model_hash": opened.info.hash, "data": {name: part.info.hash for name, part in data.items()}}
+    known = {"model_hash": opened.info.hash, "data": {name: part.info.hash for name, part in data.items()}}
+    return as_claimed(spec, content | known)
 
 
 def _leave_no_checkpoint(folder: Path) -> None:

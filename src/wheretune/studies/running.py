@@ -8,16 +8,16 @@ again, it runs what is missing. Torch is opened once names, settings and data ar
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wheretune import catalog, planning
 from wheretune.errors import WheretuneError
-from wheretune.records.base import Spec, to_json
-from wheretune.records.runs import UNSAID, CacheSettings, RunSpec, WatchSettings, check_cache
+from wheretune.records.base import Spec, renewed, to_json
+from wheretune.records.runs import CacheSettings, RunSpec, WatchSettings, check_cache
 from wheretune.records.scores import ENOUGH, Reading, load_scores, save_scores
 from wheretune.selectors.base import resolve_k
 from wheretune.session import Session
@@ -157,7 +157,8 @@ class _Study:
     def finished(self, data: dict[str, DataInfo], executor: Executor) -> Compared:
         """The rows, once every run has ended."""
         self.check_schedules()
-        with claimed(self.folder / COMPARISON, self.claimed(data), defaults=UNSAID, made=(SCORES,)):
+        earlier = partial(_lasting, self.what)
+        with claimed(self.folder / COMPARISON, self.claimed(data), renewed=earlier, made=(SCORES,)):
             work = Work(self.what, self.scores(), self.folder, self.cache, self.session, self.watch)
             for method in self.what.methods:
                 with methods.named(method):
@@ -183,9 +184,9 @@ class _Study:
         )
         opened = self.session.model(self.what.model, language=language)
         max_tokens(opened.stack.base, opened.tokenizer, self.what.train.max_length)
-        content = to_json(replace(self.what, model=replace(self.what.model, name="", revision=None)))
-        kept = {key: value for key, value in content.items() if key not in (*GROWING, *IDLE)}
-        return kept | {"model_hash": opened.info.hash, "data": {name: info.hash for name, info in data.items()}}
+        what = replace(self.what, model=replace(self.what.model, name="", revision=None))
+        known = {"model_hash": opened.info.hash, "data": {name: info.hash for name, info in data.items()}}
+        return _lasting(what, to_json(what) | known)
 
     def check_schedules(self) -> None:
         """Refuses a method whose schedule cannot serve it, before layers are scored and the first method trains."""
@@ -240,6 +241,11 @@ class _Study:
             known |= zip(missing, made, strict=True)
             save_scores(list(known.values()), path)
         return {name: known[scorer] for name, scorer in self.scorers.items()}
+
+
+def _lasting(what: Comparison, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder is for, also one that an earlier version began, without what may change."""
+    return {key: value for key, value in renewed(what, content).items() if key not in (*GROWING, *IDLE)}
 
 
 def _speaks(what: Comparison) -> bool:
