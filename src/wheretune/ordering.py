@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wheretune import catalog, planning
+from wheretune.budgeting import named
 from wheretune.data.samplers import Arranged, Batches
 from wheretune.data.texts import take
 from wheretune.data.tokens import mean_length
@@ -20,6 +21,7 @@ from wheretune.scheduling import check_schedule
 from wheretune.scorers.eof_layers import EofLayers
 from wheretune.scoring.together import gather_together
 from wheretune.selectors.base import TakesK
+from wheretune.selectors.budget import Budget
 from wheretune.support.files import write_json
 from wheretune.support.processes import from_first, world_size
 from wheretune.tasks.verbalizing import next_tokens
@@ -207,6 +209,8 @@ def check_fits(spec: RunSpec, opened: Opened, texts: TextData) -> None:
         DataError: It asks what a label means, and the labels do not say it.
         ModelError: It makes a smaller copy of the layers, and the model does not bear that.
     """
+    for budgeted in _budgeted(spec):
+        check_fits(budgeted, opened, texts)
     decided, model = spec.plan or spec, opened.info
     schedule: Schedule = catalog.build("schedule", decided.schedule)
     if not schedule.moves:
@@ -236,6 +240,8 @@ def check_time(
     Raises:
         ConfigError: There are too few steps for the layers, or rows are read as the schedule cannot bear.
     """
+    for budgeted in _budgeted(spec):
+        check_time(budgeted, model, rows, cache)
     schedule: Schedule = catalog.build("schedule", (spec.plan or spec).schedule)
     if not schedule.moves:
         return
@@ -247,6 +253,18 @@ def check_time(
     if count is not None:
         steps = planning.steps_of(spec.settings, len(rows), mean_length(rows))
         schedule.init(len(model), range(count) if which is None else which, {}, steps, spec.settings.seed)
+
+
+def _budgeted(spec: RunSpec) -> list[RunSpec]:
+    """The runs that the schedules which a budget names would make, each of which moves all layers that have a score.
+
+    None where it is not known yet which layers these are.
+    """
+    budget = None if spec.plan is not None else catalog.build("selector", spec.selector)
+    if not isinstance(budget, Budget) or "training" in catalog.find("scorer", spec.scorer.name).card.needs:
+        return []
+    every = Spec("explicit", {"every": True})
+    return [replace(spec, selector=every, schedule=Spec.of(schedule)) for schedule in named(budget)]
 
 
 def _known(spec: RunSpec, model: ModelInfo) -> tuple[Sequence[int] | None, int | None]:

@@ -19,6 +19,7 @@ from wheretune.errors import WheretuneError
 from wheretune.records.base import Spec, renewed, to_json
 from wheretune.records.runs import CacheSettings, RunSpec, WatchSettings, check_cache
 from wheretune.records.scores import ENOUGH, Reading, load_scores, save_scores
+from wheretune.scheduling import lowest_layers
 from wheretune.selectors.base import resolve_k
 from wheretune.session import Session
 from wheretune.studies import methods
@@ -162,7 +163,7 @@ class _Study:
             work = Work(self.what, self.scores(), self.folder, self.cache, self.session, self.watch)
             for method in self.what.methods:
                 with methods.named(method):
-                    work.plan(method, self.what.seeds[0])
+                    self.check_chosen(method, work.plan(method, self.what.seeds[0]), data["train"].rows)
         results: dict[Job, RunResult | Failure] = {}
         while jobs := next_jobs(self.what, results):
             for job, result in executor.run(work, jobs):
@@ -196,13 +197,13 @@ class _Study:
         what, texts = self.what, self.session.data(self.what.train)
         rows: Sequence[dict[str, Any]] | None = None
         for method in what.methods:
-            if what.k is None or not catalog.build("schedule", method.schedule).moves:
+            selector = None if what.k is None else methods.selector_of(method, k=what.k, seed=what.seeds[0])
+            if selector is None or not _moves(method, selector):
                 continue
-            selector = methods.selector_of(method, k=what.k, seed=what.seeds[0])
-            assert selector is not None  # what moves layers tunes some
             spec = RunSpec(
                 what.model,
                 what.train,
+                scorer=method.scorer or what.scorer,
                 selector=selector,
                 tuner=method.tuner,
                 schedule=method.schedule,
@@ -216,6 +217,13 @@ class _Study:
                     length = max_tokens(opened.stack.base, opened.tokenizer, what.train.max_length)
                     rows = task_of(texts.info).encode(texts, opened.tokenizer, length)
                 ordering.check_time(spec, opened.info, rows, self.cache)
+
+    def check_chosen(self, method: Method, plan: Plan, texts: int) -> None:
+        """Refuses a schedule that a budget has chosen and for which there are too few steps."""
+        settings = self.what.settings
+        if plan.schedule.name != method.schedule.name:
+            steps = planning.steps_of(settings, texts, plan.cost.tokens)
+            lowest_layers(plan, steps, settings.seed)
 
     @cached_property
     def scorers(self) -> dict[str, Spec]:
@@ -246,6 +254,11 @@ class _Study:
 def _lasting(what: Comparison, content: Mapping[str, Any]) -> dict[str, Any]:
     """What a folder is for, also one that an earlier version began, without what may change."""
     return {key: value for key, value in renewed(what, content).items() if key not in (*GROWING, *IDLE)}
+
+
+def _moves(method: Method, selector: Spec) -> bool:
+    """Whether a method's schedule moves, or its selector may choose one that does."""
+    return bool(catalog.build("schedule", method.schedule).moves or selector.params.get("schedules"))
 
 
 def _speaks(what: Comparison) -> bool:
