@@ -14,7 +14,7 @@ from wheretune.budgeting import named
 from wheretune.data.samplers import Arranged, Batches
 from wheretune.data.texts import take
 from wheretune.data.tokens import mean_length
-from wheretune.errors import ConfigError, DataError
+from wheretune.errors import ConfigError, DataError, ModelError
 from wheretune.records.base import Spec, read_json
 from wheretune.schedules.base import OrdersRows, WorkingCopy
 from wheretune.scheduling import check_schedule
@@ -148,11 +148,32 @@ class Rescan:
         self._read, self._eof = state["read"].tolist(), state["eof_layers"].tolist()
 
 
-def asks_language(spec: RunSpec) -> bool:
-    """Whether a run's schedule, which orders rows by it, or its scorer reads what a language model would say."""
-    if isinstance(catalog.build("schedule", (spec.plan or spec).schedule), OrdersRows):
-        return True
-    return spec.plan is None and "language-model" in catalog.find("scorer", spec.scorer.name).card.needs
+def opened(spec: RunSpec, session: Session, *, language: bool) -> Opened:
+    """The model of a run, as a language model where its schedule orders rows by one, or its scorer reads one.
+
+    Args:
+        spec: The run.
+        session: What is open already.
+        language: Something else asks for a language model.
+
+    Raises:
+        ModelError: The schedule needs a language model, and there is an encoder; or it cannot be opened.
+    """
+    schedule = catalog.build("schedule", (spec.plan or spec).schedule)
+    orders = isinstance(schedule, OrdersRows)
+    if spec.plan is None and catalog.find("selector", spec.selector.name).needs_scores:
+        language = language or "language-model" in catalog.find("scorer", spec.scorer.name).card.needs
+    if orders and not language:
+        from wheretune.model.opening import predicts
+
+        if not predicts(spec.model):
+            raise ModelError(
+                f"the schedule {schedule.name} asks each layer for the next token, and {spec.model.name} is an "
+                "encoder, which predicts none",
+                "take another schedule, such as lift or lisa, or a causal language model",
+                "schedule",
+            )
+    return session.model(spec.model, language=language or orders)
 
 
 def order(

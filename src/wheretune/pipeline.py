@@ -33,7 +33,6 @@ from wheretune.records.plan import Plan
 from wheretune.records.runs import CacheSettings, RunResult, RunSpec, TrainSettings, WatchSettings, as_claimed
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
-from wheretune.schedules.base import OrdersRows
 from wheretune.scoring.by_name import pass_over
 from wheretune.scoring.gathered import finish
 from wheretune.scoring.resuming import kept_beside
@@ -130,8 +129,7 @@ def choose(
     needs = catalog.find("scorer", spec.scorer.name).card.needs if scoring else ()
     data = session.texts(spec.train, needs)
     head = planning.head_of(spec.head, data.info)
-    reads = "language-model" in needs or isinstance(catalog.build("schedule", spec.schedule), OrdersRows)
-    opened = session.model(spec.model, language=head.speaks or reads)
+    opened = ordering.opened(spec, session, language=head.speaks)
     ordering.check_fits(spec, opened, data)
     if head.speaks:
         headed(opened.stack, head, data, 0)  # refuses, before layers are scored, an output matrix that cannot train
@@ -331,10 +329,9 @@ def _ended(result: RunResult, folder: Path) -> None:
 def _opened(spec: RunSpec, texts: TextData, session: Session) -> tuple[RunSpec, Opened]:
     """The run with its head settled, and its model, opened as a language model where that head is its own."""
     head = planning.head_of(spec.head if spec.plan is None else spec.plan.head, texts.info)
-    reads = ordering.asks_language(spec)
     planning.check_head(head, spec.settings)
     spec = spec if spec.plan is not None else replace(spec, head=Spec.of(head))
-    return spec, session.model(spec.model, language=head.speaks or reads)
+    return spec, ordering.opened(spec, session, language=head.speaks)
 
 
 def _length(spec: RunSpec, opened: Opened) -> int:

@@ -52,6 +52,14 @@ def test_salf_asks_for_classes(run, chat, tmp_path):
 
 
 @pytest.mark.usefixtures("nothing_done")
+def test_salf_asks_for_a_language_model(run, files, tiny_folder, tmp_path):
+    given = ("--model", tiny_folder("bert"), "--train", files["train"], "--schedule", "salf")
+    words = ("--schedule: the schedule salf", "is an encoder", "take another schedule, such as lift")
+    refused(run, tmp_path / "run", "tune", *FAST, *given, words=words)
+    refused(run, tmp_path / "plan.json", "plan", *given, words=words)
+
+
+@pytest.mark.usefixtures("nothing_done")
 def test_salf_asks_for_labels_that_are_one_word_each(run, decoder, tmp_path):
     numbers = jsonl(tmp_path / "numbers.jsonl", rows_of(24, regression=True))
     alike = jsonl(tmp_path / "alike.jsonl", [{**row, "label": f"good {i % 2}"} for i, row in enumerate(rows_of(24))])
@@ -86,7 +94,7 @@ def test_a_plan_is_looked_at_as_well(run, decoder, files, tmp_path):
     ("lift+adalora", "needs its layers at every step"),
     ("lift+head-only", "tunes none"),
     ("top+lm", "reads every token"),
-    ("salf:budget=geometric", "is an encoder"),
+    ("salf:budget=geometric", "is an encoder, which predicts none; take another schedule"),
     ("budget:schedules=static+recap", "has 6 rounds, and there are 5 steps"),
     ("budget:schedules=lift+lisa+adalora", "needs its layers at every step"),
     ("budget:schedules=salf", "hangs on what a language model makes of each text"),

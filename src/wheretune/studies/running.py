@@ -210,8 +210,7 @@ class _Study:
                 settings=what.settings,
             )
             with methods.named(method):
-                language = _speaks(what) or ordering.asks_language(spec)
-                opened = self.session.model(what.model, language=language)
+                opened = ordering.opened(spec, self.session, language=_speaks(what))
                 ordering.check_fits(spec, opened, texts)
                 if rows is None:
                     length = max_tokens(opened.stack.base, opened.tokenizer, what.train.max_length)
