@@ -385,17 +385,13 @@ def check_ending(path: Path) -> None:
 
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in known:
-        raise OutputError(
-            f"no figure is written as {path.name}", f"end its name in one of {', '.join(known)}", "figure"
-        )
+        raise OutputError(f"no figure is written as {path.name}", f"let it end in one of {', '.join(known)}", "figure")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure in the format that its ending names, whole or not at all; twice the same gives the same file."""
     from matplotlib import rc_context
 
-    undated = {".svg": {"Date": None}, ".svgz": {"Date": None}, ".pdf": {"CreationDate": None}}.get(
-        path.suffix.lower(), {}
-    )
+    dated = {".svg": "Date", ".svgz": "Date", ".pdf": "CreationDate"}.get(path.suffix.lower())
     with rc_context({"svg.hashsalt": "wheretune"}):
-        write(path, lambda draft: figure.savefig(draft, metadata=undated))
+        write(path, lambda draft: figure.savefig(draft, metadata={dated: None} if dated else {}))
