@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wheretune import catalog, planning
 from wheretune.budgeting import named
@@ -19,6 +19,7 @@ from wheretune.records.base import Spec, read_json
 from wheretune.schedules.base import OrdersRows, WorkingCopy
 from wheretune.scheduling import check_schedule
 from wheretune.scorers.eof_layers import EofLayers
+from wheretune.scoring.resuming import kept_beside
 from wheretune.scoring.together import gather_together
 from wheretune.selectors.base import TakesK
 from wheretune.selectors.budget import Budget
@@ -36,11 +37,17 @@ if TYPE_CHECKING:
     from wheretune.records.plan import Plan
     from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings
     from wheretune.schedules.base import Schedule
+    from wheretune.scoring.resuming import Keep
     from wheretune.session import Session
 
 EOF_LAYERS = "eof-layers.json"
 NEEDS = ("states", "labels", "language-model")
-Look = Callable[[Sequence[int]], list[int]]  # from some rows to the eof layer of each, by the model as it is now
+
+
+class Look(Protocol):
+    """Finds the eof layer of each of some rows by the model as it is now."""
+
+    def __call__(self, places: Sequence[int], keep: Keep | None = None) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -185,8 +192,8 @@ def order(
 ) -> Order:
     """The order of a run's rows; `check_fits` and `check_time` have refused what cannot be ordered.
 
-    The eof layers of all rows are found in one forward pass and kept in the run's folder; a stopped run reads them. A
-    schedule that looks again at each stage does so while it trains.
+    The eof layers of all rows are found in one forward pass, which goes on after a stop, and kept in the run's folder.
+    A schedule that looks again at each stage does so while it trains.
 
     Raises:
         ModelError: The model is no language model.
@@ -200,11 +207,12 @@ def order(
         late = Rescan(schedule, plan.layers, count, settings.batch_size, settings.seed, look, kept, len(plan.model))
         return Order(_ending(plan, late.ends()), late, (late,))
     if not from_first(kept.is_file):
-        started = time.perf_counter()
-        found = look(range(count))
-        took = time.perf_counter() - started
-        content: dict[str, Any] = {"layers": len(plan.model), "eof_layers": found, "seconds": took}
-        from_first(lambda: write_json(kept, content))
+        with kept_beside(kept) as keep:
+            started = time.perf_counter()
+            found = look(range(count), keep)
+            took = time.perf_counter() - started
+            content: dict[str, Any] = {"layers": len(plan.model), "eof_layers": found, "seconds": took}
+            from_first(lambda: write_json(kept, content))
     content = from_first(lambda: read_json(kept))
     stages = schedule.stages(content["eof_layers"], plan.layers, settings.seed)
     batches = [_batches(rows, settings.batch_size) for rows in stages]
@@ -371,9 +379,9 @@ def _look(spec: RunSpec, variant: str, session: Session) -> tuple[Look, int]:
     scorer = EofLayers(variant)  # type: ignore[arg-type]
     reading = replace(spec.reading, most=None)  # every row has a layer of its own
 
-    def look(places: Sequence[int]) -> list[int]:
+    def look(places: Sequence[int], keep: Keep | None = None) -> list[int]:
         some = take(texts, places)
-        found = gather_together(opened, some, [scorer], reading).states[scorer]
+        found = gather_together(opened, some, [scorer], reading, keep=keep).states[scorer]
         by_row = dict(zip(found.rows, found.layers, strict=True))
         return [by_row[row] for row in some.rows]  # their numbers in the source, of which some may be left out
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from wheretune.tuners.base import Tuner
 
 COMPARISON, SCORES, PROBES, RUNS, FAILURE = "compare.json", "scores.json", "probe", "runs", "failed.txt"
-OWNED = (COMPARISON, SCORES, PROBES, RUNS, TABLE, RESULTS)
+OWNED = (COMPARISON, SCORES, "scores-unfinished*.safetensors", PROBES, RUNS, TABLE, RESULTS)
 GROWING = ("methods", "seeds", "learning_rates")  # what may be added to a comparison that has begun
 IDLE = ("reference", "executor")  # what changes no run
 
@@ -236,6 +236,7 @@ class _Study:
     def scores(self) -> dict[str, LayerScores]:
         """By name of a method, its scores; those that are not in the folder yet share one pass."""
         from wheretune.pipeline import score
+        from wheretune.scoring.resuming import kept_beside
 
         path = self.folder / SCORES
         known = {scores.scorer: scores for scores in (load_scores(path) if path.is_file() else [])}
@@ -243,10 +244,11 @@ class _Study:
         if missing:
             what = self.what
             reading = Reading(batch_size=2 * what.settings.batch_size, seed=what.train.seed, most=ENOUGH)
-            probes = self.folder / PROBES
-            made = score(what.model, what.train, missing, reading, folder=probes, session=self.session)
-            known |= zip(missing, made, strict=True)
-            save_scores(list(known.values()), path)
+            given = (what.model, what.train, missing, reading)
+            with kept_beside(path) as keep:
+                made = score(*given, folder=self.folder / PROBES, session=self.session, keep=keep)
+                known |= zip(missing, made, strict=True)
+                save_scores(list(known.values()), path)
         return {name: known[scorer] for name, scorer in self.scorers.items()}
 
 
