@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 a run of a comparison failed, 2 something the user can men
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import re
@@ -36,6 +38,7 @@ AFTER_STOP = {  # by command, what a stop leaves; of the others, nothing
     "run": "give the same command again to continue from the last finished epoch",
     "compare": "give the same command again to run only what is missing",
     "demo": "give the same command again to run only what is missing",
+    "score": "no scores were written; the same command goes on from what was kept",
     "predict": "texts that are in the output stay there; give the same command again to go on",
 }
 SEVERAL = ("tune", "run", "score")  # commands that several processes share
@@ -190,6 +193,7 @@ def _quiet() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: every error of the user's in one line, with code 2."""
     _quiet()
+    atexit.register(gc.freeze)  # or the interpreter looks for garbage in all of torch, for seconds after the last word
     readable_anywhere()
     given = joined(sys.argv[1:] if arguments is None else list(arguments))
     try:
