@@ -130,7 +130,8 @@ def test_score_in_shards_by_the_command_line(run, files, tiny_folder, tmp_path):
     code, _, _ = run("plan", tmp_path / "two.json", "--json", "--output", tmp_path / "p.json")
     assert code == 0
     one_line(*run(*given, "--on", "stand-in:lost=shard 2", "--shards", 2)[::2], "shard 2 of 2", "the power failed")
-    one_line(*run(*given, "--shards", 99)[::2], "--shards", "has no batch")
+    one_line(*run(*given, "--shards", 99, "--output", tmp_path / "many.json")[::2], "--shards", "has no batch")
+    assert not (tmp_path / "many-unfinished").exists()  # what is refused was not begun
 
 
 @pytest.mark.parametrize(

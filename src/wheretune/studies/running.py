@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog, planning
+from wheretune import automatic, catalog, planning
 from wheretune.errors import WheretuneError
 from wheretune.records.base import Spec, renewed, to_json
 from wheretune.records.runs import CacheSettings, RunSpec, WatchSettings, check_cache
@@ -221,7 +221,7 @@ class _Study:
         """Refuses a schedule that a budget has chosen and for which there are too few steps."""
         settings = self.what.settings
         if plan.schedule.name != method.schedule.name:
-            steps = planning.steps_of(settings, texts, plan.cost.tokens)
+            steps = automatic.steps_of(settings, texts, plan.cost.tokens)
             lowest_layers(plan, steps, settings.seed)
 
     @cached_property

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wheretune import catalog
-from wheretune.errors import DataError, OutputError, UnavailableError
+from wheretune.errors import DataError, OutputError, UnavailableError, WheretuneError
 from wheretune.records.base import to_json
 from wheretune.session import Session
 from wheretune.support.executors.base import Lost, started
@@ -180,7 +180,9 @@ def _file(folder: Path, shard: Shard) -> Path:
 
 @contextmanager
 def kept_beside(target: Path) -> Iterator[Path | None]:
-    """A folder for finished shards beside the file that scores are written to inside; it goes once they are there.
+    """A folder for finished shards beside the file that scores are written to inside.
+
+    It goes once they are there, or where what is asked for is refused; a lost shard and a stop leave it.
 
     Yields:
         None where that is no place for a folder.
@@ -189,5 +191,11 @@ def kept_beside(target: Path) -> Iterator[Path | None]:
         yield None
         return
     folder = target.with_name(f"{target.stem}-unfinished")
-    yield folder
+    try:
+        yield folder
+    except UnavailableError:
+        raise
+    except WheretuneError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
