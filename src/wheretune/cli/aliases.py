@@ -31,6 +31,7 @@ SAME = {  # what means one option of ours
     "output-dir": "output",
     "overwrite-output-dir": "overwrite",
     "packing": "pack",
+    "torch-compile": "compile",
 }
 LORA = {"lora-r": "r", "lora-alpha": "alpha", "lora-dropout": "dropout", "lora-target-modules": "targets"}
 FIXED = {  # switches that mean an option with a value
@@ -72,7 +73,7 @@ GLUE = {  # the columns of its texts, by task
 SWITCHES = (
     "do-train", "do-eval", "do-predict", "load-best-model-at-end", "greater-is-better", "shuffle-train-dataset",
     "pad-to-max-length", "use-fast-tokenizer", "disable-tqdm", "overwrite-output-dir", "overwrite-cache", "packing",
-    "remove-unused-columns", "ignore-mismatched-sizes", "trust-remote-code", *FIXED,
+    "torch-compile", "remove-unused-columns", "ignore-mismatched-sizes", "trust-remote-code", *FIXED,
 )  # fmt: skip
 KNOWN = frozenset((*SAME, *LORA, *FIXED, *IDLE, *REFUSED, *TRAINERS, *DATASET))
 SEVERAL = ("lora-target-modules", "report-to")  # followed by one value or more

@@ -128,6 +128,7 @@ class WatchSettings:
         save_steps: Steps from one to the next.
         save_total_limit: How many are kept while the run goes on; all go when it ends.
         gradient_checkpointing: Layers from the lowest trained one up run again in the backward pass, to save memory.
+        compile: Layers from the lowest trained one up are compiled by `torch.compile`.
         fsdp: Several processes hold shards of the model, not the whole; see `model.sharding`.
     """
 
@@ -137,6 +138,7 @@ class WatchSettings:
     save_steps: int | None = None
     save_total_limit: int = 1
     gradient_checkpointing: bool = False
+    compile: bool = False
     fsdp: bool = False
 
     def __post_init__(self) -> None:
