@@ -56,7 +56,7 @@ def best(
     scored = Explicit(tuple(np.flatnonzero(np.isfinite(values)).tolist()))
     found: list[Priced] = []
     refused: PlanError | None = None
-    for schedule in _named(budget, tuner, len(scored.layers)):
+    for schedule in _serving(budget, tuner, len(scored.layers)):
         chosen = scored if schedule.moves else replace(budget, schedules=())
         try:
             found.append(Priced.of(planned(chosen, schedule), schedule, worth))
@@ -108,25 +108,37 @@ class Priced:
         return self.plan.schedule.name
 
 
-def _named(budget: Budget, tuner: Tuner, layers: int) -> list[Schedule]:
-    """The schedules that the budget names, with their default settings; of `any` those that can serve."""
-    every = budget.schedules == (ANY,)
-    found: list[Schedule] = []
-    for name in catalog.names("schedule") if every else budget.schedules:
-        schedule: Schedule = catalog.build("schedule", Spec(name))
+def named(budget: Budget) -> list[Schedule]:
+    """The schedules that a budget names, with their default settings; none where it takes any.
+
+    Raises:
+        ConfigError: One is not known, or cannot be chosen so.
+    """
+    found = {name: catalog.build("schedule", Spec(name)) for name in budget.schedules if name != ANY}
+    for name, schedule in found.items():
         if isinstance(schedule, OrdersRows):
-            if not every:
-                raise ConfigError(
-                    f"{name} hangs on what a language model makes of each text, and a budget looks at layers",
-                    f"name it as the schedule (--schedule {name})",
-                    "select",
-                )
-            continue
-        try:
+            raise ConfigError(
+                f"{name} hangs on what a language model makes of each text, and a budget looks at layers",
+                f"name it as the schedule (--schedule {name})",
+                "select",
+            )
+    return list(found.values())
+
+
+def _serving(budget: Budget, tuner: Tuner, layers: int) -> list[Schedule]:
+    """The schedules that the budget names; of `any` those that can serve."""
+    if budget.schedules != (ANY,):
+        found = named(budget)
+        for schedule in found:
             check_schedule(schedule, tuner, layers)
-        except ConfigError:
-            if not every:
-                raise
-            continue
-        found.append(schedule)
-    return found
+        return found
+    every = [catalog.build("schedule", Spec(name)) for name in catalog.names("schedule")]
+    return [one for one in every if not isinstance(one, OrdersRows) and _serves(one, tuner, layers)]
+
+
+def _serves(schedule: Schedule, tuner: Tuner, layers: int) -> bool:
+    try:
+        check_schedule(schedule, tuner, layers)
+    except ConfigError:
+        return False
+    return True

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wheretune import automatic, catalog, planning
+from wheretune.budgeting import named
 from wheretune.data.samplers import Arranged, Batches
 from wheretune.data.texts import take
 from wheretune.data.tokens import mean_length
-from wheretune.errors import ConfigError, DataError
+from wheretune.errors import ConfigError, DataError, ModelError
 from wheretune.records.base import Spec, read_json
 from wheretune.schedules.base import OrdersRows, WorkingCopy
 from wheretune.scheduling import check_schedule
 from wheretune.scorers.eof_layers import EofLayers
+from wheretune.scoring.resuming import kept_beside
 from wheretune.scoring.together import gather_together
 from wheretune.selectors.base import TakesK
+from wheretune.selectors.budget import Budget
 from wheretune.support.files import write_json
 from wheretune.support.processes import from_first, world_size
 from wheretune.tasks.verbalizing import next_tokens
@@ -34,11 +37,17 @@ if TYPE_CHECKING:
     from wheretune.records.plan import Plan
     from wheretune.records.runs import CacheSettings, RunSpec, TrainSettings
     from wheretune.schedules.base import Schedule
+    from wheretune.scoring.resuming import Keep
     from wheretune.session import Session
 
 EOF_LAYERS = "eof-layers.json"
 NEEDS = ("states", "labels", "language-model")
-Look = Callable[[Sequence[int]], list[int]]  # from some rows to the eof layer of each, by the model as it is now
+
+
+class Look(Protocol):
+    """Finds the eof layer of each of some rows by the model as it is now."""
+
+    def __call__(self, places: Sequence[int], keep: Keep | None = None) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -146,11 +155,32 @@ class Rescan:
         self._read, self._eof = state["read"].tolist(), state["eof_layers"].tolist()
 
 
-def asks_language(spec: RunSpec) -> bool:
-    """Whether a run's schedule, which orders rows by it, or its scorer reads what a language model would say."""
-    if isinstance(catalog.build("schedule", (spec.plan or spec).schedule), OrdersRows):
-        return True
-    return spec.plan is None and "language-model" in catalog.find("scorer", spec.scorer.name).card.needs
+def opened(spec: RunSpec, session: Session, *, language: bool) -> Opened:
+    """The model of a run, as a language model where its schedule orders rows by one, or its scorer reads one.
+
+    Args:
+        spec: The run.
+        session: What is open already.
+        language: Something else asks for a language model.
+
+    Raises:
+        ModelError: The schedule needs a language model, and there is an encoder; or it cannot be opened.
+    """
+    schedule = catalog.build("schedule", (spec.plan or spec).schedule)
+    orders = isinstance(schedule, OrdersRows)
+    if spec.plan is None and catalog.find("selector", spec.selector.name).needs_scores:
+        language = language or "language-model" in catalog.find("scorer", spec.scorer.name).card.needs
+    if orders and not language:
+        from wheretune.model.opening import predicts
+
+        if not predicts(spec.model):
+            raise ModelError(
+                f"the schedule {schedule.name} asks each layer for the next token, and {spec.model.name} is an "
+                "encoder, which predicts none",
+                "take another schedule, such as lift or lisa, or a causal language model",
+                "schedule",
+            )
+    return session.model(spec.model, language=language or orders)
 
 
 def order(
@@ -162,8 +192,8 @@ def order(
 ) -> Order:
     """The order of a run's rows; `check_fits` and `check_time` have refused what cannot be ordered.
 
-    The eof layers of all rows are found in one forward pass and kept in the run's folder; a stopped run reads them. A
-    schedule that looks again at each stage does so while it trains.
+    The eof layers of all rows are found in one forward pass, which goes on after a stop, and kept in the run's folder.
+    A schedule that looks again at each stage does so while it trains.
 
     Raises:
         ModelError: The model is no language model.
@@ -177,11 +207,12 @@ def order(
         late = Rescan(schedule, plan.layers, count, settings.batch_size, settings.seed, look, kept, len(plan.model))
         return Order(_ending(plan, late.ends()), late, (late,))
     if not from_first(kept.is_file):
-        started = time.perf_counter()
-        found = look(range(count))
-        took = time.perf_counter() - started
-        content: dict[str, Any] = {"layers": len(plan.model), "eof_layers": found, "seconds": took}
-        from_first(lambda: write_json(kept, content))
+        with kept_beside(kept) as keep:
+            started = time.perf_counter()
+            found = look(range(count), keep)
+            took = time.perf_counter() - started
+            content: dict[str, Any] = {"layers": len(plan.model), "eof_layers": found, "seconds": took}
+            from_first(lambda: write_json(kept, content))
     content = from_first(lambda: read_json(kept))
     stages = schedule.stages(content["eof_layers"], plan.layers, settings.seed)
     batches = [_batches(rows, settings.batch_size) for rows in stages]
@@ -207,6 +238,8 @@ def check_fits(spec: RunSpec, opened: Opened, texts: TextData) -> None:
         DataError: It asks what a label means, and the labels do not say it.
         ModelError: It makes a smaller copy of the layers, and the model does not bear that.
     """
+    for budgeted in _budgeted(spec):
+        check_fits(budgeted, opened, texts)
     decided, model = spec.plan or spec, opened.info
     schedule: Schedule = catalog.build("schedule", decided.schedule)
     if not schedule.moves:
@@ -236,6 +269,8 @@ def check_time(
     Raises:
         ConfigError: There are too few steps for the layers, or rows are read as the schedule cannot bear.
     """
+    for budgeted in _budgeted(spec):
+        check_time(budgeted, model, rows, cache)
     schedule: Schedule = catalog.build("schedule", (spec.plan or spec).schedule)
     if not schedule.moves:
         return
@@ -247,6 +282,18 @@ def check_time(
     if count is not None:
         steps = automatic.steps_of(spec.settings, len(rows), mean_length(rows))
         schedule.init(len(model), range(count) if which is None else which, {}, steps, spec.settings.seed)
+
+
+def _budgeted(spec: RunSpec) -> list[RunSpec]:
+    """The runs that the schedules which a budget names would make, each of which moves all layers that have a score.
+
+    None where it is not known yet which layers these are.
+    """
+    budget = None if spec.plan is not None else catalog.build("selector", spec.selector)
+    if not isinstance(budget, Budget) or "training" in catalog.find("scorer", spec.scorer.name).card.needs:
+        return []
+    every = Spec("explicit", {"every": True})
+    return [replace(spec, selector=every, schedule=Spec.of(schedule)) for schedule in named(budget)]
 
 
 def _known(spec: RunSpec, model: ModelInfo) -> tuple[Sequence[int] | None, int | None]:
@@ -332,9 +379,9 @@ def _look(spec: RunSpec, variant: str, session: Session) -> tuple[Look, int]:
     scorer = EofLayers(variant)  # type: ignore[arg-type]
     reading = replace(spec.reading, most=None)  # every row has a layer of its own
 
-    def look(places: Sequence[int]) -> list[int]:
+    def look(places: Sequence[int], keep: Keep | None = None) -> list[int]:
         some = take(texts, places)
-        found = gather_together(opened, some, [scorer], reading).states[scorer]
+        found = gather_together(opened, some, [scorer], reading, keep=keep).states[scorer]
         by_row = dict(zip(found.rows, found.layers, strict=True))
         return [by_row[row] for row in some.rows]  # their numbers in the source, of which some may be left out
 

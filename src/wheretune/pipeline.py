@@ -30,10 +30,9 @@ from wheretune.model.two_stacks import check_start
 from wheretune.ordering import EOF_LAYERS
 from wheretune.records.base import Spec, load, save, to_json
 from wheretune.records.plan import Plan
-from wheretune.records.runs import UNSAID, CacheSettings, RunResult, RunSpec, TrainSettings, WatchSettings
+from wheretune.records.runs import CacheSettings, RunResult, RunSpec, TrainSettings, WatchSettings, as_claimed
 from wheretune.records.scores import LayerScores, Reading
 from wheretune.savings.together import saving
-from wheretune.schedules.base import OrdersRows
 from wheretune.scoring.by_name import pass_over
 from wheretune.scoring.gathered import finish
 from wheretune.scoring.resuming import kept_beside
@@ -132,8 +131,7 @@ def choose(
     data = session.texts(spec.train, needs)
     selector = automatic.generous(selector, data.info)
     head = planning.head_of(spec.head, data.info)
-    reads = "language-model" in needs or isinstance(catalog.build("schedule", spec.schedule), OrdersRows)
-    opened = session.model(spec.model, language=head.speaks or reads)
+    opened = ordering.opened(spec, session, language=head.speaks)
     ordering.check_fits(spec, opened, data)
     if head.speaks:
         headed(opened.stack, head, data, 0)  # refuses, before layers are scored, an output matrix that cannot train
@@ -208,7 +206,7 @@ def tune(
     rows = task.encode(texts, opened.tokenizer, length)
     ordering.check_fits(spec, opened, texts)
     ordering.check_time(spec, opened.info, rows, cache)
-    with _claiming(folder, _claimed(spec, opened, data)):
+    with _claiming(folder, spec, _claimed(spec, opened, data)):
         if from_first((folder / RESULT).is_file):
             from_first(lambda: _leave_no_checkpoint(folder))
             return from_first(lambda: finished.with_metrics(folder, spec.metrics))
@@ -290,14 +288,14 @@ def tune(
 
 
 @contextmanager
-def _claiming(folder: Path, content: Mapping[str, Any]) -> Iterator[None]:
+def _claiming(folder: Path, spec: RunSpec, content: Mapping[str, Any]) -> Iterator[None]:
     """Holds a run's folder, as `claimed` does in the first process; the others hear its refusal, and see the folder."""
     with ExitStack() as inside:
 
         def claim() -> None:
             sweep(folder)
             made = (SCORES, PLAN, EOF_LAYERS)
-            inside.enter_context(claimed(folder / RUN, content, defaults=UNSAID, made=made))
+            inside.enter_context(claimed(folder / RUN, content, renewed=partial(as_claimed, spec), made=made))
 
         from_first(claim)
         check_sees(folder / RUN)
@@ -336,10 +334,9 @@ def _ended(result: RunResult, folder: Path) -> None:
 def _opened(spec: RunSpec, texts: TextData, session: Session) -> tuple[RunSpec, Opened]:
     """The run with its head settled, and its model, opened as a language model where that head is its own."""
     head = planning.head_of(spec.head if spec.plan is None else spec.plan.head, texts.info)
-    reads = ordering.asks_language(spec)
     planning.check_head(head, spec.settings)
     spec = spec if spec.plan is not None else replace(spec, head=Spec.of(head))
-    return spec, session.model(spec.model, language=head.speaks or reads)
+    return spec, ordering.opened(spec, session, language=head.speaks)
 
 
 def _length(spec: RunSpec, opened: Opened) -> int:
@@ -391,7 +388,8 @@ def _claimed(spec: RunSpec, opened: Opened, data: Mapping[str, TextData]) -> dic
     Metrics are no part of it: they change no training.
     """
     content = to_json(replace(spec, model=replace(spec.model, name="", revision=None), metrics=()))
-    return content | {"model_hash": opened.info.hash, "data": {name: part.info.hash for name, part in data.items()}}
+    known = {"model_hash": opened.info.hash, "data": {name: part.info.hash for name, part in data.items()}}
+    return as_claimed(spec, content | known)
 
 
 def _leave_no_checkpoint(folder: Path) -> None:

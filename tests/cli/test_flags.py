@@ -186,14 +186,19 @@ def test_earlier_weights_of_a_tuner_that_changes_its_modules_are_refused(run, fi
     assert not (tmp_path / "run").exists()  # nothing was scored for it
 
 
-def test_so_many_rows_are_judged(run, files, tiny_folder, tmp_path):
-    code, out, err = run(
-        "tune", "--model", tiny_folder("bert"), "--train", files["train"], "--validation", files["validation"],
-        "--test", files["test"], "--output", tmp_path / "run", "--max_eval_samples", 9, "--epochs", 1, "--k", 1,
-        "--json",
-    )  # fmt: skip
-    assert code == 0, err
-    result = json.loads(out)
+def test_so_many_rows_are_judged_the_same_for_every_seed(run, files, tiny_folder, tmp_path):
+    results = []
+    for seed in (0, 1):
+        code, out, err = run(
+            "tune", "--model", tiny_folder("bert"), "--train", files["train"], "--validation", files["validation"],
+            "--test", files["test"], "--output", tmp_path / f"run-{seed}", "--max_eval_samples", 9, "--epochs", 1,
+            "--k", 1, "--seed", seed, "--json",
+        )  # fmt: skip
+        assert code == 0, err
+        results.append(json.loads(out))
+    result, other = results
+    for split in ("validation", "test"):
+        assert result["data"][split]["hash"] == other["data"][split]["hash"]
     assert {name: one["rows"] for name, one in result["data"].items()} == {"train": 40, "validation": 9, "test": 9}
     assert {name: found[0]["n"] for name, found in result["metrics"].items()} == {"validation": 9, "test": 9}
 

@@ -1,12 +1,15 @@
 """What the command line says: the option at fault, what a file is, what a stop leaves, and numbers without riddles."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from helpers.commands import FAST, one_line
+from helpers.commands import FAST, SOURCE, one_line
 from helpers.texts import jsonl, rows_of
 from wheretune.records.base import Spec
 from wheretune.records.cost import Cost
@@ -82,7 +85,7 @@ def test_a_device_that_is_not_there_is_refused_under_its_flag(run, tiny_folder, 
     [
         ("tune", "stopped; give the same command again to continue from the last finished epoch", signal.SIGINT, 130),
         ("compare", "stopped; give the same command again to run only what is missing", signal.SIGTERM, 143),
-        ("score", "stopped; nothing was written", signal.SIGTERM, 143),
+        ("score", "stopped; no scores were written; the same command goes on from what was kept", signal.SIGTERM, 143),
     ],
 )
 def test_what_a_stop_leaves_is_said(run, tiny_folder, files, tmp_path, monkeypatch, command, words, how, expected):
@@ -98,6 +101,17 @@ def test_what_a_stop_leaves_is_said(run, tiny_folder, files, tmp_path, monkeypat
     )
     assert code == expected and words in err and "Traceback" not in err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_command_ends_with_its_last_word():
+    """Not after a look for garbage in all that torch has made."""
+    code = (
+        "import atexit, gc; from wheretune.cli.app import main\n"
+        "atexit.register(lambda: print('frozen', gc.get_freeze_count() > 0))\nmain(['--version'])"
+    )  # runs last
+    found = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": SOURCE},
+                           capture_output=True, text=True, check=True)  # fmt: skip
+    assert found.stdout.splitlines()[-1] == "frozen True"
 
 
 def test_a_shard_says_what_is_next(run, tiny_folder, files, tmp_path):

@@ -46,6 +46,56 @@ def test_data_that_changed_is_not_mixed_with_what_it_was(run, files, tiny_folder
     one_line(*run(*command, "--resume")[::2], "other settings (data")
 
 
+NEWER = ("eyes", "tied", "vocabulary", "placement", "experts", "experts_per_token", "part", "bad_rows", "learned")
+
+
+def age(path):
+    """A file as it was before records had grown some fields."""
+
+    def without(content):
+        if isinstance(content, list):
+            return [without(one) for one in content]
+        if isinstance(content, dict):
+            return {key: without(value) for key, value in content.items() if key not in NEWER}
+        return content
+
+    path.write_text(json.dumps(without(json.loads(path.read_text()))))
+
+
+def test_a_folder_that_an_earlier_version_began_goes_on(run, files, scored, tmp_path):
+    plan, folder = tmp_path / "plan.json", tmp_path / "run"
+    assert run("plan", scored, "--k", 2, "--output", plan)[0] == 0
+    command = ["tune", "--plan", plan, "--train", files["train"], "--output", folder, *FAST]
+    assert run(*command)[0] == 0
+    for path in (plan, folder / "plan.json", folder / "run.json"):
+        age(path)
+    code, _, err = run(*command)
+    assert code == 0 and "nothing to do" in err
+    one_line(*run(*command, "--seed", 9)[::2], "settings.seed: 0 there, 9 now")
+    edited = json.loads(plan.read_text())
+    edited["tuner"] = {"name": "bias", "params": {}}
+    plan.write_text(json.dumps(edited))
+    one_line(*run(*command)[::2], "other settings", "plan.tuner")
+
+
+def test_a_comparison_that_an_earlier_version_began_goes_on(run, files, tiny_folder, tmp_path):
+    folder = tmp_path / "many"
+    command = [
+        "compare", "--model", tiny_folder("bert"), "--train", files["train"], "--test", files["test"], "--k", 2,
+        "--methods", "prism", "--seeds", "0", "--epochs", 1, "--output", folder,
+    ]  # fmt: skip
+    assert run(*command)[0] == 0
+    for path in (folder / "compare.json", folder / "scores.json", *folder.glob("runs/*/*/*/run.json")):
+        age(path)
+    (result,) = folder.glob("runs/*/*/*/result.json")
+    result.unlink()
+    before = (folder / "scores.json").read_bytes()
+    code, _, err = run(*command)
+    assert code == 0, err
+    assert result.is_file() and (folder / "scores.json").read_bytes() == before
+    one_line(*run(*command, "--epochs", 2)[::2], "settings.epochs: 1 there, 2 now")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pause", [0.0, 0.3])
 def test_killed_while_it_trains_it_goes_on_and_ends_the_same(run, tiny_folder, tmp_path, pause):

@@ -89,6 +89,22 @@ def test_a_file_of_something_else_is_refused(run, tmp_path, content, words):
     one_line(*run("schedule", "--schedule", "salf", "--scores", path)[::2], words)
 
 
+@pytest.mark.parametrize(
+    "ending, begins", [("png", b"\x89PNG"), ("PNG", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
+)
+def test_a_figure_is_what_its_ending_says(run, tmp_path, ending, begins):
+    given = ("schedule", "--schedule", "lift", "--layers", 4, "--steps", 8, "--figure", tmp_path / f"map.{ending}")
+    assert run(*given)[0] == 0 == run(*given)[0]  # the same again is the same file
+    assert (tmp_path / f"map.{ending}").read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize("name", ["map.foo", "map"])
+def test_a_figure_of_an_unknown_ending_is_refused(run, tmp_path, name):
+    given = ("schedule", "--schedule", "lift", "--layers", 4, "--steps", 8, "--figure", tmp_path / name)
+    one_line(*run(*given)[::2], "--figure: no figure is written as", name, "pdf, pgf, png")
+    assert not any(tmp_path.iterdir())
+
+
 def test_scores_by_another_are_refused(run, scored):
     one_line(*run("schedule", "--schedule", "salf", "--scores", scored)[::2], "holds no eof layers of texts")
 

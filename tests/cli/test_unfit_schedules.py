@@ -6,6 +6,7 @@ from helpers import language, two_stacks
 from helpers.commands import FAST, one_line
 from helpers.models import tiny_model
 from helpers.texts import jsonl, rows_of
+from wheretune import catalog
 from wheretune.model.finding import find_layers
 from wheretune.scoring import one_pass
 from wheretune.studies import running
@@ -51,6 +52,14 @@ def test_salf_asks_for_classes(run, chat, tmp_path):
 
 
 @pytest.mark.usefixtures("nothing_done")
+def test_salf_asks_for_a_language_model(run, files, tiny_folder, tmp_path):
+    given = ("--model", tiny_folder("bert"), "--train", files["train"], "--schedule", "salf")
+    words = ("--schedule: the schedule salf", "is an encoder", "take another schedule, such as lift")
+    refused(run, tmp_path / "run", "tune", *FAST, *given, words=words)
+    refused(run, tmp_path / "plan.json", "plan", *given, words=words)
+
+
+@pytest.mark.usefixtures("nothing_done")
 def test_salf_asks_for_labels_that_are_one_word_each(run, decoder, tmp_path):
     numbers = jsonl(tmp_path / "numbers.jsonl", rows_of(24, regression=True))
     alike = jsonl(tmp_path / "alike.jsonl", [{**row, "label": f"good {i % 2}"} for i, row in enumerate(rows_of(24))])
@@ -85,7 +94,10 @@ def test_a_plan_is_looked_at_as_well(run, decoder, files, tmp_path):
     ("lift+adalora", "needs its layers at every step"),
     ("lift+head-only", "tunes none"),
     ("top+lm", "reads every token"),
-    ("salf:budget=geometric", "is an encoder"),
+    ("salf:budget=geometric", "is an encoder, which predicts none; take another schedule"),
+    ("budget:schedules=static+recap", "has 6 rounds, and there are 5 steps"),
+    ("budget:schedules=lift+lisa+adalora", "needs its layers at every step"),
+    ("budget:schedules=salf", "hangs on what a language model makes of each text"),
 ])  # fmt: skip
 @pytest.mark.usefixtures("nothing_done")
 def test_every_method_of_a_comparison_is_looked_at_before_the_first_trains(
@@ -113,6 +125,24 @@ def test_a_choice_that_hangs_on_scores_is_made_before_the_first_method_trains(
     data = ("--model", tiny_folder("bert"), "--train", files["train"], "--test", files["test"])
     given = ("compare", *data, "--seeds", "0", "--methods", "full,budget:share=0.001")
     refused(run, tmp_path / "compared", *given, words=("the method budget:share=0.001", "pays for no layer"))
+
+
+@pytest.mark.usefixtures("nothing_done")
+def test_a_schedule_that_a_budget_names_is_looked_at_as_well(run, files, tiny_folder, tmp_path):
+    given = ("tune", *FAST[:2], "--batch-size", "24", "--model", tiny_folder("bert"), "--train", files["train"])
+    words = ("--schedule: ", "each of 4 layers a step")
+    refused(run, tmp_path / "run", *given, "--select", "budget:schedules=static+lift", words=words)
+
+
+def test_a_schedule_that_a_budget_chose_is_looked_at_before_the_first_method_trains(
+    run, files, tiny_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(running.Work, "_run", lambda *_: pytest.fail("a method was trained"))
+    names = catalog.names
+    monkeypatch.setattr(catalog, "names", lambda axis: ("lift",) if axis == "schedule" else names(axis))  # any of one
+    data = ("--model", tiny_folder("bert"), "--train", files["train"], "--test", files["test"], "--seeds", "0")
+    given = ("compare", *data, "--epochs", "1", "--batch-size", "39", "--methods", "full,budget:schedules=any:share=1")
+    refused(run, tmp_path / "compared", *given, words=("the method budget:schedules=any", "each of 4 layers a step"))
 
 
 def test_a_model_is_as_it_was_after_it_was_tried_smaller():

@@ -8,6 +8,7 @@ import pytest
 import wheretune as wt
 from helpers import made_up
 from helpers.commands import one_line
+from helpers.interrupted import Clock, Interrupted
 from helpers.models import tiny_model
 from helpers.texts import jsonl, rows_of
 from helpers.training import Watch, fresh
@@ -19,12 +20,15 @@ from wheretune.model.identity import describe, tensor_hashes
 from wheretune.ordering import Rescan
 from wheretune.pipeline import tune
 from wheretune.records.base import Spec
+from wheretune.records.data import DataSpec
 from wheretune.records.model import ModelSpec
 from wheretune.records.plan import load_plan
 from wheretune.records.runs import RunSpec, TrainSettings, WatchSettings, load_result
 from wheretune.records.scores import Reading
 from wheretune.schedules.salf import Salf
 from wheretune.schedules.timetable import timetable
+from wheretune.scoring import resuming
+from wheretune.scoring.resuming import Keep
 from wheretune.tasks.loading import load_data
 from wheretune.training.loop import train
 
@@ -127,6 +131,22 @@ def test_a_run_reads_every_row_once_and_no_batch_mixes_stages(run, tiny_folder, 
     language, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     scores = wt.score(language, tokenizer, wt.load_data(words), wt.SemanticDeviation())
     assert list(scores.deviations.eof_layers) == np.bincount(kept, minlength=4).tolist()
+
+
+def test_a_pass_for_the_order_that_is_interrupted_goes_on(tiny_folder, words, tmp_path, caplog, monkeypatch):
+    spec = RunSpec(ModelSpec(tiny_folder("gpt2")), DataSpec(str(words)), schedule=Spec("salf"), settings=ONCE,
+                   selector=Spec("explicit", {"every": True}), reading=Reading(batch_size=4))  # fmt: skip
+    tune(spec, tmp_path / "once")
+    monkeypatch.setattr(resuming, "Keep", lambda path: Keep(path, 0.0, Clock(3)))
+    with pytest.raises(Interrupted):
+        tune(spec, tmp_path / "run")
+    assert not (tmp_path / "run" / "eof-layers.json").exists()
+    monkeypatch.undo()
+    tune(spec, tmp_path / "run")
+    assert "the pass goes on after 12 texts" in caplog.text
+    once, run = (json.loads((tmp_path / name / "eof-layers.json").read_text()) for name in ("once", "run"))
+    assert once["eof_layers"] == run["eof_layers"]
+    assert not list((tmp_path / "run").glob("*unfinished*"))
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import wheretune as wt
+from helpers.interrupted import Clock, Interrupted
 from helpers.models import tiny_model
 from helpers.scoring import gather_all, opened_of
 from helpers.texts import classes_of, jsonl, rows_of, sentences
@@ -25,26 +26,6 @@ EVERY = [made() for made in catalog.every("scorer").values() if "training" not i
 EVERY += [wt.CKA("debiased"), wt.Fisher("batch")]
 READS_ALL_TOKENS = ("io-cosine",)
 SOURCES = [path for path in sys.path if path.endswith(("src", "tests"))]
-
-
-class Interrupted(BaseException):
-    """As a signal is: nothing in the pass catches it."""
-
-
-class Clock:
-    """Stands still; ends the process, or raises, when asked often enough. A batch that is kept asks three times."""
-
-    def __init__(self, batches, end=None):
-        self.left = 2 + 3 * batches
-        self.end = end
-
-    def __call__(self):
-        self.left -= 1
-        if self.left == 0:
-            if self.end is None:
-                raise Interrupted
-            self.end()
-        return 0.0
 
 
 def same(one, other):
@@ -188,7 +169,7 @@ def test_where_nothing_can_be_kept_the_pass_goes_on_without(tmp_path, caplog):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from scoring.test_resuming import Clock
+from helpers.interrupted import Clock
 from wheretune.records.base import Spec
 from wheretune.records.data import DataSpec
 from wheretune.records.model import ModelSpec

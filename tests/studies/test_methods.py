@@ -21,11 +21,14 @@ from wheretune.studies import methods
         ("cka:estimator=biased+highest", Spec("cka", {"estimator": "biased"}), Spec("highest"), Spec("full")),
         ("lora+top:k=3", None, Spec("top", {"k": 3}), Spec("lora")),
         ("top:ratio=0.5+lora", None, Spec("top", {"ratio": 0.5}), Spec("lora")),
+        ("top+lora:targets=query+value", None, Spec("top"), Spec("lora", {"targets": "query+value"})),
+        ("lora:targets=q_proj+output.dense:r=2+top", None, Spec("top"),
+         Spec("lora", {"targets": "q_proj+output.dense", "r": 2})),
         ("random+prefix", None, Spec("random"), Spec("prefix")),
         ("block-highest", None, Spec("block-highest"), Spec("full")),
         ("budget:share=0.3", None, Spec("budget", {"share": 0.3}), Spec("full")),
     ],
-)
+)  # fmt: skip
 def test_a_method_is_put_together(name, scorer, selector, tuner):
     method = methods.read(name)
     assert (method.name, method.scorer, method.selector, method.tuner) == (name, scorer, selector, tuner)
@@ -42,6 +45,7 @@ def test_a_method_may_name_its_head_and_schedule():
     [
         "lorra", "top+lorra", "top+bottom+lora", "lora+ia3", "cka+depth", "explicit", "", "top+head-only", "top:n=2",
         "top:k=few", "prism+lowest", "lora:r=0", "cka:estimator=none", "top+full+concat+last-token",
+        "lora:r=2+query",
     ],
 )  # fmt: skip
 def test_a_method_that_cannot_be(name):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.interrupted import Clock, Interrupted
 from helpers.texts import jsonl, rows_of
 from wheretune import session as sessions
 from wheretune.errors import OutputError, WheretuneError
@@ -16,6 +17,8 @@ from wheretune.records.data import DataSpec
 from wheretune.records.model import ModelSpec
 from wheretune.records.runs import RunResult, TrainSettings, load_result
 from wheretune.records.scores import load_scores
+from wheretune.scoring import resuming
+from wheretune.scoring.resuming import Keep
 from wheretune.studies import methods
 from wheretune.studies.grid import Comparison, Job
 from wheretune.studies.running import OWNED, Work, compare
@@ -66,7 +69,7 @@ def test_model_and_files_are_opened_once_and_scorers_share_a_pass(what, tmp_path
 def test_runs_what_is_missing_and_no_more(what, tmp_path):
     folder = tmp_path / "compared"
     first = compare(what, folder)
-    assert {path.name for path in folder.iterdir()} == set(OWNED) - {"probe"}
+    assert {path.name for path in folder.iterdir()} == set(OWNED) - {"probe", "scores-unfinished*.safetensors"}
     found = results_in(folder)
     assert len(found) == 4 * 3  # two rates with the first seed, the better one with the second
     for row in first.rows:
@@ -99,6 +102,18 @@ def test_runs_what_is_missing_and_no_more(what, tmp_path):
     jsonl(Path(what.test.source), rows_of(13, 9))
     with pytest.raises(OutputError, match=r"other settings \(data"):
         compare(what, folder)
+
+
+def test_scoring_that_is_interrupted_goes_on(what, tmp_path, caplog, monkeypatch):
+    what = dataclasses.replace(what, methods=methods.read_all("prism"), learning_rates=(1e-3,), seeds=(0,))
+    monkeypatch.setattr(resuming, "Keep", lambda path: Keep(path, 0.0, Clock(1)))
+    with pytest.raises(Interrupted):
+        compare(what, tmp_path / "compared")
+    monkeypatch.undo()
+    compare(what, tmp_path / "compared")
+    assert "the pass goes on after 16 texts" in caplog.text
+    assert (tmp_path / "compared" / "scores.json").is_file()
+    assert not list((tmp_path / "compared").glob("*unfinished*"))
 
 
 @pytest.mark.slow

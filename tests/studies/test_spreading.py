@@ -1,12 +1,15 @@
 """Runs and shards spread by an executor that stands in for a cluster: the files and scores of one after another."""
 
 import dataclasses
+import shutil
 
 import pytest
+import torch
 
 from helpers.commands import one_line
 from helpers.spreading import StandIn, left_in, unmeasured
 from wheretune import catalog
+from wheretune.errors import UnavailableError
 from wheretune.records.base import Spec, to_json
 from wheretune.records.data import DataSpec
 from wheretune.records.model import ModelSpec
@@ -73,6 +76,51 @@ def test_shards_give_the_scores_of_one_pass(files, tiny_folder, name):
         assert unmeasured(to_json(other.model)) == unmeasured(to_json(one.model))
 
 
+def test_shards_that_were_read_before_are_not_read_again(run, files, tiny_folder, tmp_path, monkeypatch):
+    model = tiny_folder("bert")
+    given = ("score", "--model", model, "--train", files["train"], "--batch-size", 8, "--shards", 3)
+    given = (*given, "--output", tmp_path / "s.json", "--on")
+    code, _, err = run(*given, "stand-in:lost=shard 1 of 3")  # the last
+    one_line(code, err, "shard 1 of 3 was not read: the power failed")
+    kept = tmp_path / "s-unfinished"
+    assert {path.name for path in kept.iterdir()} == {f"shard-{i}-of-3.safetensors" for i in (2, 3)}
+    read = []
+    call = spreading.Work.__call__
+    monkeypatch.setattr(spreading.Work, "__call__", lambda self, shard: read.append(shard.number) or call(self, shard))
+    others = (
+        ((*given, "stand-in", "--pooling", "mean"), [3, 2, 1]),  # another pass
+        ((*given, "stand-in"), [1]),
+    )
+    before = {path: path.read_bytes() for path in kept.iterdir()}
+    for command, expected in others:
+        for path, content in before.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        read.clear()
+        code, _, err = run(*command, "--overwrite")
+        assert (code, read) == (0, expected), err
+        assert not kept.exists()
+    assert "2 of 3 shards were read before" in err
+    assert run(*given, "serial", "--output", tmp_path / "once.json")[0] == 0
+    assert left_in(tmp_path)["s.json"] == left_in(tmp_path)["once.json"]
+
+
+def test_shards_of_a_model_that_has_changed_since_are_read_again(files, tiny_folder, tmp_path):
+    from transformers import AutoModel
+
+    model = shutil.copytree(tiny_folder("bert"), tmp_path / "model")
+    given = (ModelSpec(str(model)), DataSpec(files["train"]), [Spec("cosine-centrality")], Reading(batch_size=8), 3)
+    with pytest.raises(UnavailableError, match="shard 1 of 3"):
+        spreading.score(*given, Spec("stand-in", {"lost": "shard 1 of 3"}), kept=tmp_path / "kept")
+    changed = AutoModel.from_pretrained(model)
+    with torch.no_grad():
+        next(iter(changed.encoder.layer[1].parameters())).mul_(2)
+    changed.save_pretrained(model)
+    found = spreading.score(*given, Spec("stand-in"), kept=tmp_path / "kept")
+    assert StandIn.log[1:-1] == ["shard 1 of 3", "shard 3 of 3", "shard 2 of 3"]
+    assert found[0].values.tolist() == spreading.score(*given, Spec("serial"))[0].values.tolist()
+
+
 def test_score_in_shards_by_the_command_line(run, files, tiny_folder, tmp_path):
     given = ("score", "--model", tiny_folder("bert"), "--train", files["train"], "--batch-size", 8)
     run(*given, "--output", tmp_path / "one.json")
@@ -82,7 +130,8 @@ def test_score_in_shards_by_the_command_line(run, files, tiny_folder, tmp_path):
     code, _, _ = run("plan", tmp_path / "two.json", "--json", "--output", tmp_path / "p.json")
     assert code == 0
     one_line(*run(*given, "--on", "stand-in:lost=shard 2", "--shards", 2)[::2], "shard 2 of 2", "the power failed")
-    one_line(*run(*given, "--shards", 99)[::2], "--shards", "has no batch")
+    one_line(*run(*given, "--shards", 99, "--output", tmp_path / "many.json")[::2], "--shards", "has no batch")
+    assert not (tmp_path / "many-unfinished").exists()  # what is refused was not begun
 
 
 @pytest.mark.parametrize(

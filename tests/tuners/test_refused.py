@@ -52,6 +52,7 @@ def test_options_that_cannot_be(text, message):
 def test_targets():
     model, _ = tiny_model("bert")
     count = planned(model, wt.LoRA(r=1, targets="query,output.dense")).cost.trainable_parameters
+    assert count == planned(model, wt.LoRA(r=1, targets="query+output.dense")).cost.trainable_parameters
     two_outputs = 2 * (64 + 64 + 96)  # query, attention.output.dense and output.dense of two layers
     assert count == two_outputs + 33
     with pytest.raises(ConfigError, match=r"targets=q_proj name no linear map.*attention\.self\.query"):

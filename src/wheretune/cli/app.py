@@ -38,6 +38,7 @@ AFTER_STOP = {  # by command, what a stop leaves; of the others, nothing
     "run": "give the same command again to continue from the last finished epoch",
     "compare": "give the same command again to run only what is missing",
     "demo": "give the same command again to run only what is missing",
+    "score": "no scores were written; the same command goes on from what was kept",
     "predict": "texts that are in the output stay there; give the same command again to go on",
 }
 SEVERAL = ("tune", "run", "score")  # commands that several processes share
@@ -193,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: every error of the user's in one line, with code 2."""
     gc.set_threshold(10_000)  # modules make objects that stay: to look for garbage there takes a twentieth of a start
     _quiet()
+    atexit.register(gc.freeze)  # or the interpreter looks for garbage in all of torch, for seconds after the last word
     readable_anywhere()
     given = joined(sys.argv[1:] if arguments is None else list(arguments))
     try:

@@ -164,7 +164,8 @@ class TuningOptions(Group):
     panel: ClassVar[str] = "Choice"
     tuner: Annotated[
         str,
-        option("--tuner", "How layers are tuned; see `wheretune tuners`. Options follow colons: lora:r=8.",
+        option("--tuner", "How layers are tuned; see `wheretune tuners`. Options follow colons: "
+               "lora:r=8:targets=query+value.",
                axis="tuner"),
     ] = "full"  # fmt: skip
     tuner_option: Annotated[

@@ -57,7 +57,8 @@ def compare(
         option(
             "--methods",
             "With commas: full, prism, head-only, and any scorer+selector+tuner (each may be left out), such as "
-            "cka+lora or top+adapter; a tuner alone tunes all layers, a scorer brings the selector of its source.",
+            "cka+lora, top+adapter or lora:targets=query+value; a tuner alone tunes all layers, a scorer brings the "
+            "selector of its source.",
             rich_help_panel="Choice",
         ),
     ] = "full,prism,top,bottom,random,head-only",

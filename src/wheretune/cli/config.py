@@ -5,6 +5,7 @@ Each fills in defaults, so the command line has the last word; a config goes bef
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,12 @@ from wheretune.cli.usage import near
 from wheretune.errors import ConfigError
 
 COUNTS = {"k", "ratio"}
+LISTS = frozenset((  # options of one text in which several values stand with commas between them
+    "data", "layers", "learning-rates", "lm-eval", "methods", "report-to", "scorer", "seeds", "test", "train",
+    "validation",
+))  # fmt: skip
+PAIRS = frozenset(("memory-limit", "verbalizer"))  # likewise, name=value each
+OPTIONS = frozenset(("trainer-arg", "tuner-option"))  # which may be repeated, name=value each
 EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -43,11 +50,27 @@ def _values(context: typer.Context, path: Path, content: dict[Any, Any]) -> dict
             raise ConfigError(f"{path} has the unknown key {key!r}", near(name, known))
         if value is None:
             continue
-        if not getattr(known[name], "multiple", False):
-            values[str(known[name].name)] = _as_text(value)
-        else:
-            values[str(known[name].name)] = list(map(str, value)) if isinstance(value, list) else [_as_text(value)]
+        flag, several = known[name].opts[0].removeprefix("--"), getattr(known[name], "multiple", False)
+        texts = _texts(path, flag, value, several)
+        values[str(known[name].name)] = texts if several else ",".join(texts)
     return values
+
+
+def _texts(path: Path, flag: str, value: Any, several: bool) -> list[str]:
+    """The values of one option, as they would be typed.
+
+    Raises:
+        ConfigError: There is a list or a mapping, and the option takes none.
+    """
+    if isinstance(value, dict) and flag in PAIRS | OPTIONS:
+        return [f"{key}={_option(inner)}" for key, inner in value.items()]
+    lists = several or flag in LISTS | PAIRS
+    if isinstance(value, list) and lists:
+        return [text for one in value for text in _texts(path, flag, one, several)]
+    if isinstance(value, dict | list):
+        what = "a mapping (`name: value`)" if isinstance(value, dict) else "a list"
+        raise ConfigError(f"{path} has {what} under {flag}", f"give one value{' or a list of them' if lists else ''}")
+    return [str(value)]
 
 
 def _in_our_words(content: Mapping[Any, Any], own: Mapping[str, Any]) -> dict[Any, Any]:
@@ -55,13 +78,22 @@ def _in_our_words(content: Mapping[Any, Any], own: Mapping[str, Any]) -> dict[An
     names = {name: aliases.key(str(name)) for name in content}
     theirs = {name for name, key in names.items() if key in aliases.KNOWN and f"--{key}" not in own}
     ours = {name: value for name, value in content.items() if name not in theirs}
-    given = {names[name]: list(map(str, _listed(content[name]))) for name in theirs if content[name] is not None}
+    given = {names[name]: _theirs(names[name], content[name]) for name in theirs if content[name] is not None}
     for flag, value in aliases.in_our_words(given, own):
         wanted = flag.removeprefix("--")
         name = next((name for name in ours if names.get(name) == wanted), wanted)
         several = getattr(own[flag], "multiple", False)
         ours[name] = [*_listed(ours.get(name)), value] if several else value or True
     return ours
+
+
+def _theirs(name: str, value: Any) -> list[str]:
+    """The values of an option of theirs; several of one that takes one stand with commas between them."""
+    if isinstance(value, list) and name in aliases.SEVERAL:
+        return list(map(str, value))
+    if isinstance(value, dict) and name not in aliases.TRAINERS:
+        raise ConfigError(f"there is a mapping (`name: value`) under {name}", "give one value")
+    return [_option(value)]
 
 
 def _listed(value: Any) -> list[Any]:
@@ -93,9 +125,10 @@ def read_yaml(path: Path, flag: str) -> Any:
         raise ConfigError(f"{path} is not YAML ({reason})", "write one `option: value` per line") from error
 
 
-def _as_text(value: Any) -> str:
+def _option(value: Any) -> str:
+    """The value of one of several options that stand in one."""
     if isinstance(value, dict):
-        return ",".join(f"{key}={inner}" for key, inner in value.items())
+        return json.dumps(value)
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

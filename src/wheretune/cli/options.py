@@ -312,7 +312,11 @@ class JudgedOptions(TrainOptions):
     test: Annotated[str | None, option("--test", "Test data.", metavar="F")] = None
     max_eval_samples: Annotated[
         int | None,
-        option("--max-eval-samples", "Judge so many rows of each, drawn at random, the same for all.", default="all"),
+        option(
+            "--max-eval-samples",
+            "Judge so many rows of each, drawn at random, the same for every --seed.",
+            default="all",
+        ),
     ] = None
 
     def spec_of_train(self, seed: int, flag: str = "--train") -> DataSpec:
@@ -321,10 +325,10 @@ class JudgedOptions(TrainOptions):
         return spec if share is None else replace(spec, part=(share, 1.0))
 
     def judged(self, seed: int = 0) -> dict[str, Any]:
-        """By split, what is judged.
+        """By split, what is judged: the same rows in every run, whatever its seed, so that runs can be compared.
 
         Args:
-            seed: That of the training data.
+            seed: That of the training data, by which a share of it is set aside.
         """
         given = {"validation": self.validation, "test": self.test}
         specs = {name: self.spec(source, split=name) for name, source in given.items() if source is not None}

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 OWNED = (
     "run.json", "tune.json", "probe", "best.safetensors", "runs",
-    "scores.json", "scores-unfinished*.safetensors", "eof-layers.json", "plan.json", "checkpoint-*", "prefix-*",
+    "scores.json", "scores-unfinished*.safetensors", "eof-layers.json", "eof-layers-unfinished*.safetensors",
+    "plan.json", "checkpoint-*", "prefix-*",
     "delta.safetensors", "adapter", "README.md", "wheretune.json", "predictions-*.jsonl", RESULT,
 )  # fmt: skip
 DECIDED = (

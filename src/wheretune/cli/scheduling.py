@@ -60,7 +60,8 @@ def schedule(
         Path | None,
         option(
             "--figure",
-            "Where the map goes as a PNG; with --scores, the histogram of eof layers with the budget over it.",
+            "Where the map goes, as its ending says (.png, .svg, .pdf ...); with --scores, the histogram of eof layers "
+            "with the budget over it.",
             default="none",
             rich_help_panel="Output",
         ),
@@ -91,7 +92,7 @@ def schedule(
     check_seed(seed)
     asked = catalog.build("schedule", whole("schedule", schedule))
     named = schedule  # as it was asked for: with all its options the title would be longer than the table is wide
-    target = None if figure is None else file_to_write(figure)
+    target = None if figure is None else _figure_to_write(figure)
     eof_layers: list[int] = []
     stages: list[StageRows] = []
     if scores_file is None:
@@ -180,6 +181,14 @@ def _draw(
         figure = timetable_figure([(one.first, one.last, one.units) for one in spans], layers, title=title)
     write_unless_other(target, lambda path: save_figure(figure, path), overwrite, "figure")
     note(f"the {'histogram' if stages else 'map'} is in {target}")
+
+
+def _figure_to_write(path: Path) -> Path:
+    """A place for a figure, and a format that can be written."""
+    from wheretune.show.figures import check_ending
+
+    check_ending(path)
+    return file_to_write(path)
 
 
 def _plain(span: Span) -> dict[str, Any]:

@@ -176,10 +176,11 @@ def score(
     settle = settling.settle(selectors[0]) if settling.until_settled else None
     check_free(target, overwrite)
     if shards is not None:
-        from wheretune.studies.spreading import score as score_in_shards
+        from wheretune.studies import spreading as jobs
 
-        every = score_in_shards(spec, texts, specs, how, shards, executor, session=session)
-        report_on(every, selectors, target, report, earlier, json_)
+        with jobs.kept_beside(target) as kept:
+            every = jobs.score(spec, texts, specs, how, shards, executor, session=session, kept=kept)
+            report_on(every, selectors, target, report, earlier, json_)
         return
     from wheretune.pipeline import score as score_layers
     from wheretune.scoring.by_name import pass_over

@@ -161,6 +161,16 @@ def _load(spec: ModelSpec, device: torch.device | None = None) -> tuple[nn.Modul
     return model, head
 
 
+def predicts(spec: ModelSpec) -> bool:
+    """Whether a model predicts next tokens, by its config: a decoder or an encoder-decoder.
+
+    Raises:
+        ModelError: It cannot be found.
+    """
+    text = load_config(spec.name, spec.revision)
+    return bool(text.is_encoder_decoder) or causal(text)
+
+
 def load_language_model(spec: ModelSpec, device: torch.device | None = None) -> nn.Module:
     """The language model with its output matrix, which is never quantised; of a model that sees, with its eyes.
 
@@ -175,8 +185,7 @@ def load_language_model(spec: ModelSpec, device: torch.device | None = None) -> 
     import transformers
 
     name, config = spec.name, _config(spec.name, spec.revision)
-    apart = bool(config.get_text_config().is_encoder_decoder)
-    if not apart and not causal(config.get_text_config()):
+    if not predicts(spec):
         raise ModelError(
             f"{name} is an encoder, which predicts no next token",
             "give a causal language model, or a task and a scorer that need none",

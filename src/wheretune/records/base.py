@@ -34,6 +34,7 @@ FILES: Mapping[str, tuple[str, frozenset[str], str]] = {  # by record: its file 
     "Cost": ("cost", frozenset({"lines", "tokens", "batch_size"}), "wheretune cost"),
     "RunSpec": ("spec of a run", frozenset({"model", "train"}), "wheretune tune (in its result.json)"),
 }
+LATER = {"later": True}  # metadata of a field with a default that was not there from the beginning: see `said`
 LARGEST = 1e100  # of numbers in records, so that sums and products of them have an end
 
 
@@ -63,7 +64,7 @@ class Spec:
     @classmethod
     def of(cls, thing: Any) -> Spec:
         """The spec of a frozen dataclass with a class attribute `name`."""
-        return cls(thing.name, {part.name: getattr(thing, part.name) for part in dataclasses.fields(thing)})
+        return cls(thing.name, said(thing))
 
     def __str__(self) -> str:
         given = {key: value for key, value in self.params.items() if value is not None and value is not False}
@@ -104,8 +105,39 @@ def require(fits: bool, problem: str) -> None:
 
 def to_json(thing: Any) -> dict[str, Any]:
     """A record as a JSON object (tuples become lists)."""
-    content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(thing), allow_nan=False))
+    content: dict[str, Any] = json.loads(json.dumps(thing, default=said, allow_nan=False))
     return content
+
+
+def said(thing: Any) -> dict[str, Any]:
+    """The fields of a dataclass as they are written down.
+
+    A field that is marked as `LATER` is left out while it stands at its default. So all that was written before the
+    field was there stays what is written now: files, what folders are claimed for, and digests.
+    """
+    parts = [(part, getattr(thing, part.name)) for part in dataclasses.fields(thing)]
+    return {part.name: value for part, value in parts if part.metadata != LATER or value != _default(part)}
+
+
+def _default(part: dataclasses.Field[Any]) -> Any:
+    """What a field holds where nothing is given; `MISSING` where something must be."""
+    return part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
+
+
+def renewed(now: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier version wrote of a record, as this one writes it: fields that are missing stand at their default.
+
+    Args:
+        now: A record of the same kind, which says the fields without a default that are missing.
+        content: What was written; what is no field of the record stays, and so does all of what cannot be read.
+    """
+    parts = {part.name: part for part in dataclasses.fields(now)}
+    needed = [name for name, part in parts.items() if _default(part) is dataclasses.MISSING]
+    try:
+        known = {name: getattr(now, name) for name in needed} | {k: v for k, v in content.items() if k in parts}
+        return {**content, **to_json(from_json(type(now), json.loads(json.dumps(known, default=said)), "a record"))}
+    except ConfigError:
+        return dict(content)
 
 
 def from_json(kind: type[Written], content: object, origin: str) -> Written:

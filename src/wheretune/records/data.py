@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 from wheretune.errors import ConfigError
-from wheretune.records.base import Spec, record, require
+from wheretune.records.base import LATER, Spec, record, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ class DataSpec:
     seed: int = 0
     bad_rows: Literal["refuse", "skip"] = "refuse"
     part: tuple[float, float] | None = None
-    streaming: int | None = None
+    streaming: int | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.part is not None and not 0 <= self.part[0] < self.part[1] <= 1:
@@ -107,7 +107,7 @@ class DataInfo:
     classes: tuple[str, ...]
     hash: str
     left_out: int = 0
-    stream: Streamed | None = None
+    stream: Streamed | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         require(self.rows >= 0, f"it has {self.rows} rows")

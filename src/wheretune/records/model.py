@@ -167,7 +167,7 @@ class LayerParts:
 
         Args:
             wanted: `attention` (query and value, or the one map that makes both), `all-linear`, or names with commas
-                between them, each the end of a path.
+                or + between them, each the end of a path.
 
         Raises:
             ConfigError: A name fits no map of the layer.
@@ -193,7 +193,7 @@ class LayerParts:
         return self._named(wanted, self.maps)
 
     def _named(self, wanted: str, among: Mapping[str, object]) -> list[str]:
-        names = [name.strip() for name in wanted.split(",") if name.strip()]
+        names = [name.strip() for name in re.split("[,+]", wanted) if name.strip()]
         fitting = {name: self._fitting(name) for name in names}
         missing = [name for name, paths in fitting.items() if not paths]
         if missing or not names:

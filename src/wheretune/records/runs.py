@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
 from wheretune.errors import ConfigError
-from wheretune.records.base import Spec, from_json, read_json, record, require, to_json
+from wheretune.records.base import LATER, Spec, from_json, read_json, record, renewed, require
 from wheretune.records.data import DataInfo, DataSpec, check_seed
 from wheretune.records.model import ModelSpec, check_forward_only
 from wheretune.records.plan import Plan
@@ -137,7 +138,7 @@ class WatchSettings:
     save_steps: int | None = None
     save_total_limit: int = 1
     gradient_checkpointing: bool = False
-    compile: bool = False
+    compile: bool = field(default=False, metadata=LATER)
     fsdp: bool = False
 
     def __post_init__(self) -> None:
@@ -226,12 +227,16 @@ class RunSpec:
         check_forward_only(self.model, ("training",))
 
 
-# what a folder means that an earlier version began, where it does not say
-UNSAID = {
-    "settings": to_json(TrainSettings()),
-    "model": {"placement": None},
-    **{split: {"streaming": None} for split in ("train", "validation", "test")},
-}
+def as_claimed(spec: RunSpec, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's folder is claimed for, also one that an earlier version began.
+
+    The digest of its plan's scores is left out: it is another where these have grown a field, and the plan holds the
+    scores that it chose by.
+    """
+    claim = renewed(spec, content)
+    if isinstance(plan := claim.get("plan"), dict):
+        claim["plan"] = {**plan, "scores_digest": None}
+    return claim
 
 
 @record

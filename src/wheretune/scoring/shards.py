@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 KEY = "wheretune.shard"
-
+KEPT = "wheretune.finished shard"
 
 UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
@@ -59,6 +59,25 @@ def load_shard(path: Path) -> PassState:
         return unpacked(content, tensors, str(path))
     except UNREADABLE as error:
         raise ConfigError(f"{path} is no shard", "give files that a pass over one shard wrote") from error
+
+
+def keep_shard(state: PassState, path: Path, asked: str) -> None:
+    """Writes what a pass over one shard has gathered, and what pass was asked for, for `kept_shard`.
+
+    Raises:
+        OutputError: The place cannot be written to.
+    """
+    content, tensors = packed(state)
+    write_packed(path, KEPT, {**content, "asked": asked}, tensors)
+
+
+def kept_shard(path: Path, asked: str) -> PassState | None:
+    """What `keep_shard` wrote for the very pass; None where there is nothing of it."""
+    try:
+        content, tensors = read_packed(path, KEPT)
+        return unpacked(content, tensors, str(path)) if content["asked"] == asked else None
+    except (ConfigError, *UNREADABLE):
+        return None
 
 
 def write_packed(path: Path, key: str, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wheretune.errors import OutputError
 from wheretune.support.files import write
 
 if TYPE_CHECKING:
@@ -374,6 +375,23 @@ def _bars(
         axes.text(left, row, f"{value:.2f}x", va="center", fontsize=7.5, color=shade)
 
 
+def check_ending(path: Path) -> None:
+    """Refuses a file whose ending names no format of a figure.
+
+    Raises:
+        OutputError: It does.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise OutputError(f"no figure is written as {path.name}", f"let it end in one of {', '.join(known)}", "figure")
+
+
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
-    write(path, lambda draft: figure.savefig(draft, format="png"))
+    """Writes a figure in the format that its ending names, whole or not at all; twice the same gives the same file."""
+    from matplotlib import rc_context
+
+    dated = {".svg": "Date", ".svgz": "Date", ".pdf": "CreationDate"}.get(path.suffix.lower())
+    with rc_context({"svg.hashsalt": "wheretune"}):
+        write(path, lambda draft: figure.savefig(draft, metadata={dated: None} if dated else {}))

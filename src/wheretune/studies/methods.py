@@ -37,7 +37,9 @@ def read_all(text: str) -> tuple[Method, ...]:
 def read(name: str) -> Method:
     """The method that `name` puts together, its parts in any order and with options after colons, as in `top:k=1+lora`.
 
-    An option of several values has `+` between them, as in `explicit:layers=0+3` or `budget:schedules=static+lift`.
+    An option of several values has `+` between them, as in `explicit:layers=0+3`, `budget:schedules=static+lift` or
+    `lora:targets=query+value`. A map of a name that a part may have too (BERT's `dense`, which is a head here) takes
+    more of its path (`output.dense`).
 
     A scorer without a selector brings the one that its source uses, and a selector without a scorer reads the
     comparison's own. Without a tuner whole layers are tuned. A tuner by itself tunes all layers, and `full` by itself
@@ -129,7 +131,8 @@ def _goes_on(part: str, piece: str) -> bool:
     if option == "schedules":  # the budget's: these names are parts elsewhere
         return piece in catalog.names("schedule")
     named = piece.split(":")[0] in (*presets(), *(name for axis in AXES for name in catalog.names(axis)))
-    return not named and isinstance(catalog.written(_axis(part), part).params.get(option), tuple)
+    value = catalog.written(_axis(part), part).params.get(option)
+    return not named and (isinstance(value, tuple) or option == "targets")
 
 
 def _axis(part: str) -> str:

@@ -8,17 +8,18 @@ again, it runs what is missing. Torch is opened once names, settings and data ar
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog, planning
+from wheretune import automatic, catalog, planning
 from wheretune.errors import WheretuneError
-from wheretune.records.base import Spec, to_json
-from wheretune.records.runs import UNSAID, CacheSettings, RunSpec, WatchSettings, check_cache
+from wheretune.records.base import Spec, renewed, to_json
+from wheretune.records.runs import CacheSettings, RunSpec, WatchSettings, check_cache
 from wheretune.records.scores import ENOUGH, Reading, load_scores, save_scores
+from wheretune.scheduling import lowest_layers
 from wheretune.selectors.base import resolve_k
 from wheretune.session import Session
 from wheretune.studies import methods
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from wheretune.tuners.base import Tuner
 
 COMPARISON, SCORES, PROBES, RUNS, FAILURE = "compare.json", "scores.json", "probe", "runs", "failed.txt"
-OWNED = (COMPARISON, SCORES, PROBES, RUNS, TABLE, RESULTS)
+OWNED = (COMPARISON, SCORES, "scores-unfinished*.safetensors", PROBES, RUNS, TABLE, RESULTS)
 GROWING = ("methods", "seeds", "learning_rates")  # what may be added to a comparison that has begun
 IDLE = ("reference", "executor")  # what changes no run
 
@@ -157,11 +158,12 @@ class _Study:
     def finished(self, data: dict[str, DataInfo], executor: Executor) -> Compared:
         """The rows, once every run has ended."""
         self.check_schedules()
-        with claimed(self.folder / COMPARISON, self.claimed(data), defaults=UNSAID, made=(SCORES,)):
+        earlier = partial(_lasting, self.what)
+        with claimed(self.folder / COMPARISON, self.claimed(data), renewed=earlier, made=(SCORES,)):
             work = Work(self.what, self.scores(), self.folder, self.cache, self.session, self.watch)
             for method in self.what.methods:
                 with methods.named(method):
-                    work.plan(method, self.what.seeds[0])
+                    self.check_chosen(method, work.plan(method, self.what.seeds[0]), data["train"].rows)
         results: dict[Job, RunResult | Failure] = {}
         while jobs := next_jobs(self.what, results):
             for job, result in executor.run(work, jobs):
@@ -183,9 +185,9 @@ class _Study:
         )
         opened = self.session.model(self.what.model, language=language)
         max_tokens(opened.stack.base, opened.tokenizer, self.what.train.max_length)
-        content = to_json(replace(self.what, model=replace(self.what.model, name="", revision=None)))
-        kept = {key: value for key, value in content.items() if key not in (*GROWING, *IDLE)}
-        return kept | {"model_hash": opened.info.hash, "data": {name: info.hash for name, info in data.items()}}
+        what = replace(self.what, model=replace(self.what.model, name="", revision=None))
+        known = {"model_hash": opened.info.hash, "data": {name: info.hash for name, info in data.items()}}
+        return _lasting(what, to_json(what) | known)
 
     def check_schedules(self) -> None:
         """Refuses a method whose schedule cannot serve it, before layers are scored and the first method trains."""
@@ -195,26 +197,32 @@ class _Study:
         what, texts = self.what, self.session.data(self.what.train)
         rows: Sequence[dict[str, Any]] | None = None
         for method in what.methods:
-            if what.k is None or not catalog.build("schedule", method.schedule).moves:
+            selector = None if what.k is None else methods.selector_of(method, k=what.k, seed=what.seeds[0])
+            if selector is None or not _moves(method, selector):
                 continue
-            selector = methods.selector_of(method, k=what.k, seed=what.seeds[0])
-            assert selector is not None  # what moves layers tunes some
             spec = RunSpec(
                 what.model,
                 what.train,
+                scorer=method.scorer or what.scorer,
                 selector=selector,
                 tuner=method.tuner,
                 schedule=method.schedule,
                 settings=what.settings,
             )
             with methods.named(method):
-                language = _speaks(what) or ordering.asks_language(spec)
-                opened = self.session.model(what.model, language=language)
+                opened = ordering.opened(spec, self.session, language=_speaks(what))
                 ordering.check_fits(spec, opened, texts)
                 if rows is None:
                     length = max_tokens(opened.stack.base, opened.tokenizer, what.train.max_length)
                     rows = task_of(texts.info).encode(texts, opened.tokenizer, length)
                 ordering.check_time(spec, opened.info, rows, self.cache)
+
+    def check_chosen(self, method: Method, plan: Plan, texts: int) -> None:
+        """Refuses a schedule that a budget has chosen and for which there are too few steps."""
+        settings = self.what.settings
+        if plan.schedule.name != method.schedule.name:
+            steps = automatic.steps_of(settings, texts, plan.cost.tokens)
+            lowest_layers(plan, steps, settings.seed)
 
     @cached_property
     def scorers(self) -> dict[str, Spec]:
@@ -228,6 +236,7 @@ class _Study:
     def scores(self) -> dict[str, LayerScores]:
         """By name of a method, its scores; those that are not in the folder yet share one pass."""
         from wheretune.pipeline import score
+        from wheretune.scoring.resuming import kept_beside
 
         path = self.folder / SCORES
         known = {scores.scorer: scores for scores in (load_scores(path) if path.is_file() else [])}
@@ -235,11 +244,22 @@ class _Study:
         if missing:
             what = self.what
             reading = Reading(batch_size=2 * what.settings.batch_size, seed=what.train.seed, most=ENOUGH)
-            probes = self.folder / PROBES
-            made = score(what.model, what.train, missing, reading, folder=probes, session=self.session)
-            known |= zip(missing, made, strict=True)
-            save_scores(list(known.values()), path)
+            given = (what.model, what.train, missing, reading)
+            with kept_beside(path) as keep:
+                made = score(*given, folder=self.folder / PROBES, session=self.session, keep=keep)
+                known |= zip(missing, made, strict=True)
+                save_scores(list(known.values()), path)
         return {name: known[scorer] for name, scorer in self.scorers.items()}
+
+
+def _lasting(what: Comparison, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder is for, also one that an earlier version began, without what may change."""
+    return {key: value for key, value in renewed(what, content).items() if key not in (*GROWING, *IDLE)}
+
+
+def _moves(method: Method, selector: Spec) -> bool:
+    """Whether a method's schedule moves, or its selector may choose one that does."""
+    return bool(catalog.build("schedule", method.schedule).moves or selector.params.get("schedules"))
 
 
 def _speaks(what: Comparison) -> bool:

@@ -233,7 +233,7 @@ def claim(
     content: Mapping[str, Any],
     remedy: str = "start it over (overwrite) or choose another folder",
     *,
-    defaults: Mapping[str, Any] | None = None,
+    renewed: Callable[[Any], Any] = lambda there: there,
     begun: Path | None = None,
 ) -> None:
     """Writes down what a folder is for, or makes sure that this is what it already is for.
@@ -242,7 +242,7 @@ def claim(
         path: The file that says so.
         content: What for.
         remedy: What to do about a folder that is for something else.
-        defaults: What a file of an earlier version means where it does not say.
+        renewed: Makes of what an earlier version wrote what this one would.
         begun: What was begun; the folder of `path` by default.
 
     Raises:
@@ -252,8 +252,7 @@ def claim(
     if _is_free(path):
         write_json(path, wanted)
         return
-    there = _filled(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(defaults or {})))
-    found = list(differences(there, wanted))
+    found = list(differences(renewed(json.loads(path.read_text(encoding="utf-8"))), wanted))
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise OutputError(
@@ -268,7 +267,11 @@ def _is_free(path: Path) -> bool:
 
 @contextmanager
 def claimed(
-    path: Path, content: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None, made: Sequence[str] = ()
+    path: Path,
+    content: Mapping[str, Any],
+    *,
+    renewed: Callable[[Any], Any] = lambda there: there,
+    made: Sequence[str] = (),
 ) -> Iterator[None]:
     """`claim`, taken back where what is done inside is refused: the same folder may then be begun otherwise.
 
@@ -277,14 +280,14 @@ def claimed(
     Args:
         path: The file that says what the folder is for.
         content: What for.
-        defaults: What a file of an earlier version means where it does not say.
+        renewed: Makes of what an earlier version wrote what this one would.
         made: Names of files beside it that are good for `content` alone; they go too.
 
     Raises:
         OutputError: The folder was begun with other settings.
     """
     fresh = _is_free(path)
-    claim(path, content, defaults=defaults)
+    claim(path, content, renewed=renewed)
     try:
         yield
     except WheretuneError:
@@ -295,13 +298,6 @@ def claimed(
             if {one.name for one in path.parent.iterdir()} == {path.name}:
                 shutil.rmtree(path.parent)
         raise
-
-
-def _filled(there: Any, defaults: Any) -> Any:
-    """Nested settings with those that are missing by default."""
-    if not isinstance(there, dict) or not isinstance(defaults, dict):
-        return there
-    return defaults | {key: _filled(value, defaults.get(key)) for key, value in there.items()}
 
 
 def differences(there: Any, wanted: Any, where: str = "") -> Iterator[str]:

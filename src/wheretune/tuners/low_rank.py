@@ -38,7 +38,8 @@ class LowRank(ABC):
         r: The rank; 16 as in P and T.
         alpha: Scales what is added; 32 as in P and T.
         dropout: On the adapter's input.
-        targets: `attention` (query and value, as in the papers), `all-linear`, names of maps, or for LoRA `experts`.
+        targets: `attention` (query and value, as in the papers), `all-linear`, names of maps with + or commas between
+            them, or for LoRA `experts`.
     """
 
     r: int = 16
