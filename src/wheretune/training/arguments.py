@@ -68,6 +68,8 @@ REFUSED = {  # what would break a promise, or do nothing
     "activation_checkpointing_kwargs": "it is non-reentrant, from the lowest trained layer up",
     "gradient_checkpointing_kwargs": "it is non-reentrant, from the lowest trained layer up",
     "torch_compile": "what a training leaves out hangs on hooks, which a compiled model does not heed",
+    "use_liger_kernel": "it replaces parts of a model whose layers are known by their parts",
+    "debug": "it hooks every module, and what a training leaves out hangs on hooks",
     "do_train": "it does nothing",
     "do_eval": "it does nothing",
     "do_predict": "it does nothing",
