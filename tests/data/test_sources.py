@@ -6,6 +6,7 @@ import sys
 import types
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,8 @@ from wheretune.data.sources import located, read_source
 from wheretune.errors import DataError
 
 ROWS = [{"text": "good", "label": "p"}, {"text": "bad", "label": "n"}, {"text": "so so", "label": "n"}]
+COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+PANDAS = ("columns", "index", "split", "records", "table")  # the orientations of `to_json`
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
 CSV = "text,label\ngood,p\nbad,n\nso so,n\n"
 
@@ -36,7 +39,15 @@ WANTED = ([(row["text"],) for row in ROWS], [row["label"] for row in ROWS])
         ("a.json", json.dumps(ROWS, indent=1).encode()),
         ("a.json", JSONL.encode()),
         ("a.json", json.dumps({"version": 1, "data": ROWS}).encode()),
-        ("a.json", json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]}).encode()),
+        ("a.json", json.dumps(COLUMNS).encode()),
+        ("a.json", json.dumps({"data": ROWS, "errors": []}).encode()),
+        ("a.json", json.dumps({**COLUMNS, "about": [{}, {}, {}]}).encode()),
+        *(("a.json", pd.DataFrame(ROWS).to_json(orient=how).encode()) for how in PANDAS),
+        ("a.csv", CSV.encode("utf-16-le")),
+        ("a.csv", CSV.encode("utf-16-be")),
+        ("a.txt", CSV.encode()),
+        ("a.txt", CSV.replace(",", ";").encode()),
+        ("a.txt", CSV.replace(",", "\t").encode()),
         ("a.csv", CSV.encode("utf-8-sig")),
         ("a.csv", CSV.encode("utf-16")),
         ("a.csv", CSV.replace(",", ";").encode()),
@@ -52,6 +63,13 @@ WANTED = ([(row["text"],) for row in ROWS], [row["label"] for row in ROWS])
 def test_files_of_every_kind(tmp_path, name, written):
     (tmp_path / name).write_bytes(written)
     assert content(load_data(str(tmp_path / name))) == WANTED
+
+
+def test_lines_with_a_comma_are_texts(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("good, they say\nbad, or so\na tab\there\n")
+    data = load_data(DataSpec(str(tmp_path / "a.txt"), Spec("text", {})))
+    assert [text for (text,) in data.texts] == ["good, they say", "bad, or so", "a tab\there"]
+    assert "as a table" not in caplog.text
 
 
 def test_a_link_is_read_by_its_own_ending_or_that_of_what_it_points_to(tmp_path):
@@ -108,6 +126,10 @@ def test_a_quoted_text_over_several_lines_is_one_text(tmp_path):
         ("a.jsonl", '{"text": "a", "text": "b", "label": 1}\n', "line 1 is not JSON .it has 'text' twice"),
         ("a.csv", b"text,label\ncaf\xe9,p\n", r"is not UTF-8 \(byte 0xe9 in line 2\)"),
         ("a.json", '"words"', "holds no list of JSON objects"),
+        ("a.json", json.dumps({"train": ROWS, "test": ROWS}), r"several tables \(train, test\)"),
+        ("a.json", json.dumps({"text": ["a", "b"], "label": ["n"]}), "text: 2, label: 1"),
+        ("a.csv", "PK\x03\x04and more", "a zip archive, or a workbook of Excel; unpack it"),
+        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("words", "words\nwords\n", "has no ending, and does not look like a table"),
     ],
 )

@@ -12,17 +12,23 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from wheretune.data.nested import rows_of
 from wheretune.data.spooled import BLOCK, Row, spooled
 from wheretune.errors import DataError, WheretuneError
+from wheretune.support.log import log
 from wheretune.support.words import first_line
 
 STANDARD_INPUT = "-"
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # ending -> the module that opens it
 BEGINNINGS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz"}
+FOREIGN = {  # what begins so is no table, whatever its name -> what it is, what to do
+    b"PK\x03\x04": ("a zip archive, or a workbook of Excel", "unpack it, or save the sheet as .csv"),
+    b"version https://git-lfs": ("a pointer of git-lfs, not the file itself", "run `git lfs pull` where it lies"),
+}
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # byte order marks
 
 
@@ -82,7 +88,10 @@ class Content:
         if suffix in PACKED:
             return cls(name, suffix)
         with cls(name).opened() as file:
-            beginning = file.read(4)
+            beginning = file.read(64)
+        for mark, (what, remedy) in FOREIGN.items():
+            if beginning.startswith(mark):
+                raise DataError(f"{name} is {what}", remedy)
         return cls(name, next((ending for mark, ending in BEGINNINGS.items() if beginning.startswith(mark)), ""))
 
     @contextmanager
@@ -96,7 +105,7 @@ class Content:
             yield file
 
     def lines(self, newline: str = "\n") -> Iterator[str]:
-        """Its lines with their ends: UTF-8, or what its byte order mark says.
+        """Its lines with their ends: UTF-8, or what its first bytes say.
 
         Args:
             newline: As `open` has it.
@@ -105,8 +114,7 @@ class Content:
             DataError: It is not that.
         """
         with self.opened() as file:
-            beginning = file.read(4)
-            encoding = next((one for mark, one in MARKS.items() if beginning.startswith(mark)), "utf-8")
+            encoding = _encoding(file.read(4))
             file.seek(0)
             with io.TextIOWrapper(file, encoding=encoding, newline=newline) as text:
                 try:
@@ -135,6 +143,14 @@ class Content:
         return DataError(
             f"{self.name} is not {encoding.upper()}{where}", "save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)"
         )
+
+
+def _encoding(beginning: bytes) -> str:
+    """The encoding of a text by its first four bytes: that of its byte order mark, or of the zeros of UTF-16."""
+    marked = next((one for mark, one in MARKS.items() if beginning.startswith(mark)), None)
+    if marked is None and len(beginning) == 4 and beginning.count(0) == 2:
+        marked = {beginning[1::2]: "utf-16-le", beginning[::2]: "utf-16-be"}.get(b"\0\0")
+    return marked or "utf-8"
 
 
 def _guessed(content: Content) -> str:
@@ -194,23 +210,12 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json(content: Content) -> Iterable[Row]:
-    """A list of objects; an object that holds one such list, or one list per column; or JSON lines."""
+    """What one JSON value holds, or JSON lines."""
     try:
         whole = json.loads(content.text(), object_pairs_hook=_pairs)
     except json.JSONDecodeError:
         return _json_lines(content)
-    if isinstance(whole, dict):
-        lists = [value for value in whole.values() if isinstance(value, list)]
-        tables = [value for value in lists if value and isinstance(value[0], dict)]
-        if len(tables) == 1:
-            whole = tables[0]
-        elif lists and len(lists) == len(whole):
-            whole = [dict(zip(whole, cells, strict=True)) for cells in zip(*lists, strict=True)]
-        else:
-            whole = [whole]
-    if not isinstance(whole, list) or not all(isinstance(row, dict) for row in whole):
-        raise DataError(f"{content.name} holds no list of JSON objects", 'write [{"text": ..., "label": ...}, ...]')
-    return iter(whole)
+    return rows_of(whole, content.name)
 
 
 # --- separated by commas or tabs -----------------------------------------------------------------
@@ -309,9 +314,25 @@ def _as_rows(cells: Iterator[list[str]], name: str) -> Iterator[Row]:
 
 
 def _lines(content: Content) -> Iterator[Row]:
-    """One text per line."""
+    """One text per line, or the table that has been saved as such a file."""
+    separator = _of_table(list(islice(content.lines(), 100)))
+    if separator is not None:
+        log.warning("%s is read as a table, by the names of columns in its first line", content.name)
+        yield from _separated(separator)(content)
+        return
     for line in content.lines():
         yield {"text": line.rstrip("\r\n")}
+
+
+def _of_table(lines: Sequence[str]) -> str | None:
+    """What separates the columns of a table; None where the lines are texts.
+
+    Decided: lines are a table's if each has as many tabs as the first, or if the first has `text` between commas.
+    """
+    if len(lines) > 1 and lines[0].count("\t") and len({line.count("\t") for line in lines}) == 1:
+        return "\t"
+    header = lines[0].strip() if lines else ""
+    return next((mark for mark in ",;" if mark in header and "text" in header.split(mark)), None)
 
 
 def _parquet(content: Content) -> Iterator[Row]:
