@@ -61,7 +61,7 @@ IDLE = (  # what is so anyway, or changes nothing here
 )  # fmt: skip
 REFUSED = {  # what has no equivalent here, and what does the same
     "max-predict-samples": "--max-eval-samples is for test data too",
-    "text-column-delimiter": "leave it out: a pair of texts goes to the tokenizer as a pair; join more columns in the file",
+    "text-column-delimiter": "leave it out: two texts go to the tokenizer as a pair; join more columns in the file",
     "tokenizer-name": "the model's own tokenizer is used; save another into the model's folder",
     "config-name": "the model's own config is used; save another into the model's folder",
     "token": "run `hf auth login` once",

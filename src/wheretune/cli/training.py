@@ -103,16 +103,15 @@ class LoopOptions(Group):
         Raises:
             ConfigError: A number of steps is not whole.
         """
-        steps, ratio = self.warmup_steps, self.warmup_ratio
-        if steps is not None and 0 < steps < 1:
-            steps, ratio = None, steps
-        if steps is not None and steps % 1:
+        made: dict[str, Any] = {} if self.max_steps != -1 else {"max_steps": None}
+        steps = self.warmup_steps
+        if steps is None:
+            return made
+        if 0 < steps < 1:
+            return made | {"warmup_steps": None, "warmup_ratio": steps}
+        if steps % 1:
             raise ConfigError(f"--warmup-steps is {steps}", "give a whole number, or a share below 1")
-        return {
-            "warmup_steps": None if steps is None else int(steps),
-            "warmup_ratio": ratio,
-            "max_steps": None if self.max_steps == -1 else self.max_steps,
-        }
+        return made | {"warmup_steps": int(steps)}
 
     def _rest(self) -> dict[str, Any]:
         """The rest of Trainer's arguments, each of its own type."""

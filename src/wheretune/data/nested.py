@@ -39,16 +39,17 @@ def _unpacked(whole: Mapping[str, Any], name: str) -> list[Any]:
         return [dict(zip(columns, row, strict=True)) for row in cells]
     lists = {key: value for key, value in whole.items() if isinstance(value, list)}
     tables = [key for key, value in lists.items() if value and isinstance(value[0], dict)]
-    lengths = {key: len(value) for key, value in lists.items()}
-    if len(lists) == len(whole) > len(tables):
-        if len(set(lengths.values())) == 1:
-            return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
-        if not tables:
-            said = ", ".join(f"{key}: {length}" for key, length in lengths.items())
-            raise DataError(f"the columns of {name} differ in length ({said})", "give as many cells in each")
-    if len(tables) > 1:
+    lengths = {len(value) for value in lists.values()}
+    if len(lists) == len(whole) > len(tables) and len(lengths) == 1:
+        return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+    if len(tables) == 1:
+        return lists[tables[0]]
+    if tables:
         raise DataError(f"{name} holds several tables ({', '.join(tables)})", "write each into a file of its own")
-    return lists[tables[0]] if tables else _by_index(whole)
+    if lists and len(lists) == len(whole):
+        said = ", ".join(f"{key}: {len(value)}" for key, value in lists.items())
+        raise DataError(f"the columns of {name} differ in length ({said})", "give as many cells in each")
+    return _by_index(whole)
 
 
 def _by_index(whole: Mapping[str, Any]) -> list[Any]:
