@@ -72,6 +72,9 @@ def good(n=4):
         ([{"text": "a", "label": x} for x in (0.5, 0.5)], {}, "same label in every row"),
         ([{"text": "a", "label": x} for x in ("1.5", "x")], {"task": "regression"}, "'x' in row 2"),
         ([{"text": "a", "label": str(i)} for i in range(60)], {}, "60 different values of label"),
+        ([{"text": "a", "label": x} for x in (0.5, 0.2, "?", 0.7)], {}, "no number as label: '[?]' in row 3"),
+        ([{"text": "a", "label": x} for x in ("0.5", "0.2", "inf")], {}, "no number as label: 'inf' in row 3"),
+        ([{"text": "a", "label": x} for x in ("2,3", "1,0", "3,4")], {}, "numbers with commas, such as 1,0"),
     ],
 )  # fmt: skip
 def test_bad_rows(tmp_path, rows, options, message):
@@ -120,6 +123,7 @@ def test_a_missing_file_and_a_hub_name_without_network(tmp_path):
         (["4.5", "3", "1", "2"], "regression", ()),
         ([4.5, 3, 1, 2], "regression", ()),
         (["b", "a", "b", "a"], "classification", ("a", "b")),
+        (["1.5", "a", "b", "a"], "classification", ("1.5", "a", "b")),
     ],
 )
 def test_task_and_classes(labels, task, classes):

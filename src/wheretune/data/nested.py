@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wheretune.errors import DataError
@@ -34,22 +34,23 @@ def _unpacked(whole: Mapping[str, Any], name: str) -> list[Any]:
     Raises:
         DataError: It holds several tables, or columns of different lengths.
     """
-    columns, cells = whole.get("columns"), whole.get("data")
-    if isinstance(columns, list) and isinstance(cells, list):  # a frame by orient="split"
-        return [dict(zip(columns, row, strict=True)) for row in cells]
     lists = {key: value for key, value in whole.items() if isinstance(value, list)}
+    if {"columns", "data"} <= lists.keys():  # a frame by orient="split"
+        return _of_columns(dict(zip(lists["columns"], zip(*lists["data"], strict=True), strict=True)))
     tables = [key for key, value in lists.items() if value and isinstance(value[0], dict)]
-    lengths = {len(value) for value in lists.values()}
-    if len(lists) == len(whole) > len(tables) and len(lengths) == 1:
-        return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
-    if len(tables) == 1:
-        return lists[tables[0]]
-    if tables:
+    if len(tables) < len(lists) == len(whole):
+        lengths = {len(value) for value in lists.values()}
+        if len(lengths) == 1:
+            return _of_columns(lists)
+        if not tables:
+            raise DataError(f"the columns of {name} differ in length", "give as many cells in each")
+    if len(tables) > 1:
         raise DataError(f"{name} holds several tables ({', '.join(tables)})", "write each into a file of its own")
-    if lists and len(lists) == len(whole):
-        said = ", ".join(f"{key}: {len(value)}" for key, value in lists.items())
-        raise DataError(f"the columns of {name} differ in length ({said})", "give as many cells in each")
-    return _by_index(whole)
+    return lists[tables[0]] if tables else _by_index(whole)
+
+
+def _of_columns(columns: Mapping[str, Sequence[Any]]) -> list[Any]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _by_index(whole: Mapping[str, Any]) -> list[Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from wheretune.data.cells import kind
@@ -17,7 +19,7 @@ from wheretune.tasks.classification import Classification
 from wheretune.tasks.generation import Generation
 from wheretune.tasks.multi_label import MultiLabel
 from wheretune.tasks.next_token import NextToken
-from wheretune.tasks.regression import Regression
+from wheretune.tasks.regression import Regression, number
 from wheretune.tasks.unlabelled import Unlabelled
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ OF_CHAT = (  # settings that no other task has
     "messages_column", "prompt_column", "completion_column", "instruction_column", "input_column", "output_column",
     "tools_column", "images_column", "turns", "train_on", "chat_template",
 )  # fmt: skip
+LOOK = 1000  # labels that say whether it pays to look at all
+COMMA = re.compile(r"[-+]?\d+,\d+")  # a number with a decimal comma
 OF_LANGUAGE = (*OF_CHAT, "source_column", "template", "cut")
 
 
@@ -114,7 +118,12 @@ class Auto(TextTask):
             )
         if self._lists(table, use):
             return self.become(MultiLabel).faults(table, classes, use)
-        return self.become(Classification).faults(table, classes, use)
+        if not mostly_fractional(self.label_cells(table, use) or ()):
+            return self.become(Classification).faults(table, classes, use)
+        found = self.become(Regression).faults(table, classes, use)
+        if found:
+            log.warning("%s makes a regression, as most labels are numbers; name the task if not", table.source)
+        return found
 
     def _lists(self, table: Table, use: LabelUse) -> bool:
         """Whether more than half of the rows have a list of labels, and some of these are not empty.
@@ -141,6 +150,13 @@ class Auto(TextTask):
         if fractional(cells):
             return self.become(Regression).labels(table, classes, use)
         read = self.become(Classification).labels(table, classes, use)
+        commas = [name for name in read.classes if COMMA.fullmatch(name)]
+        if 2 * len(commas) > len(read.classes):
+            raise DataError(
+                f"the labels of {table.source} are numbers with commas, such as {commas[0]}",
+                "write them with points, or name the task (task=classification) or what parts several (label_separator)",
+                "task",
+            )
         if len(read.classes) > max(50, len(cells) // 2):
             raise DataError(
                 f"{table.source} has {len(read.classes)} different values of {self.label_name} in {len(cells)} rows",
@@ -148,6 +164,19 @@ class Auto(TextTask):
                 "label_column",
             )
         return read
+
+
+def mostly_fractional(cells: Sequence[object]) -> bool:
+    """Whether more than half of the cells are numbers, and some of these are not whole.
+
+    The first ones are asked before all are read.
+    """
+    for some in (islice(cells, LOOK), cells):
+        numbers = [number(cell) for cell in some if cell is not None and not isinstance(cell, bool)]
+        finite = [one for one in numbers if math.isfinite(one)]
+        if 2 * len(finite) <= len(numbers):
+            return False
+    return any(one != round(one) for one in finite)
 
 
 def fractional(cells: Sequence[object]) -> bool:
