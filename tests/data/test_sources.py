@@ -222,7 +222,9 @@ def frames():
     yield from (ROWS, tuple(ROWS), columns, data_set, pa.Table.from_pylist(ROWS), pandas.DataFrame(ROWS))
     yield {name: np.array(cells) for name, cells in columns.items()}
     yield datasets.DatasetDict(train=data_set, test=data_set.select([0]))
-    yield named.cast_column("label", datasets.ClassLabel(names=["n", "p"]))
+    named = named.cast_column("label", datasets.ClassLabel(names=["n", "p"]))
+    yield from (named, named.with_format("torch"), named.to_iterable_dataset().with_format("torch"))
+    yield named.with_format("torch", columns=["label"])
     yield pandas.DataFrame(ROWS).assign(label=lambda frame: frame.label.astype("category"))
 
 
@@ -253,6 +255,25 @@ def test_a_frame_of_polars(monkeypatch):
 def test_what_holds_no_rows(data):
     with pytest.raises(DataError, match="give a list of dicts or of strings"):
         load_data(data)
+
+
+def test_a_path_is_a_file(tmp_path):
+    (tmp_path / "a.csv").write_text(CSV)
+    assert content(load_data(tmp_path / "a.csv")) == WANTED
+
+
+def test_a_transform_of_ones_own_is_kept():
+    import datasets
+
+    shouted = datasets.Dataset.from_list(ROWS).with_transform(
+        lambda batch: {**batch, "text": [text.upper() for text in batch["text"]]}
+    )
+    assert load_data(shouted).texts[0] == ("GOOD",)
+
+
+def test_tokens_are_no_texts():
+    with pytest.raises(DataError, match="before they were encoded"):
+        load_data([{"input_ids": [1, 2], "label": 1}, {"input_ids": [1, 3], "label": 0}])
 
 
 def test_strings_are_texts():

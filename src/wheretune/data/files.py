@@ -16,6 +16,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from wheretune.data.cells import plain
 from wheretune.data.nested import rows_of
 from wheretune.data.spooled import BLOCK, Row, spooled
 from wheretune.errors import DataError, WheretuneError
@@ -360,7 +361,7 @@ def with_classes(rows: Iterable[Row], names: Mapping[str, Sequence[str]]) -> Ite
     """
 
     def named(column: str, cell: Any) -> Any:
-        if column not in names or not isinstance(cell, int):
+        if column not in names or not isinstance(cell := plain(cell), int):
             return cell
         return names[column][cell] if 0 <= cell < len(names[column]) else None
 

@@ -65,7 +65,9 @@ class Table:
         """
         if not self.has(name):
             there = ", ".join(self.rows[0])
-            raise DataError(f"{self.source} has no column {name!r} (its columns: {there})", "name one of them", field)
+            encoded = field == "text_column" and self.has("input_ids")
+            remedy = "give the texts, as they were before they were encoded" if encoded else "name one of them"
+            raise DataError(f"{self.source} has no column {name!r} (its columns: {there})", remedy, field)
         return Column(self.rows, lambda row: plain(row.get(name)))
 
     def folders(self) -> Sequence[Path]:

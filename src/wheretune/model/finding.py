@@ -66,10 +66,12 @@ def base_of(model: nn.Module) -> nn.Module:
     a SentenceTransformer, what PEFT, `torch.compile` or DDP made of them.
 
     Raises:
-        ModelError: There are several, side by side, or PEFT puts a prompt before the text.
+        ModelError: There are several, side by side, PEFT puts a prompt before the text, or it is no module.
     """
     from transformers import PreTrainedModel
 
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"a {type(model).__name__} is no model", "give what from_pretrained of a model returns")
     outermost: dict[str, PreTrainedModel] = {}
     for path, part in model.named_modules():
         if isinstance(part, PreTrainedModel) and not any(

@@ -154,7 +154,7 @@ class Auto(TextTask):
         if 2 * len(commas) > len(read.classes):
             raise DataError(
                 f"the labels of {table.source} are numbers with commas, such as {commas[0]}",
-                "write them with points, or name the task (task=classification) or what parts several (label_separator)",
+                "write points, or name the task (task=classification) or what parts several (label_separator)",
                 "task",
             )
         if len(read.classes) > max(50, len(cells) // 2):

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import repeat
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from wheretune import catalog
@@ -48,8 +49,8 @@ def load_data(
         DataError: A column is missing, a row cannot be used and the spec does not skip such rows, or there is one class
             only.
     """
-    if isinstance(what, str):
-        what = DataSpec(what)
+    if isinstance(what, str | PathLike):
+        what = DataSpec(str(what))
     spec, rows = (what, rows) if isinstance(what, DataSpec) else (DataSpec("memory"), what)
     reader: TaskReader = catalog.build("task", spec.task if like is None else _shared(spec, like))
     classes = None if like is None else like.classes
