@@ -144,6 +144,15 @@ def test_names_of_theirs_in_our_words(theirs, ours):
     assert translated(TUNE, theirs) == ours
 
 
+def test_a_home_that_no_shell_has_spelled_out(run, files, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").symlink_to(tiny_folder("bert"))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"train_file": files["train"], "output": "~/s.json"}))
+    code, _, err = run("score", "--config", "~/c.yaml", "--model=~/model")
+    assert code == 0 and (tmp_path / "s.json").is_file(), err
+    assert translated(TUNE, ["~/plan.json", "--text-column", "~"]) == [f"{tmp_path}/plan.json", "--text-column", "~"]
+
+
 def test_no_name_of_theirs_is_one_of_ours():
     assert not {f"--{name}" for name in KNOWN} & {flag for parameter in TUNE.params for flag in parameter.opts}
 

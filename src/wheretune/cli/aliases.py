@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wheretune.errors import ConfigError
+from wheretune.support.files import at_home
 
 SAME = {  # what means one option of ours
     "model-name-or-path": "model",
@@ -113,7 +114,7 @@ def translated(command: Any, arguments: Sequence[str]) -> list[str]:
         ConfigError: A name of theirs means an option that the command does not have.
     """
     own = {flag: parameter for parameter in command.params for flag in parameter.opts}
-    waiting, ours = list(arguments), list[str]()
+    waiting, ours = list(map(_at_home, arguments)), list[str]()
     theirs: dict[str, list[str]] = {}
     while waiting:
         token = waiting.pop(0)
@@ -132,6 +133,12 @@ def translated(command: Any, arguments: Sequence[str]) -> list[str]:
     for flag, said in in_our_words(theirs, own):
         ours += [flag] if said is None else [flag, said]
     return ours
+
+
+def _at_home(token: str) -> str:
+    """A word of a command line whose value is a path below `~`, with the folder that is meant."""
+    flag, equals, value = token.partition("=") if token.startswith("--") else ("", "", token)
+    return f"{flag}{equals}{at_home(value)}"
 
 
 def _own(name: str, switch: bool, values: Sequence[str]) -> list[str]:

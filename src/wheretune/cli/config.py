@@ -15,6 +15,7 @@ import typer
 from wheretune.cli import aliases
 from wheretune.cli.usage import near
 from wheretune.errors import ConfigError
+from wheretune.support.files import at_home
 
 COUNTS = {"k", "ratio"}
 EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -96,7 +97,7 @@ def read_yaml(path: Path, flag: str) -> Any:
 def _as_text(value: Any) -> str:
     if isinstance(value, dict):
         return ",".join(f"{key}={inner}" for key, inner in value.items())
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ",".join(at_home(str(one)) for one in _listed(value))
 
 
 def read_preset(context: typer.Context, name: str | None) -> str | None:

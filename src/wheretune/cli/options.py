@@ -282,6 +282,7 @@ FORMATS = (
     ".jsonl, .json, .csv, .tsv, .txt or .parquet, packed or not, several with commas or as a pattern; - for standard "
     "input; a folder with files such as train.jsonl and test.csv; or a hub data set as name:config:split"
 )
+NUMBER = re.compile(r"0?\.\d+|\d{1,2}")  # a share without its sign
 SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
@@ -358,6 +359,8 @@ class JudgedOptions(TrainOptions):
         """
         found = SHARE.fullmatch(self.validation or "")
         if found is None:
+            if NUMBER.fullmatch(self.validation or "") and not Path(self.validation or "").exists():
+                raise ConfigError(f"--validation is {self.validation}", "write a share with its sign, such as 10%")
             return None
         share = float(found[1]) / 100
         if not 0 < share < 1:

@@ -11,7 +11,7 @@ from wheretune.model.parts import parts_of
 from wheretune.model.stack import Layer, LayerStack
 
 
-def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
+def find_layers(model: Any, attribute: str | None = None) -> LayerStack:
     """The layers of `model`, in the order in which they run.
 
     The base model (of a model that also sees, its language model) is searched for module lists as long as its config
@@ -59,7 +59,7 @@ def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
     )
 
 
-def base_of(model: nn.Module) -> nn.Module:
+def base_of(model: Any) -> nn.Module:
     """The headless transformer inside `model`, however it is wrapped.
 
     It is the base of the one outermost Transformers model among the modules: of a classifier, a module written by hand,
