@@ -93,7 +93,10 @@ def test_a_draw_of_no_rows():
     [
         ("x.jsonl", "", "no rows"),
         ("x.jsonl", '{"text": 1}\nnot json\n', "line 2 is not JSON"),
-        ("x.jsonl", "[1, 2]\n", "line 1 is no JSON object"),
+        ("x.jsonl", "[1, 2]\n", "holds no list of JSON objects"),
+        ("x.jsonl", "[1, 2]\n[1, 3]\n", "line 1 is no JSON object"),
+        ("x.csv", "text,label\na,b\ntext,label\n", "row 2 is the header once more"),
+        ("x.csv", f"{','.join(map(str, range(30)))}\n1\n", r"no column 'label' .*, 19 and 10 more\)"),
         ("x.csv", "text,label\na,b,c\n", "row 1 has more cells"),
         ("x.parquet", "no parquet", "cannot be read as .parquet"),
         ("x.jsonl.gz", "no gzip", "cannot be read as .jsonl.gz"),
@@ -110,6 +113,8 @@ def test_bad_files(tmp_path, name, content, message):
 def test_a_missing_file_and_a_hub_name_without_network(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_data(DataSpec(str(tmp_path / "nothing.csv")))
+    with pytest.raises(DataError, match=r"https://host/x\.csv.* is an address, .*; download it first"):
+        load_data(DataSpec("https://host/x.csv"))
     with pytest.raises(DataError, match="the hub does not give the data set glue:sst2:train"):
         load_data(DataSpec("glue:sst2:train"))
 

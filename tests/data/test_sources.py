@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from wheretune import DataSpec, Spec, load_data
-from wheretune.data.files import _standard_input
+from wheretune.data.content import _standard_input
 from wheretune.data.sources import located, read_source
 from wheretune.errors import DataError
 
@@ -43,6 +43,8 @@ WANTED = ([(row["text"],) for row in ROWS], [row["label"] for row in ROWS])
         ("a.json", json.dumps({"data": ROWS, "errors": []}).encode()),
         ("a.json", json.dumps({**COLUMNS, "about": [{}, {}, {}]}).encode()),
         *(("a.json", pd.DataFrame(ROWS).to_json(orient=how).encode()) for how in PANDAS),
+        ("a.jsonl", json.dumps(ROWS, indent=1).encode()),
+        ("a.csv", b"sep=;\r\n" + CSV.replace(",", ";").encode()),
         ("a.csv", CSV.encode("utf-16-le")),
         ("a.csv", CSV.encode("utf-16-be")),
         ("a.txt", CSV.encode()),

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cache, partial
-from importlib import import_module
+from functools import partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from wheretune.data.cells import plain
+from wheretune.data.content import PACKED, Content
 from wheretune.data.nested import rows_of
 from wheretune.data.spooled import BLOCK, Row, spooled
 from wheretune.errors import DataError, WheretuneError
 from wheretune.support.log import log
 from wheretune.support.words import first_line
 
-STANDARD_INPUT = "-"
-PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # ending -> the module that opens it
-BEGINNINGS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz"}
-FOREIGN = {  # what begins so is no table, whatever its name -> what it is, what to do
-    b"PK\x03\x04": ("a zip archive, or a workbook of Excel", "unpack it, or save the sheet as .csv"),
-    b"version https://git-lfs": ("a pointer of git-lfs, not the file itself", "run `git lfs pull` where it lies"),
-}
-MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # byte order marks
+SAID = re.compile("sep=(.)")  # what separates the cells, as Excel says it in a line before the header
 
 
 def read_file(name: str) -> Sequence[Row]:
@@ -62,96 +53,6 @@ def _ending(name: str) -> str | None:
     low = name.lower()
     every = [kind + packed for kind in _READERS for packed in ("", *PACKED)]
     return next((ending for ending in every if low.endswith(ending)), None)
-
-
-@cache
-def _standard_input() -> bytes:
-    """All of standard input, which can be read once only."""
-    return sys.stdin.buffer.read()
-
-
-@dataclass(frozen=True)
-class Content:
-    """What stands in a file, read from its beginning as often as it is asked for.
-
-    Attributes:
-        name: The file's.
-        packed: The ending of how it is packed; empty where it is not.
-    """
-
-    name: str
-    packed: str = ""
-
-    @classmethod
-    def of(cls, name: str, ending: str | None) -> Content:
-        """What stands in a file with such an ending, unpacked."""
-        suffix = Path(ending or "").suffix
-        if suffix in PACKED:
-            return cls(name, suffix)
-        with cls(name).opened() as file:
-            beginning = file.read(64)
-        for mark, (what, remedy) in FOREIGN.items():
-            if beginning.startswith(mark):
-                raise DataError(f"{name} is {what}", remedy)
-        return cls(name, next((ending for mark, ending in BEGINNINGS.items() if beginning.startswith(mark)), ""))
-
-    @contextmanager
-    def opened(self) -> Iterator[BinaryIO]:
-        """Its bytes."""
-        with ExitStack() as after:
-            file: Any = io.BytesIO(_standard_input()) if self.name == STANDARD_INPUT else None
-            file = file or after.enter_context(Path(self.name).open("rb"))
-            if self.packed:
-                file = after.enter_context(import_module(PACKED[self.packed]).open(file))
-            yield file
-
-    def lines(self, newline: str = "\n") -> Iterator[str]:
-        """Its lines with their ends: UTF-8, or what its first bytes say.
-
-        Args:
-            newline: As `open` has it.
-
-        Raises:
-            DataError: It is not that.
-        """
-        with self.opened() as file:
-            encoding = _encoding(file.read(4))
-            file.seek(0)
-            with io.TextIOWrapper(file, encoding=encoding, newline=newline) as text:
-                try:
-                    yield from text
-                except UnicodeDecodeError:
-                    raise self._fault(encoding) from None
-
-    def text(self) -> str:
-        """All of its text.
-
-        Raises:
-            DataError: As for `lines`.
-        """
-        return "".join(self.lines())
-
-    def _fault(self, encoding: str) -> DataError:
-        """Says which byte of which line is not in an encoding."""
-        with self.opened() as file:
-            content = file.read()
-        try:
-            content.decode(encoding)
-            where = ""
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            where = f" (byte {content[error.start]:#04x} in line {line})"
-        return DataError(
-            f"{self.name} is not {encoding.upper()}{where}", "save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)"
-        )
-
-
-def _encoding(beginning: bytes) -> str:
-    """The encoding of a text by its first four bytes: that of its byte order mark, or of the zeros of UTF-16."""
-    marked = next((one for mark, one in MARKS.items() if beginning.startswith(mark)), None)
-    if marked is None and len(beginning) == 4 and beginning.count(0) == 2:
-        marked = {beginning[1::2]: "utf-16-le", beginning[::2]: "utf-16-be"}.get(b"\0\0")
-    return marked or "utf-8"
 
 
 def _guessed(content: Content) -> str:
@@ -210,6 +111,12 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
+def _lines_or_list(content: Content) -> Iterable[Row]:
+    """JSON lines; or one list, whose name says lines."""
+    beginning = next((line for line in content.lines() if line.strip()), "")
+    return _json(content) if beginning.lstrip().startswith("[") else _json_lines(content)
+
+
 def _json(content: Content) -> Iterable[Row]:
     """What one JSON value holds, or JSON lines."""
     try:
@@ -226,7 +133,10 @@ def _separated(usual: str) -> Callable[[Content], Iterator[Row]]:
     def read(content: Content) -> Iterator[Row]:
         csv.field_size_limit(2**31 - 1)
         first = next(content.lines(), "")
-        separator = usual if usual in first else next((mark for mark in ";\t,|" if mark in first), usual)
+        said = SAID.fullmatch(first.rstrip())
+        separator = (
+            said[1] if said else usual if usual in first else next((mark for mark in ";\t,|" if mark in first), usual)
+        )
         quoted = True
         try:
             place = _swallowing(partial(_cells, content, separator), separator)
@@ -250,7 +160,10 @@ def _separated(usual: str) -> Callable[[Content], Iterator[Row]]:
 def _cells(content: Content, separator: str, *, quoted: bool = True) -> Iterator[list[str]]:
     """The cells of each line that has any; the header's are the first."""
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    return filter(None, csv.reader(content.lines(newline=""), delimiter=separator, quoting=quoting, strict=True))
+    lines = content.lines(newline="")
+    first = next(lines, "")
+    lines = lines if SAID.fullmatch(first.rstrip()) else chain((first,), lines)
+    return filter(None, csv.reader(lines, delimiter=separator, quoting=quoting, strict=True))
 
 
 def _swallowing(cells: Callable[[], Iterator[list[str]]], separator: str) -> int | None:
@@ -303,11 +216,14 @@ def _lines_fit(cell: str, place: int, width: int, separator: str) -> bool:
 
 
 def _as_rows(cells: Iterator[list[str]], name: str) -> Iterator[Row]:
-    names = named_once([one.strip() for one in next(cells, [])])
+    header = next(cells, [])
+    names = named_once([one.strip() for one in header])
     width = len(names)
     for number, row in enumerate(cells, start=1):
         if any(row[width:]):
             raise DataError(f"{name} row {number} has more cells than the header", "quote its text")
+        if row == header and width > 1:
+            raise DataError(f"{name} row {number} is the header once more, as of joined files", "take it out")
         yield dict(zip(names, [*row[:width], *[""] * (width - len(row))], strict=True))
 
 
@@ -369,8 +285,8 @@ def with_classes(rows: Iterable[Row], names: Mapping[str, Sequence[str]]) -> Ite
 
 
 _READERS: dict[str, Callable[[Content], Iterable[Row]]] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
+    ".jsonl": _lines_or_list,
+    ".ndjson": _lines_or_list,
     ".json": _json,
     ".csv": _separated(","),
     ".tsv": _separated("\t"),

@@ -112,7 +112,7 @@ class Auto(TextTask):
             alone = set(table.rows[0]) == {self.text_column}  # as of a file of lines: there is no other to be named
             remedy = "name one of them, or the task where there are no labels (text for raw text, chat, generation)"
             raise DataError(
-                f"{table.source} has no column {self.label_name!r} (its columns: {', '.join(table.rows[0])})",
+                f"{table.source} has no column {self.label_name!r} (its columns: {table.columns})",
                 "let a language model learn the texts (task=text), or give data with labels" if alone else remedy,
                 "task" if alone else "label_column",
             )
