@@ -87,6 +87,7 @@ def test_the_same_in_a_config_file(run, files, tiny_folder, tmp_path):
         "per_device_train_batch_size": 8, "max_steps": 2, "max_grad_norm": 0.5, "optim": "adafactor", "use_peft": True,
         "lora_r": 4, "lora_target_modules": ["query", "value"], "trainer_arg": ["adam_epsilon=1e-6"],
         "save_strategy": "steps", "save_steps": 1, "fp16": False, "adam_beta1": 0.8,
+        "lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
         "output_dir": str(tmp_path / "run"),
     }  # fmt: skip
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
@@ -94,7 +95,9 @@ def test_the_same_in_a_config_file(run, files, tiny_folder, tmp_path):
     assert code == 0, err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 2 and result["spec"]["settings"]["optim"] == "adafactor"
-    assert result["spec"]["settings"]["trainer_args"] == {"adam_epsilon": 1e-6, "adam_beta1": 0.8}
+    assert result["spec"]["settings"]["trainer_args"] == {
+        "adam_epsilon": 1e-6, "adam_beta1": 0.8, "lr_scheduler_kwargs": '{"min_lr_rate": 0.1}',
+    }  # fmt: skip
     assert result["plan"]["tuner"]["name"] == "lora" and result["plan"]["tuner"]["params"]["r"] == 4
     assert result["plan"]["tuner"]["params"]["targets"] == "query,value"
 

@@ -5,6 +5,7 @@ Each fills in defaults, so the command line has the last word; a config goes bef
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,13 +57,18 @@ def _in_our_words(content: Mapping[Any, Any], own: Mapping[str, Any]) -> dict[An
     names = {name: aliases.key(str(name)) for name in content}
     theirs = {name for name, key in names.items() if key in aliases.KNOWN and f"--{key}" not in own}
     ours = {name: value for name, value in content.items() if name not in theirs}
-    given = {names[name]: list(map(str, _listed(content[name]))) for name in theirs if content[name] is not None}
+    given = {names[name]: list(map(_written, _listed(content[name]))) for name in theirs if content[name] is not None}
     for flag, value in aliases.in_our_words(given, own):
         wanted = flag.removeprefix("--")
         name = next((name for name in ours if names.get(name) == wanted), wanted)
         several = getattr(own[flag], "multiple", False)
         ours[name] = [*_listed(ours.get(name)), value] if several else value or True
     return ours
+
+
+def _written(value: Any) -> str:
+    """A value as one writes it on a command line, where settings in settings are JSON."""
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _listed(value: Any) -> list[Any]:
