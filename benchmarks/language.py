@@ -12,7 +12,7 @@ same rows in fp32 with AdamW; ours in batches of like length:
 - its plain loss: the same with Transformers' own loss, which makes the logits of every token;
 - top third: the upper third of the layers, with the prefix cache in memory and without it;
 - LoRA on the top third;
-- SFTTrainer, top third: TRL's unmodified trainer on the same plan, `wt.apply` alone.
+- SFTTrainer, top third: TRL's unmodified trainer on the same plan, `wt.apply` alone; and within `wt.cache_prefix`.
 
 Every case runs in a process of its own, one after the other. Two epochs are trained: the seconds of a step are those
 of the second, so that the cache is full and what is made once is made; filling the cache is a number of its own.
@@ -34,8 +34,8 @@ from transformers import TrainerCallback
 
 CHILD = "--measure"
 FULL, PLAIN, CACHED, UNCACHED = "full fine-tuning", "its plain loss", "top third", "top third, no cache"
-LORA, TRL = "LoRA on the top third", "SFTTrainer, top third"
-CASES = (FULL, PLAIN, CACHED, UNCACHED, LORA, TRL, FULL)
+LORA, TRL, TRL_CACHED = "LoRA on the top third", "SFTTrainer, top third", "SFTTrainer, top third, cached"
+CASES = (FULL, PLAIN, CACHED, UNCACHED, LORA, TRL, TRL_CACHED, FULL)
 SEED = 0
 
 
@@ -114,11 +114,15 @@ def measure(told: dict[str, Any]) -> dict[str, Any]:
     settings = TrainSettings(learning_rate=5e-5, epochs=2, batch_size=size, seed=SEED)
     collate, seconds, cache = task.collator(opened.tokenizer), Seconds(), 0.0
     with tempfile.TemporaryDirectory() as folder, peak_memory() as memory:
-        if case in (PLAIN, TRL):
+        if case in (PLAIN, TRL, TRL_CACHED):
             model = opened.stack.model  # Transformers' own
             wt.apply(model, plan, SEED)
-            if case == TRL:
-                by_trl(model, rows, opened.tokenizer, size, seconds, folder)
+            if case != PLAIN:
+                trainer = by_trl(model, rows, opened.tokenizer, size, seconds, folder)
+                where = "memory" if case == TRL_CACHED else "off"
+                with wt.cache_prefix(model, trainer.train_dataset, trainer.data_collator, where=where, epochs=2) as kept:
+                    trainer.train()
+                cache = kept.seconds
             else:
                 train(model, rows, collate, settings, None, callbacks=[seconds])
         else:
@@ -153,8 +157,8 @@ class Seconds(TrainerCallback):
         self.of_steps.append(time.perf_counter() - self.started)
 
 
-def by_trl(model: Any, rows: Any, tokenizer: Any, size: int, seconds: Seconds, folder: str) -> None:
-    """Two epochs of SFTTrainer on rows that are tokens already."""
+def by_trl(model: Any, rows: Any, tokenizer: Any, size: int, seconds: Seconds, folder: str) -> Any:
+    """An SFTTrainer for two epochs on rows that are tokens already."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -168,7 +172,7 @@ def by_trl(model: Any, rows: Any, tokenizer: Any, size: int, seconds: Seconds, f
         "completion_mask": [[int(label >= 0) for label in row["labels"]] for row in rows],
     }
     data = Dataset.from_dict(columns)
-    SFTTrainer(model, arguments, train_dataset=data, processing_class=tokenizer, callbacks=[seconds]).train()
+    return SFTTrainer(model, arguments, train_dataset=data, processing_class=tokenizer, callbacks=[seconds])
 
 
 # --- showing -------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ def settings_of(axis, name):
     made = catalog.find(axis, name)
     if name == "near":
         return [made(catalog.read("selector", inner), 0.02) for inner in ("highest:k=3", "block-lowest", "suffix")]
+    if name == "upwards":
+        return [made(catalog.read("selector", inner)) for inner in ("highest:k=3", "block-lowest", "suffix")]
     if name == "of-stack":
         return [made(catalog.read("selector", inner), "decoder") for inner in ("highest:k=3", "auto", "random")]
     found = []

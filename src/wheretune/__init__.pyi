@@ -43,6 +43,7 @@ from .selectors.budget import Budget
 from .selectors.fixed import Bottom, Explicit, Random, Top
 from .selectors.near import Near
 from .selectors.ranked import Highest, Lowest, MiddleBest, Suffix
+from .selectors.upwards import Upwards
 from .tasks.loading import from_texts, load_data
 from .text_judging import judge_texts
 from .training.engagement import EngagementCallback
@@ -113,6 +114,7 @@ __all__ = [
     "Top",
     "TrainSettings",
     "Tuned",
+    "Upwards",
     "WeightSNR",
     "WheretuneError",
     "WholeLayers",

@@ -51,6 +51,7 @@ ROWS: Mapping[str, Mapping[str, str]] = {
         "budget": "wheretune.selectors.budget:Budget",
         "auto": "wheretune.selectors.auto:Auto",
         "near": "wheretune.selectors.near:Near",
+        "upwards": "wheretune.selectors.upwards:Upwards",
         "of-stack": "wheretune.selectors.stacks:OfStack",
     },
     "tuner": {

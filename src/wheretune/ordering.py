@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog, planning
+from wheretune import automatic, catalog, planning
 from wheretune.data.samplers import Arranged, Batches
 from wheretune.data.texts import take
 from wheretune.data.tokens import mean_length
@@ -245,7 +245,7 @@ def check_time(
             _check_rescan(spec, cache)
     which, count = _known(spec, model)
     if count is not None:
-        steps = planning.steps_of(spec.settings, len(rows), mean_length(rows))
+        steps = automatic.steps_of(spec.settings, len(rows), mean_length(rows))
         schedule.init(len(model), range(count) if which is None else which, {}, steps, spec.settings.seed)
 
 

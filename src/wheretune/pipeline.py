@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune import catalog, finished, ordering, planning, scheduling, trained_head, trials
+from wheretune import automatic, catalog, finished, ordering, planning, scheduling, trained_head, trials
 from wheretune.applying import apply
 from wheretune.data.tokens import mean_learned, mean_length
 from wheretune.delta.saving import remove_delta, save_delta
@@ -129,6 +129,7 @@ def choose(
     scoring = selector.needs_scores and tuner.needs_layers
     needs = catalog.find("scorer", spec.scorer.name).card.needs if scoring else ()
     data = session.texts(spec.train, needs)
+    selector = automatic.generous(selector, data.info)
     head = planning.head_of(spec.head, data.info)
     reads = "language-model" in needs or isinstance(catalog.build("schedule", spec.schedule), OrdersRows)
     opened = session.model(spec.model, language=head.speaks or reads)
@@ -214,7 +215,7 @@ def tune(
         plan = _planned(spec, folder, session, show)
         settings = _settled(spec, plan, len(rows), show)
         order = ordering.order(spec, plan, settings, folder, session)
-        steps = planning.steps_of(settings, len(rows), plan.cost.tokens)
+        steps = automatic.steps_of(settings, len(rows), plan.cost.tokens)
         lowest = scheduling.lowest_layers(order.plan, steps, settings.seed)
         rows = order.arranged(rows)
         model = headed(opened.stack, catalog.build("head", plan.head), texts, settings.seed)
@@ -347,9 +348,9 @@ def _length(spec: RunSpec, opened: Opened) -> int:
 
 def _settled(spec: RunSpec, plan: Plan, texts: int, show: Callable[[object], object]) -> TrainSettings:
     """The settings with what they leave open; what was taken is shown in one line."""
-    settings, why = planning.settled(spec.settings, plan, texts)
+    settings, why = automatic.settled(spec.settings, plan, texts)
     if why is not None:
-        show(f"{planning.quarter(spec.selector, plan) if spec.plan is None else ''}{why}")
+        show(f"{automatic.quarter(spec.selector, plan) if spec.plan is None else ''}{why}")
     return settings
 
 

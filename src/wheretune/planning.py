@@ -19,7 +19,7 @@ from wheretune.records.scores import Choice, LayerScores
 from wheretune.schedules.base import WorkingCopy
 from wheretune.schedules.static import Static
 from wheretune.scheduling import check_schedule, scheduled, stages_of
-from wheretune.selectors.base import AdaptiveSelector, Selector, TakesK, check_selector
+from wheretune.selectors.base import AdaptiveSelector, Selector, check_selector
 from wheretune.selectors.budget import Budget
 from wheretune.selectors.stacks import check_for, choice_of
 from wheretune.tuners.whole_layers import WholeLayers
@@ -301,58 +301,6 @@ def _training(
         speech=model.vocabulary * model.hidden_size if head.speaks else 0,
         speech_trains=head.speaks and (on_top > 0 or (tuner.trains_embeddings and model.tied)),
     )
-
-
-WIDTH, STEPS = 768, 225  # what the tuners' rates are told for
-
-
-def learning_rate(tuner: Tuner, model: ModelInfo, layers: Sequence[int], steps: int) -> float:
-    """The peak learning rate that suits a tuner on some layers, to one digit.
-
-    Decided: rate * (768 / width) / sqrt(share of the layers) * sqrt(225 / steps), where `rate` is the tuner's and the
-    last factor lies between 1/4 and 2: a narrow model, few layers and few steps bear, and need, more. docs/log.md has
-    what was tried.
-    """
-    share = len(layers) / len(model) or 1.0
-    few = min(max((STEPS / steps) ** 0.5, 0.25), 2.0)
-    return float(f"{tuner.rate * WIDTH / model.hidden_size / share**0.5 * few:.1g}")
-
-
-def steps_of(settings: TrainSettings, texts: int, tokens: float) -> int:
-    """How many optimizer steps there will be for texts of so many tokens; with batches of tokens, about so many."""
-    most = settings.tokens_per_batch
-    batch = settings.batch_size if most is None else max(1, int(most / tokens))
-    return settings.max_steps or settings.epochs * -(-texts // (batch * settings.gradient_accumulation_steps))
-
-
-def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSettings, str | None]:
-    """The settings with the learning rate that suits the plan, where they leave it open, and what was taken in words.
-
-    Args:
-        settings: How it trains.
-        plan: What trains.
-        texts: How many texts it trains on.
-
-    Raises:
-        ConfigError: The plan's tuner is not known.
-    """
-    if settings.learning_rate is not None:
-        return settings, None
-    steps = steps_of(settings, texts, plan.cost.tokens)
-    rate = learning_rate(catalog.build("tuner", plan.tuner), plan.model, plan.layers, steps)
-    where = f"{len(plan.layers)} of {len(plan.model)} layers" if plan.layers else "no layer"
-    width = plan.model.hidden_size
-    many = f"{steps} step{'s' if steps != 1 else ''}"
-    why = f"learning rate {rate:g}: what suits {plan.tuner.name} on {where} of width {width} in {many}"
-    return replace(settings, learning_rate=rate), why
-
-
-def quarter(selector: Spec, plan: Plan) -> str:
-    """How many layers were chosen, where the selector leaves it open; nothing where it says so itself."""
-    made = catalog.build("selector", selector)
-    if not isinstance(made, TakesK) or (made.k, made.ratio) != (None, None):
-        return ""
-    return f"{len(plan.layers)} of {len(plan.model)} layers, a quarter rounded up; "
 
 
 # --- a model without a plan ----------------------------------------------------------------------

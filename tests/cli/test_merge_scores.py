@@ -17,7 +17,7 @@ from wheretune.scoring import shards
 def test_shards_merge_into_what_one_pass_gives(run, decoder, tmp_path):
     train = jsonl(tmp_path / "train.jsonl", rows_of(60))
     names = ",".join(name for name in catalog.every("scorer") if name != "layer-probe")
-    common = ("score", "--model", decoder, "--train", train, "--scorer", names, "--batch-size", 8)
+    common = ("score", "--model", decoder, "--train", train, "--scorer", names, "--batch-size", 8, "--overwrite")
     assert run(*common, "--output", tmp_path / "whole.json")[0] == 0
     parts = []
     for number in (3, 1, 2):

@@ -64,6 +64,7 @@ def test_semantic_deviation_before_and_after_tuning(run, files, decoder, tiny_fo
 def test_scorers_side_by_side(run, files, tiny_folder, tmp_path):
     common = ("score", "--model", tiny_folder("bert"), "--train", files["train"], "--figures", tmp_path, "--compare")
     common += ("--scorer", "depth,cosine-centrality,io-cosine,fisher", "--output", tmp_path / "s.json", "--k", 2)
+    common += ("--overwrite",)
     code, out, err = run(*common)
     assert code == 0 and "who would choose what" in out and (tmp_path / "scorers.png").is_file(), err
     found = json.loads(run(*common, "--json")[1])

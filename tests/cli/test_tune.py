@@ -176,12 +176,12 @@ def test_what_is_left_open_is_said_in_one_line_and_what_is_given_is_used(run, fi
     code, out, err = run(*command, tmp_path / "auto")
     assert code == 0, err
     taken = json.loads((tmp_path / "auto" / "result.json").read_text())["learning_rate"]
-    assert f"1 of 4 layers, a quarter rounded up; learning rate {taken:g}: what suits full on 1 of 4 layers" in out
+    assert f"1 of 4 layers: a quarter, rounded up; learning rate {taken:g}: what suits full on 1 of 4 layers" in out
     code, out, err = run(*command, tmp_path / "given", "--learning-rate", "1e-3", "--k", 2)
     result = json.loads((tmp_path / "given" / "result.json").read_text())
     assert code == 0 and "what suits" not in out, err
     assert result["learning_rate"] == 1e-3 and len(result["plan"]["layers"]) == 2
     code, out, err = run(*command, tmp_path / "asked", "--learning-rate", "auto", "--k", "auto")
-    assert code == 0 and "1 of 4 layers, a quarter" in out, err
+    assert code == 0 and "1 of 4 layers: a quarter" in out, err
     one_line(*run(*command, tmp_path / "no", "--learning-rate", "fast")[::2], "--learning-rate is 'fast'")
     one_line(*run(*command, tmp_path / "no", "--k", "many")[::2], "--k is 'many'")

@@ -28,3 +28,9 @@ def test_a_hash_is_that_of_the_bytes_whatever_is_copied_at_a_time(monkeypatch, a
     for part in (4, 2**20):
         monkeypatch.setattr(identity, "PART", part)
         assert identity.tensor_hashes(TENSORS.items(), as_fp32=as_fp32) == expected
+
+
+def test_one_number_that_lies_with_a_stride_of_zero():
+    tensors = {"one": torch.tensor(3).expand(1), "other": torch.tensor([[3]])}
+    one, other = identity.tensor_hashes(tensors.items()).values()
+    assert one == other == hashlib.sha256((3).to_bytes(8, "little")).hexdigest()

@@ -13,14 +13,12 @@ from wheretune.errors import ConfigError, PlanError
 from wheretune.heads.concat import Concat
 from wheretune.records.base import Spec, load, save
 from wheretune.records.plan import Plan
-from wheretune.records.runs import TrainSettings
 from wheretune.selectors.budget import Budget
 from wheretune.selectors.fixed import Bottom, Explicit, Random, Top
 from wheretune.selectors.near import Near
 from wheretune.selectors.ranked import Highest, Lowest
 from wheretune.tuners.head_only import HeadOnly
 from wheretune.tuners.low_rank import LoRA
-from wheretune.tuners.whole_layers import WholeLayers
 
 
 def test_a_plan_from_scores_keeps_what_it_was_made_from(tmp_path):
@@ -107,27 +105,3 @@ def test_planning_and_pricing_open_no_torch():
     )
     tests = SOURCE.replace("/src", "/tests")
     subprocess.run([sys.executable, "-c", code, tests], check=True, env={"PYTHONPATH": SOURCE, "PATH": ""})
-
-
-@pytest.mark.parametrize("tuner", [made() for made in catalog.every("tuner").values()], ids=lambda made: made.name)
-def test_few_layers_few_steps_and_narrow_models_take_a_higher_learning_rate(tuner):
-    model = made_up.model_info(9)  # of width 8
-    every = tuple(range(9))
-
-    whole = tuner.rate * 96  # as it is told for width 768
-    expected = {(every, 225): 1, ((4,), 225): 3, (every, 900): 0.5, (every, 1): 2, (every, 10**6): 0.25, ((), 225): 1}
-    for (layers, steps), times in expected.items():
-        found = planning.learning_rate(tuner, model, layers, steps)
-        assert found == float(f"{whole * times:.1g}"), (layers, steps)
-
-
-def test_a_learning_rate_that_is_given_is_the_one_that_is_used():
-    plan = planning.plan(made_up.scores(), Highest(1))
-    given = TrainSettings(learning_rate=5e-5)
-    assert planning.settled(given, plan, 100) == (given, None)
-    settled, why = planning.settled(TrainSettings(epochs=2), plan, 100)
-    wanted = planning.learning_rate(WholeLayers(), plan.model, plan.layers, 14)
-    assert settled == TrainSettings(epochs=2, learning_rate=wanted)
-    assert why is not None and "full on 1 of 4 layers of width 8 in 14 steps" in why and f"{wanted:g}" in why
-    packed = TrainSettings(epochs=2, tokens_per_batch=50)  # 5 texts of 10 tokens
-    assert "40 steps" in str(planning.settled(packed, plan, 100)[1])

@@ -171,7 +171,7 @@ def test_edited_scores(seed, tmp_path):
 def test_edited_plans(seed, tmp_path):
     generator, outcomes = random.Random(100 + seed), Counter()
     originals = plans_to_edit()
-    for _ in range(FILES):
+    for _ in range(2 * FILES):
         path = written(edited(generator.choice(originals), generator), tmp_path / "plan.json")
         try:
             plan = load_plan(path)

@@ -29,6 +29,7 @@ from wheretune import (
     Spec,
     Suffix,
     Top,
+    Upwards,
     catalog,
     choose,
     from_texts,
@@ -63,6 +64,7 @@ VALUES = np.array([0.5, 0.9, 0.1, 0.7, 0.9, 0.2, 0.3])  # blocks of k = 3: 0-2, 
         (Explicit((4, 0, 4)), (0, 4)),
         (MiddleBest(1), (3,)),  # layers 2 and 3
         (Suffix(), (1, 2, 3, 4, 5, 6)),
+        (Upwards(BlockLowest(2)), (2, 3, 4, 5, 6)),
     ],
     ids=str,
 )

@@ -45,9 +45,7 @@ def results_in(folder):
 def test_model_and_files_are_opened_once_and_scorers_share_a_pass(what, tmp_path, monkeypatch):
     opened, read = [], []
     open_model, load_data = opening.open_model, sessions.load_data
-    monkeypatch.setattr(
-        opening, "open_model", lambda spec, language=False: opened.append(spec) or open_model(spec, language=language)
-    )
+    monkeypatch.setattr(opening, "open_model", lambda spec, **how: opened.append(spec) or open_model(spec, **how))
     monkeypatch.setattr(
         sessions, "load_data", lambda spec, **given: read.append(spec.source) or load_data(spec, **given)
     )

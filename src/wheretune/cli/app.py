@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 a run of a comparison failed, 2 something the user can men
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import re
@@ -189,6 +191,7 @@ def _quiet() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: every error of the user's in one line, with code 2."""
+    gc.set_threshold(10_000)  # modules make objects that stay: to look for garbage there takes a twentieth of a start
     _quiet()
     readable_anywhere()
     given = joined(sys.argv[1:] if arguments is None else list(arguments))
@@ -228,11 +231,17 @@ def _meet(command: str | None) -> None:
 
 
 def _exit(code: int) -> None:
-    """Ends the process; one of several that fails at once, without waiting for what its libraries still await."""
-    if code and world_size() > 1:
+    """Ends the process; one of several at once, without waiting for what its libraries still await.
+
+    Now and then one of several that had done its work was aborted while torch's threads were taken down.
+    """
+    if world_size() > 1:
+        if code:
+            over()
+        else:
+            atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-        over()
         os._exit(code)
     sys.exit(code)
 

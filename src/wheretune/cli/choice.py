@@ -39,7 +39,8 @@ class CountOptions(Group):
         int | None,
         option(
             "--k",
-            "Layers to tune, or auto: a quarter of them, rounded up.",
+            "Layers to tune, or auto: a quarter of them, rounded up; with 2,000 labelled texts or more, tune and plan "
+            "take all above the lowest of these too.",
             default="auto",
             metavar="N|auto",
             parser=count_of,

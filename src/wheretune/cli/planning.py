@@ -119,7 +119,7 @@ def _from_scores(
     context: typer.Context, path: Path, scorer: str | None, choice: ChoiceOptions, axes: dict[str, Any], seed: int
 ) -> Plan:
     """The plan that follows from saved scores; no model is opened."""
-    from wheretune import catalog, planning
+    from wheretune import automatic, catalog, planning
     from wheretune.records.scores import load_scores
 
     scores = one_of(load_scores(path), scorer)
@@ -128,7 +128,7 @@ def _from_scores(
     made = {axis: catalog.build(axis, spec) for axis, spec in axes.items() if spec is not None}
     chooses = made["tuner"].needs_layers
     selector = selector_for(choice, scores.model, scores.scorer, seed) if chooses else None
-    return planning.plan(scores, selector, **made)
+    return planning.plan(scores, selector and automatic.generous(selector, scores.data), **made)
 
 
 def _from_model(

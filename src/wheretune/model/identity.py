@@ -16,7 +16,7 @@ from wheretune.errors import PlanError
 from wheretune.model.dispatch import weight
 from wheretune.model.finding import eyes_of, is_encoder_decoder, text_config
 from wheretune.model.placement import quantized
-from wheretune.model.sharding import is_sharded, whole
+from wheretune.model.sharding import is_sharded, raw, whole
 from wheretune.records.model import LayerInfo, ModelInfo, ModelSpec
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def tensor_hashes(
         for part in torch.split(whole(tensor.detach()).reshape(-1), PART):
             part = part.cpu()
             part = part.float() if as_fp32 and part.is_floating_point() else part
-            found.update(part.view(torch.uint8).numpy().data)
+            found.update(raw(part))
         return name, found.hexdigest()
 
     tensors = list(tensors)

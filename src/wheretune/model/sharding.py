@@ -95,6 +95,14 @@ def as_held(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor in main memory, of any dtype."""
+    flat = tensor.contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # one number alone is contiguous with any stride, but then has no view as bytes
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy().data
+
+
 def write_tensors(tensors: Mapping[str, Tensor], file: Path | None, metadata: Mapping[str, str] | None = None) -> None:
     """Writes the file that safetensors' `save_file` writes, one tensor after the other, each whole only meanwhile.
 
@@ -121,5 +129,4 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path | None, metadata: Ma
     with file.open("wb") as written:
         written.write(len(said).to_bytes(8, "little") + said)
         for name in order:
-            value = whole(tensors[name].detach()).cpu().contiguous()
-            written.write(value.reshape(-1).view(torch.uint8).numpy().data)
+            written.write(raw(whole(tensors[name].detach()).cpu()))

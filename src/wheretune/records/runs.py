@@ -22,7 +22,7 @@ class TrainSettings:
 
     Attributes:
         epochs: Passes over the data.
-        learning_rate: The peak, falling linearly to 0; None takes what suits the plan, see `planning.learning_rate`.
+        learning_rate: The peak, falling linearly to 0; None takes what suits the plan, see `automatic.learning_rate`.
         batch_size: Texts in a batch.
         warmup_ratio: The share of the steps in which the learning rate rises.
         weight_decay: AdamW's.

@@ -69,7 +69,7 @@ def train(
     """
     join()
     if settings.learning_rate is None:
-        raise ConfigError("there is no learning rate", "give one, or take planning.settled's", "learning_rate")
+        raise ConfigError("there is no learning rate", "give one, or take automatic.settled's", "learning_rate")
     watch = watch or WatchSettings()
     check_arguments(settings, watch)
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)

@@ -47,7 +47,7 @@ class Tuner(Protocol):
         needs_layers: Whether layers must be chosen.
         trains_norms: Whether the norms of the chosen layers train, so that gradients flow to what enters them.
         rate: The peak learning rate that suits it on all layers of a model of width 768 in 225 steps; see
-            `planning.learning_rate`.
+            `automatic.learning_rate`.
         needs_every_step: Whether `Attached.followers` change its modules as training goes, so that weights of an
             earlier step do not fit them.
     """
