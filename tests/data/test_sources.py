@@ -1,6 +1,7 @@
 """Where data comes from: files of every kind, folders of splits, patterns, the hub's cache, and what is in memory."""
 
 import bz2
+import io
 import json
 import sys
 import types
@@ -190,11 +191,20 @@ def test_a_folder_whose_files_name_no_split_is_for_training(tmp_path):
 
 
 def test_standard_input_is_read_once(monkeypatch):
-    import io
-
     _standard_input.cache_clear()
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(JSONL.encode())))
     assert content(load_data("-")) == content(load_data("-")) == WANTED
+    _standard_input.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("piped", "said"), [("", "nothing comes"), ("a good film\n", r"neither JSON lines nor .*; write \{\"text\": ")]
+)
+def test_standard_input_without_rows(monkeypatch, piped, said):
+    _standard_input.cache_clear()
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(piped.encode())))
+    with pytest.raises(DataError, match=said):
+        load_data("-")
     _standard_input.cache_clear()
 
 

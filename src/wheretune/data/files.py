@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wheretune.data.cells import plain
-from wheretune.data.content import PACKED, Content
+from wheretune.data.content import PACKED, STANDARD_INPUT, Content
 from wheretune.data.nested import rows_of
 from wheretune.data.spooled import BLOCK, Row, spooled
 from wheretune.errors import DataError, WheretuneError
@@ -66,8 +66,11 @@ def _guessed(content: Content) -> str:
     first = next((line for line in content.lines() if line.strip()), "").lstrip()
     if first[:1] in ("{", "["):
         return ".json" if first[:1] == "[" else ".jsonl"
-    if "\t" in first or "," in first:
+    if any(mark in first for mark in "\t,;"):
         return ".tsv" if "\t" in first else ".csv"
+    if name == STANDARD_INPUT:
+        problem = "neither JSON lines nor a table with a header comes" if first else "nothing comes"
+        raise DataError(f"{problem} from standard input", 'write {"text": ...} on each line')
     raise DataError(f"{name} has no ending, and does not look like a table", f"give one of {', '.join(FORMATS)}")
 
 

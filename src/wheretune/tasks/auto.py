@@ -31,6 +31,7 @@ OF_CHAT = (  # settings that no other task has
     "messages_column", "prompt_column", "completion_column", "instruction_column", "input_column", "output_column",
     "tools_column", "images_column", "turns", "train_on", "chat_template",
 )  # fmt: skip
+FEW = 20  # rows of which each may have a class of its own
 LOOK = 1000  # labels that say whether it pays to look at all
 COMMA = re.compile(r"[-+]?\d+,\d+")  # a number with a decimal comma
 OF_LANGUAGE = (*OF_CHAT, "source_column", "template", "cut")
@@ -157,7 +158,8 @@ class Auto(TextTask):
                 "write points, or name the task (task=classification) or what parts several (label_separator)",
                 "task",
             )
-        if len(read.classes) > max(50, len(cells) // 2):
+        each_its_own = FEW < len(cells) == len(read.classes)
+        if each_its_own or len(read.classes) > max(50, len(cells) // 2):
             raise DataError(
                 f"{table.source} has {len(read.classes)} different values of {self.label_name} in {len(cells)} rows",
                 "name the column of the labels, or say which task it is: regression or classification",
