@@ -353,7 +353,8 @@ def bert(setting: Setting, folder: Path) -> Paths:
         paths[f"{plan}, cache on disk"] = partial(timed.run, plan, "disk")
     paths["top-3, cache in memory as bf16"] = partial(timed.run, "top-3", "memory", cache_dtype="bf16")
     paths[f"{FULL}, layers recomputed"] = partial(timed.run, None, "off", recomputed=True)
-    return paths | {f"{FULL}, again": partial(timed.run, None, "off")}
+    paths[f"{FULL}, again"] = partial(timed.run, None, "off")
+    return paths | {f"{upper}, cache in memory, compiled": partial(timed.run, upper, "memory", compiled=True)}
 
 
 def llama(setting: Setting, folder: Path) -> Paths:
@@ -378,7 +379,8 @@ def llama(setting: Setting, folder: Path) -> Paths:
             paths[f"{plan}, {CACHES[where]}"] = partial(timed.run, plan, where)
     paths["LoRA on all layers"] = partial(timed.run, "LoRA on all layers", "off")
     paths["upper half, no cache, layers recomputed"] = partial(timed.run, "upper half", "off", recomputed=True)
-    return paths | {f"{FULL}, again": partial(timed.run, None, "off")}
+    paths[f"{FULL}, again"] = partial(timed.run, None, "off")
+    return paths | {"upper half, cache in memory, compiled": partial(timed.run, "upper half", "memory", compiled=True)}
 
 
 CACHES = {"off": "no cache", "memory": "cache in memory", "disk": "cache on disk"}
@@ -421,7 +423,13 @@ class Timed:
         return self._opened
 
     def run(
-        self, plan: str | None, where: Any, recomputed: bool = False, cache_dtype: Any = "fp32", **more: Any
+        self,
+        plan: str | None,
+        where: Any,
+        recomputed: bool = False,
+        compiled: bool = False,
+        cache_dtype: Any = "fp32",
+        **more: Any,
     ) -> Found:
         """Seconds of a step and the peak of a plan; None is full fine-tuning."""
         import numpy as np
@@ -462,7 +470,9 @@ class Timed:
                 with saving(tuned.stack, info.hash, rows, collate, settings, Path(name), CacheSettings(where)) as saved:
                     if where != "off" and made.layers[0] and saved.cache.where != where:
                         raise RuntimeError(f"there is no cache: {saved.cache.reason}")
-                    train(model, rows, collate, settings, None, callbacks=[seconds])
+                    if compiled:  # on a CPU inductor takes minutes
+                        tuned.compile("eager" if setting.toy else "inductor", whole=not saved.one_token)
+                    train(model, rows, saved.collate, settings, None, callbacks=[seconds])
                 trained = tuned.trainable_parameters
             finally:
                 tuned.undo()
@@ -477,6 +487,7 @@ class Timed:
             "trained": trained,
             "layers": list(made.layers),
             "rows": setting.batch_size,
+            **tuned.compiled(),
             "tokens": mean(len(row["input_ids"]) for row in rows),
             **({"alone": True} if plan is None and not recomputed and not more else {}),
         }
@@ -598,6 +609,11 @@ def trainings(setting: Setting, folder: Path) -> Paths:
             raise NotHereError("this needs a GPU and bitsandbytes")
         tiny.tune("Llama", "--quantize", bits, "--tuner", "lora")
 
+    def compiled() -> Found:
+        if setting.toy:
+            raise NotHereError("this wants a GPU: inductor takes minutes on a CPU")
+        return again("--cache-prefix", "memory", "--compile", most=2e-3)
+
     def beside_the_cpu() -> Found:
         return same(plain(), tiny.tune("Llama", "--cache-prefix", "off", device="cpu"), most=2e-3)
 
@@ -610,6 +626,7 @@ def trainings(setting: Setting, folder: Path) -> Paths:
         "packed": partial(again, "--cache-prefix", "off", "--pack"),
         "packed, cache in memory": partial(again, "--cache-prefix", "memory", "--pack"),
         "layers recomputed": partial(again, "--cache-prefix", "off", "--gradient-checkpointing"),
+        "layers compiled": compiled,
         f"--device {first}": lambda: same(plain(), tiny.tune("Llama", "--cache-prefix", "off", device=first)),
         "bf16 with fp32 masters": partial(half, "bf16"),
         "fp16 with fp32 masters": partial(half, "fp16"),

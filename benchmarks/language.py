@@ -120,7 +120,8 @@ def measure(told: dict[str, Any]) -> dict[str, Any]:
             if case != PLAIN:
                 trainer = by_trl(model, rows, opened.tokenizer, size, seconds, folder)
                 where = "memory" if case == TRL_CACHED else "off"
-                with wt.cache_prefix(model, trainer.train_dataset, trainer.data_collator, where=where, epochs=2) as kept:
+                rows, collate = trainer.train_dataset, trainer.data_collator
+                with wt.cache_prefix(model, rows, collate, where=where, epochs=2) as kept:
                     trainer.train()
                 cache = kept.seconds
             else:
@@ -130,7 +131,7 @@ def measure(told: dict[str, Any]) -> dict[str, Any]:
             tuned = wt.apply(model, plan, SEED, before=opened.hashes_below(model.base_path))
             where = CacheSettings("memory" if case in (CACHED, LORA) else "off")
             with saving(tuned.stack, opened.info.hash, rows, collate, settings, Path(folder), where) as saved:
-                train(model, rows, collate, settings, None, callbacks=[seconds])
+                train(model, rows, saved.collate, settings, None, callbacks=[seconds])
             cache = saved.cache.seconds
     steps = -(-len(rows) // size)
     return {

@@ -176,10 +176,10 @@ def tuning(setting: Setting, opened: Opened, data: wt.TextData, what: str, switc
     with tempfile.TemporaryDirectory() as name:
         where = CacheSettings(switches)  # type: ignore[arg-type]
         with saving(tuned.stack, plan.model.hash, rows, collate, settings, Path(name), where) as saved:
-            train(model, rows[: WARM_UP * setting.batch_size], collate, settings, None)
+            train(model, rows[: WARM_UP * setting.batch_size], saved.collate, settings, None)
             gc.collect()  # the optimizer that warmed up must not count
             with peak_memory() as memory:
-                log = train(model, rows, collate, settings, None)
+                log = train(model, rows, saved.collate, settings, None)
     tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
     cost = planning.cost(plan, tokens=tokens, texts=len(rows), epochs=setting.epochs, batch_size=setting.batch_size)
     return {

@@ -44,6 +44,7 @@ from wheretune.cli.app import main
 from wheretune.demo import model_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WHERETUNE_CACHE"] = ""  # tests keep no tokens but where they say so
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 

@@ -14,12 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 
-from wheretune import catalog
+from wheretune import catalog, scheduling
 from wheretune.errors import ConfigError, EngagementError, MergeError, OutputError, PlanError
+from wheretune.model.compiling import Compiled
 from wheretune.model.dispatch import check_held
 from wheretune.model.finding import find_layers
 from wheretune.model.forward import is_compiled
-from wheretune.model.freezing import exclude_frozen
+from wheretune.model.freezing import exclude_frozen, lowest_trained
 from wheretune.model.identity import check_plan, describe, tensor_hashes
 from wheretune.model.placement import hold_masters
 from wheretune.model.recomputing import checkpoint_activations
@@ -52,6 +53,7 @@ class Tuned:
         trainable: The parameters that may train, by name.
         followers: What must happen at every step of the training; empty for most plans.
         shards: In words, for the result of a run, that the model is in shards, if it is.
+        compiled: Likewise, says which layers were compiled.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class Tuned:
         self._applied, self._temporary = True, False
         self.shards: dict[str, str] = {}
         self._end_recomputing: Callable[[], None] = lambda: None
+        self._end_compiling: Callable[[], None] = lambda: None
+        self.compiled: Callable[[], dict[str, str]] = dict
         self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         on_top = read_on_top(self.stack)
         top = {id(parameter) for parameter in on_top}
@@ -156,6 +160,25 @@ class Tuned:
             ModelError: The family cannot do this.
         """
         self._end_recomputing = checkpoint_activations(self.stack, min(self.plan.layers, default=len(self.stack)))
+
+    def compile(self, backend: str = "inductor", whole: bool = True) -> None:
+        """Compiles the layers that see a gradient (`torch.compile`), once for texts of all lengths.
+
+        No module is replaced, and without gradients the model runs as written. Call it right before the training.
+
+        Args:
+            backend: As `torch.compile` knows it.
+            whole: The last layer runs whole; else, where only what is read of it is computed, it is left out.
+
+        Raises:
+            ConfigError: The schedule freezes parts of layers.
+        """
+        scheduling.check_compilable(self.plan.schedule)
+        self._end_compiling()
+        above = self.stack.layers[lowest_trained(self.stack) : len(self.stack) - (not whole)]
+        made = Compiled({self.plan.model.called(layer.index): layer.module for layer in above}, backend, whole)
+        self._end_compiling, self.compiled = made.end, made.description
+        self._keep_frozen_out()  # anew, around what is compiled
 
     def shard(self, device: torch.device) -> None:
         """Cuts the model into shards, one per process, for good; see `model.sharding`.
@@ -261,6 +284,7 @@ class Tuned:
     def _give_back(self) -> None:
         self._applied = False
         self._let_go()
+        self._end_compiling()
         self._end_recomputing()
         self._let_masters_go()
         for parameter, flag in self._flags:

@@ -42,7 +42,7 @@ from wheretune.support.files import claimed, sweep
 from wheretune.support.processes import check_alike, check_sees, from_first, gathered, join
 from wheretune.support.provenance import peak_memory, provenance, versions
 from wheretune.tasks.base import task_of
-from wheretune.training.arguments import check_judging, check_sharding
+from wheretune.training.arguments import check_judging, check_watch
 from wheretune.training.best import BEST, decisive_metric, judge_of, kept_weights, with_loss
 from wheretune.training.checkpoints import checkpoints
 from wheretune.training.pace import Pace
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from wheretune.model.opening import Opened
     from wheretune.records.data import DataInfo, DataSpec
     from wheretune.records.model import ModelSpec
+    from wheretune.savings.together import SavingsReport
     from wheretune.scoring.one_pass import Settle
     from wheretune.scoring.resuming import Keep
 
@@ -195,7 +196,7 @@ def tune(
     join()
     watch = watch or WatchSettings()
     check_judging(spec.settings, spec.tuner if spec.plan is None else spec.plan.tuner)
-    check_sharding(spec, watch, cache)
+    check_watch(spec, watch, cache)
     session = session or Session(shared=False, on_host=watch.fsdp)
     data = _data(spec, session)
     texts, task = data["train"], task_of(data["train"].info)
@@ -241,11 +242,11 @@ def tune(
                 tuned.recompute()
             kept = _cache(cache, watch)
             with saving(tuned.stack, opened.info.hash, rows, collate, settings, folder, kept, lowest) as saved:
-                _cut(tuned, spec, watch)
+                _readied(tuned, spec, watch, saved)
                 trained = train(
                     model,
                     rows,
-                    collate,
+                    saved.collate,
                     settings,
                     folder,
                     Clock(description or f"tuning layers {plan.model.named(plan.layers) or 'none'}"),
@@ -278,6 +279,7 @@ def tune(
         provenance=about,
         saved=saved.description
         | tuned.shards
+        | tuned.compiled()
         | pace.saved(scheduling.backward_saved(plan))
         | kept_weights(trained, decisive),
         predictions=predictions,
@@ -307,10 +309,12 @@ def _cache(cache: CacheSettings | None, watch: WatchSettings) -> CacheSettings |
     return CacheSettings("off") if watch.fsdp else cache
 
 
-def _cut(tuned: Tuned, spec: RunSpec, watch: WatchSettings) -> None:
-    """Cuts the model into shards, where that was asked for; what is tried out on it has been by then."""
+def _readied(tuned: Tuned, spec: RunSpec, watch: WatchSettings, saved: SavingsReport) -> None:
+    """Cuts the model into shards or compiles its layers, as was asked; what is tried out on it has been by then."""
     if watch.fsdp:
         tuned.shard(device_of(spec.model))
+    if watch.compile:
+        tuned.compile(whole=not saved.one_token)
 
 
 def _keep(tuned: Tuned, folder: Path, data: DataInfo, length: int, in_shards: bool) -> None:

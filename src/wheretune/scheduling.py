@@ -58,6 +58,21 @@ def check_schedule(schedule: Schedule, tuner: Tuner, chosen: int | None = None) 
     schedule.check(most if chosen is None else chosen, Spec.of(scheduled(tuner, schedule)))
 
 
+def check_compilable(schedule: Spec) -> None:
+    """Refuses to compile layers of which a schedule freezes parts: each choice of these would be compiled anew.
+
+    Raises:
+        ConfigError: It does so.
+    """
+    unit = catalog.find("schedule", schedule.name).unit
+    if unit != "layer":
+        raise ConfigError(
+            f"the schedule {schedule.name} freezes by the {unit}, and layers would be compiled anew for each choice",
+            "leave compile out, or take a schedule of whole layers",
+            "compile",
+        )
+
+
 def stages_of(
     schedule: Schedule, layers: int, training: Training, of: Callable[[Sequence[int]], Training]
 ) -> Stages | None:

@@ -5,7 +5,7 @@ It opens no torch before it opens a model, so data can be refused before that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from wheretune.tasks.loading import load_data, to_score
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wheretune.records.data import DataInfo, DataSpec
     from wheretune.records.model import ModelSpec
     from wheretune.tasks.base import LabelUse
+    from wheretune.tasks.streaming import StreamedTexts
 
 TAKEN_FROM = {"required": ("required",), "optional": ("optional", "required"), "ignored": ("ignored",)}
 
@@ -32,6 +33,7 @@ class Session:
         self.shared, self._on_host = shared, on_host
         self._models: dict[tuple[ModelSpec, bool], Opened] = {}
         self._data: dict[str, TextData] = {}
+        self._streams: dict[str, StreamedTexts] = {}
 
     def model(self, spec: ModelSpec, *, language: bool = False) -> Opened:
         """A model with its tokenizer; one that was opened as a language model also serves without its output matrix."""
@@ -49,6 +51,17 @@ class Session:
                 return found
         found = self._data[_key(spec, like, labels)] = load_data(spec, like=like, labels=labels)
         return found
+
+    def to_score(self, spec: DataSpec, needs: Collection[str]) -> TextData | StreamedTexts:
+        """As `texts`, or a stream where the spec says so, which has then been begun."""
+        if spec.streaming is None:
+            return self.texts(spec, needs)
+        key = _key(spec, None, " ".join(sorted(needs)))
+        if key not in self._streams:
+            from wheretune.tasks.streaming import StreamedTexts
+
+            self._streams[key] = StreamedTexts(spec, needs)
+        return self._streams[key]
 
     def texts(self, spec: DataSpec, needs: Iterable[str]) -> TextData:
         """Data to be scored by scorers with these needs; labels that make no task are left aside if none needs them."""

@@ -194,10 +194,10 @@ class _Trial:
         with tuned.temporarily(place):
             task = task_of(self.tuning.info)
             collate, rows = task.collator(tokenizer), task.encode(self.tuning, tokenizer, self.length)
-            with saving(tuned.stack, info.hash, rows, collate, settings, place, None):
+            with saving(tuned.stack, info.hash, rows, collate, settings, place, None) as saved:
                 clock = Clock(f"tuning layer {layer} alone")
                 engaged = [EngagementCallback(tuned)]
-                train(model, rows, collate, settings, place, clock, tuned.followers, engaged)
+                train(model, rows, saved.collate, settings, place, clock, tuned.followers, engaged)
             tuned.check()
             metrics, predicted = judge(model, self.judging, tokenizer, self.length)
             main, right = metrics[0], [int(one.right) for one in predicted if one.right is not None]

@@ -191,7 +191,6 @@ def test_no_name_of_theirs_is_one_of_ours():
         (["--warmup-steps", "2.5"], ["--warmup-steps", "whole number"]),
         (["--lr_scheduler_kwargs", '{{"num_cycles": 1}}'], ["--trainer-arg", "num_cycles"]),
         (["--adam_beta1", "2"], ["--trainer-arg", "optimizer", "beta"]),
-        (["--torch_compile", "--seed", "1"], ["torch_compile", "hooks"]),
         (["--resume_from_checkpoint", "x"], ["resume_from_checkpoint", "goes on by itself"]),
         (["--use_liger_kernel"], ["use_liger_kernel", "leave it out"]),
         (["--group_by_length", "--seed", "1"], ["--group_by_length", "leave it out"]),

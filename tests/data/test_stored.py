@@ -81,7 +81,7 @@ def test_texts_are_encoded_alike_in_parts(monkeypatch, caplog):
     said = caplog.text
     caplog.clear()
     monkeypatch.setattr("wheretune.data.tokens.PART", 7)
-    monkeypatch.setattr("wheretune.data.tokens.kept_rows", lambda parts: kept_rows(parts, 50))
+    monkeypatch.setattr("wheretune.data.tokens.kept_rows", lambda parts, recipe: kept_rows(parts, in_memory=50))
     parts = encode(data, tokenizer, 9)
     assert isinstance(whole, list) and isinstance(parts, StoredRows)
     assert list(parts) == whole and caplog.text == said and "were probably cut" in said
@@ -90,7 +90,7 @@ def test_texts_are_encoded_alike_in_parts(monkeypatch, caplog):
 def test_training_and_judging_are_those_of_a_list():
     settings = TrainSettings(epochs=2, batch_size=4, learning_rate=1e-3)
     outcomes = []
-    for keep in (list, lambda rows: kept_rows(parts_of(rows), 4)):
+    for keep in (list, lambda rows: kept_rows(parts_of(rows), in_memory=4)):
         model, tuned, rows, collate = fresh()
         rows = keep(rows)
         train(model, rows, collate, settings, None, followers=tuned.followers)

@@ -30,6 +30,7 @@ PLANS = {
     "salf": ("--schedule", "salf", "--tuner", "full", "--layers", "1,2,3", "--epochs", 1),
     "probed": ("--scorer", "layer-probe:samples=12", "--k", 1, "--select", "highest"),
     "judged": ("--layers", "2,3", "--eval-strategy", "epoch", "--gradient-checkpointing", True),
+    "compiled": ("--layers", "2,3", "--cache-prefix", "memory", "--compile", True),
     "chat": ("--layers", "2,3"),
     "chat idle": ("--layers", "2,3", "--batch-size", 4),  # its last batch has one row, and so nothing for the second
     "chat accumulated": ("--layers", "0,1,2,3", "--gradient-accumulation-steps", 2),

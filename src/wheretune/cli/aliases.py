@@ -36,6 +36,7 @@ SAME = {  # what means one option of ours
     "packing": "pack",
     "padding-free": "pack",
     "chat-template-path": "chat-template",
+    "torch-compile": "compile",
 }
 LORA = {"lora-r": "r", "lora-alpha": "alpha", "lora-dropout": "dropout", "lora-target-modules": "targets"}
 FIXED = {  # switches that mean an option with a value
@@ -75,13 +76,14 @@ REFUSED = {  # what has no equivalent here, and what does the same
     "model-init-kwargs": "give --dtype, --attention and --revision",
     "dataset-streaming": "leave it out: many rows are read through a memory map",
     "trust-remote-code": "no code from the hub is run",
+    "streaming": "`wheretune score` alone streams; all else reads its rows again and again, many of them from disk",
 }
 TRAINERS = (  # what goes to Trainer as it is, or is refused with Trainer's other arguments
     "adam-beta1", "adam-beta2", "adam-epsilon", "label-smoothing-factor", "lr-scheduler-kwargs", "optim-args",
     "dataloader-num-workers", "dataloader-drop-last", "logging-first-step", "run-name", "tf32", "full-determinism",
     "auto-find-batch-size", "data-seed", "ddp-backend", "ddp-find-unused-parameters", "ddp-timeout", "deepspeed",
     "eval-accumulation-steps", "eval-delay", "eval-on-start", "fsdp-config", "gradient-checkpointing-kwargs",
-    "ignore-data-skip", "neftune-noise-alpha", "resume-from-checkpoint", "torch-compile", "use-liger-kernel",
+    "ignore-data-skip", "neftune-noise-alpha", "resume-from-checkpoint", "use-liger-kernel",
 )  # fmt: skip
 DATASET = (
     "dataset-name", "dataset-config", "dataset-config-name", "dataset-train-split", "train-split-name",
@@ -99,7 +101,7 @@ SWITCHES = (
     "use-rslora", "dataset-streaming", "prediction-loss-only", "save-safetensors", "save-only-model",
     "low-cpu-mem-usage", "include-inputs-for-metrics", "dataloader-drop-last", "logging-first-step", "tf32",
     "full-determinism", "auto-find-batch-size", "eval-on-start", "ignore-data-skip", "torch-compile",
-    "use-liger-kernel", *FIXED,
+    "use-liger-kernel", "streaming", *FIXED,
 )  # fmt: skip
 KNOWN = frozenset((*SAME, *LORA, *FIXED, *IDLE, *REFUSED, *TRAINERS, *DATASET))
 SEVERAL = ("lora-target-modules", "report-to", "label-names")  # followed by one value or more

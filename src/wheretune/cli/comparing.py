@@ -124,7 +124,7 @@ def compare(
     from wheretune.studies.grid import Comparison
     from wheretune.studies.methods import read_all
     from wheretune.support.files import taking
-    from wheretune.training.arguments import check_arguments, check_judging
+    from wheretune.training.arguments import check_arguments, check_compiling, check_judging
 
     folder = to.folder
     k, ratio = one_count(context, count.k, count.ratio)
@@ -156,6 +156,7 @@ def compare(
     check_trains(what.model)
     for method in what.methods:
         check_judging(settings, method.tuner)
+        check_compiling(watch, method.schedule)
     session = Session()
     info = session.data(train).info
     for part in judged.values():

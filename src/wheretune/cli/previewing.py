@@ -12,6 +12,7 @@ from wheretune.cli.groups import option
 from wheretune.cli.options import AsJson, Config, ModelOptions, Seed, TrainOptions
 from wheretune.cli.printing import console, json_line, show, write_out
 from wheretune.errors import ConfigError, ModelError
+from wheretune.support.log import log
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -48,7 +49,7 @@ def preview(
     wheretune preview --model M --train train.jsonl --task next-token --json
     """
     from wheretune.tasks.base import task_of
-    from wheretune.tasks.language import LanguageTask, check_apart, say_what_is_missing
+    from wheretune.tasks.language import LanguageTask, check_apart, what_is_missing
     from wheretune.tasks.loading import load_data
 
     where = model.spec()
@@ -71,7 +72,8 @@ def preview(
         for one in every[: rows or SHOWN]:
             console().print(shown(one, tokenizer), soft_wrap=True)
         show(_counts(every, texts))
-    say_what_is_missing(texts, every, length)
+    for said in what_is_missing(texts, every, length):
+        log.warning("%s", said)
 
 
 def _unread(row: int, why: str) -> Example:

@@ -288,7 +288,7 @@ def report_on(
         for scores in every:
             show(scores.profile(scores.choice.layers if scores.choice is not None else ()))
             chosen = None if scores.choice is None else scores.choice.in_words(scores.model.called)
-            for said in (scores.settlement, scores.deviations, chosen):
+            for said in (scores.data.stream, scores.settlement, scores.deviations, chosen):
                 if said is not None:
                     show(str(said))
         if side_by_side is not None:

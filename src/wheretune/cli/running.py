@@ -191,13 +191,13 @@ def _tune(
     from wheretune.session import Session
     from wheretune.support.files import check_place, taking
     from wheretune.support.processes import writes
-    from wheretune.training.arguments import check_arguments, check_judging, check_sharding
+    from wheretune.training.arguments import check_arguments, check_judging, check_watch
 
     watch = watching.settings()
     check_arguments(spec.settings, watch)
     check_trains(spec.model)
     check_judging(spec.settings, spec.tuner if spec.plan is None else spec.plan.tuner)
-    check_sharding(spec, watch, cache)
+    check_watch(spec, watch, cache)
     hub.checked()
     _check_metrics(spec)
     check_place(folder, OWNED)

@@ -13,7 +13,7 @@ from wheretune.cli.groups import Group, group, needed, option, refuse
 from wheretune.cli.options import AsJson, Config, ModelOptions, Overwrite, Seed, TrainOptions
 from wheretune.cli.placing import PlacementOptions
 from wheretune.cli.printing import note, show
-from wheretune.cli.reading import ReadingOptions
+from wheretune.cli.reading import ReadingOptions, StreamOptions
 from wheretune.cli.reporting import (
     ReportOptions,
     check_free,
@@ -76,6 +76,7 @@ def score(
     model: ModelOptions,
     placing: PlacementOptions,
     data: TrainOptions,
+    streaming: StreamOptions,
     reading: ReadingOptions,
     choice: ChoiceOptions,
     settling: SettleOptions,
@@ -144,6 +145,8 @@ def score(
     wheretune score --model M --train t.jsonl --on ray --shards 8
 
     wheretune score --model ./larger-than-memory --train t.jsonl --memory-limit 8GB
+
+    wheretune score --model M --train stanfordnlp/imdb --streaming --until-settled
     """
     from wheretune import catalog
     from wheretune.session import Session
@@ -159,7 +162,8 @@ def score(
         raise ConfigError("--until-settled goes with one scorer", "name one with --scorer")
     earlier = report.checked(len(specs)).earlier
     how = reading.reading(seed)
-    texts, spec = data.spec_of_train(seed), placing.over(model.spec(), needs)
+    texts = streaming.over(context, data.spec_of_train(seed), settling=settling.until_settled)
+    spec = placing.over(model.spec(), needs)
     part = None if shard is None else _part(context, shard, needs)
     executor = _spread(context, spreading, shards, needs)
     if part is not None and world_size() > 1:
@@ -167,7 +171,7 @@ def score(
     default = "scores.json" if part is None else f"shard-{part[0]}-of-{part[1]}.safetensors"
     target = file_to_write(output or Path(default))
     session = Session(shared=False)
-    session.texts(texts, needs)  # data is refused before the model is opened
+    session.to_score(texts, needs)  # data is refused before the model is opened
     selectors = [catalog.build("selector", selector_that_fits(choice, spec, one, seed)) for one in specs]
     settle = settling.settle(selectors[0]) if settling.until_settled else None
     check_free(target, overwrite)

@@ -190,6 +190,14 @@ class WatchOptions(Group):
             "Run layers again in the backward pass, from the lowest trained one up, to save memory.",
         ),
     ] = False
+    compile: Annotated[
+        bool,
+        option(
+            "--compile",
+            "Compile layers from the lowest trained one up (torch.compile), once for all lengths; worth it in long "
+            "trainings.",
+        ),
+    ] = False
     fsdp: Annotated[
         bool,
         option("--fsdp", "Shard the model over the processes that a launcher started, layer by layer (FSDP2)."),
@@ -211,6 +219,7 @@ class WatchOptions(Group):
             save_steps=self.save_steps,
             save_total_limit=self.save_total_limit,
             gradient_checkpointing=self.gradient_checkpointing,
+            compile=self.compile,
             fsdp=self.fsdp,
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from wheretune.data.cells import plain
 from wheretune.data.content import PACKED, STANDARD_INPUT, Content
-from wheretune.data.nested import rows_of
+from wheretune.data.nested import json_rows
 from wheretune.data.spooled import BLOCK, Row, spooled
 from wheretune.errors import DataError, WheretuneError
 from wheretune.support.log import log
@@ -31,12 +31,20 @@ def read_file(name: str) -> Sequence[Row]:
         DataError: Its kind is not known, or it is not what its ending says.
         OutputError: They are many, and there is no room on the disk to keep them.
     """
+    return spooled(rows_of(name))
+
+
+def rows_of(name: str) -> Iterator[Row]:
+    """The rows of `read_file`, each read when it is asked for.
+
+    Of a `.json` file that is one list all are read at once, and a table is first looked through for stray quotes.
+    """
     ending = _ending(name) or _ending(str(Path(name).resolve()))
     said = f"{name} cannot be read as {ending}" if ending else f"{name} cannot be read"
     try:
         content = Content.of(name, ending)
         found = (ending or "").removesuffix(content.packed) or _guessed(content)
-        return spooled(_READERS[found](content))
+        yield from _READERS[found](content)
     except WheretuneError:
         raise
     except Exception as error:
@@ -126,7 +134,7 @@ def _json(content: Content) -> Iterable[Row]:
         whole = json.loads(content.text(), object_pairs_hook=_pairs)
     except json.JSONDecodeError:
         return _json_lines(content)
-    return rows_of(whole, content.name)
+    return json_rows(whole, content.name)
 
 
 # --- separated by commas or tabs -----------------------------------------------------------------
@@ -264,11 +272,24 @@ def _parquet(content: Content) -> Iterator[Row]:
 
 def arrow_rows(batches: Iterable[Any], schema: Any) -> Iterator[Row]:
     """The rows of batches of Arrow's; classes by their names, where Hugging Face's `datasets` wrote them down."""
+    names = named_once(schema.names)
+    rows = chain.from_iterable(batch.rename_columns(names).to_pylist() for batch in batches)
+    return with_classes(rows, _class_names(schema))
+
+
+def class_names(name: str) -> dict[str, list[str]]:
+    """By column, the names of the classes that a file itself says it has."""
+    if _ending(name) != ".parquet":
+        return {}
+    import pyarrow.parquet
+
+    return _class_names(pyarrow.parquet.read_schema(name))
+
+
+def _class_names(schema: Any) -> dict[str, list[str]]:
     about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
-    classes = {one: kind["names"] for one, kind in features.items() if isinstance(kind, dict) and kind.get("names")}
-    names = named_once(schema.names)
-    return with_classes(chain.from_iterable(batch.rename_columns(names).to_pylist() for batch in batches), classes)
+    return {one: kind["names"] for one, kind in features.items() if isinstance(kind, dict) and kind.get("names")}
 
 
 def with_classes(rows: Iterable[Row], names: Mapping[str, Sequence[str]]) -> Iterator[Row]:

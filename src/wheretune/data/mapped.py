@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
 READS = 64  # after which what was read is dropped from memory
+BLOCK = 2**22  # bytes that are copied at once
 
 
 class MappedBatches:
@@ -28,18 +29,33 @@ class MappedBatches:
     system still has it at hand.
 
     Args:
-        batches: What is written.
-        schema: Theirs.
+        file: Where they are written; it may be closed and removed afterwards.
+        size: Of how many bytes they are, where more stands behind them.
 
     Attributes:
         batches: What was written, where it lies in the file.
-
-    Raises:
-        OutputError: There is no room on the disk.
     """
 
-    def __init__(self, batches: Iterable[pyarrow.RecordBatch], schema: pyarrow.Schema) -> None:
+    def __init__(self, file: BinaryIO, size: int = 0) -> None:
         import pyarrow
+        from pyarrow import ipc
+
+        self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        self._reads = 0
+        reader = ipc.open_file(pyarrow.py_buffer(self._map))
+        self.batches = []
+        for place in range(reader.num_record_batches):
+            self.let_go()
+            self.batches.append(reader.get_batch(place))
+        self._ends = list(accumulate(batch.num_rows for batch in self.batches))
+
+    @classmethod
+    def written(cls, batches: Iterable[pyarrow.RecordBatch], schema: pyarrow.Schema) -> MappedBatches:
+        """Batches in a file without a name.
+
+        Raises:
+            OutputError: There is no room on the disk.
+        """
         from pyarrow import ipc
 
         try:
@@ -48,16 +64,20 @@ class MappedBatches:
                     for batch in batches:
                         writer.write_batch(batch)
                 file.flush()
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # keeps what the file held
+                return cls(file)
         except OSError as error:
             raise refusal(Path(tempfile.gettempdir()), error, "name another folder (TMPDIR)") from error
-        self._reads = 0
-        reader = ipc.open_file(pyarrow.py_buffer(self._map))
-        self.batches = []
-        for place in range(reader.num_record_batches):
-            self.let_go()
-            self.batches.append(reader.get_batch(place))
-        self._ends = list(accumulate(batch.num_rows for batch in self.batches))
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return len(self._map)
+
+    def content(self) -> Iterator[bytes]:
+        """The bytes of the file, some at a time."""
+        for start in range(0, len(self._map), BLOCK):
+            yield self._map[start : start + BLOCK]
+            self._drop()
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -85,7 +105,11 @@ class MappedBatches:
     def let_go(self) -> None:
         """Counts a read, and drops from memory what was read before if it is time."""
         self._reads += 1
-        if self._reads % READS == 0 and (advice := getattr(mmap, "MADV_DONTNEED", None)) is not None:
+        if self._reads % READS == 0:
+            self._drop()
+
+    def _drop(self) -> None:
+        if (advice := getattr(mmap, "MADV_DONTNEED", None)) is not None:
             self._map.madvise(advice)
 
 

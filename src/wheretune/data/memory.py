@@ -49,8 +49,12 @@ def _of_dataset(data: Any) -> Iterable[Row]:
 
 
 def _of_stream(data: Any) -> Iterable[Row]:
-    names = {column: one.names for column, one in (data.features or {}).items() if hasattr(one, "names")}
-    return with_classes(data, names)
+    return with_classes(data, dataset_classes(data))
+
+
+def dataset_classes(data: Any) -> dict[str, list[str]]:
+    """By column, the names of the classes that a data set of `datasets` says it has."""
+    return {column: one.names for column, one in (data.features or {}).items() if hasattr(one, "names")}
 
 
 def _of_pandas(frame: Any) -> Iterable[Row]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from wheretune.data.spooled import Row
 
 
-def rows_of(whole: Any, name: str) -> Iterator[Row]:
+def json_rows(whole: Any, name: str) -> Iterator[Row]:
     """The rows that a JSON value holds.
 
     Args:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wheretune.data.content import STANDARD_INPUT
 from wheretune.data.files import known_ending, read_file
@@ -24,6 +24,7 @@ SPLITS = {  # by split, the words that name it in files and folders, as Hugging 
     "test": ("test", "testing", "eval", "evaluation"),
 }
 PLACE = re.compile(r"(?P<place>.+?)(?::(?P<config>[^:]*)(?::(?P<split>[^:\[]+(\[.*\])?))?)?")
+Loaded = TypeVar("Loaded")
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -38,10 +39,26 @@ def read_source(source: str) -> list[tuple[str, Sequence[Row]]]:
     Raises:
         DataError: It does not exist, cannot be read as what its ending says, or has no rows.
     """
-    parts = [(name, rows) for part in _parts(source) for name, rows in _read(part)]
+    parts = [(name, _read(part)) for name, part in opened(source)]
     if not any(rows for _, rows in parts):
         raise DataError(f"{source} has no rows", "give a file with data")
     return parts
+
+
+def opened(source: str) -> Iterator[tuple[str, Any]]:
+    """The parts of a source before a row is read, with what messages call them.
+
+    Args:
+        source: As for `read_source`.
+
+    Yields:
+        The name of a file, a `HubData`, or a data set that `save_to_disk` of `datasets` wrote.
+
+    Raises:
+        DataError: A part does not exist.
+    """
+    for part in _parts(source):
+        yield from _opened(part)
 
 
 def located(source: str, *splits: str) -> str:
@@ -61,6 +78,12 @@ class HubData:
     name: str
     config: str
     split: str
+
+    def load(self) -> Any:
+        """All of it, prepared and cached."""
+        from datasets import load_dataset
+
+        return load_dataset(self.name, self.config or None, split=self.split)
 
 
 def places(source: str) -> list[str | HubData]:
@@ -104,24 +127,31 @@ def _parts(source: str) -> list[str]:
     return [part.strip() for part in source.split(",") if part.strip()]
 
 
-def _read(part: str) -> Iterator[tuple[str, Sequence[Row]]]:
+def _opened(part: str) -> Iterator[tuple[str, Any]]:
     if part == STANDARD_INPUT or (Path(part).exists() and not Path(part).is_dir()):
-        yield part, read_file(part)
+        yield part, part
         return
     matched = _matched(part)
     if matched:
-        yield from ((name, read_file(name)) for name in matched)
+        yield from ((name, name) for name in matched)
         return
     if "://" in part:
         raise DataError(f"{part} is an address, and files and hub data sets are read", "download it first")
     place, config, split = _place(part)
     if Path(place).is_dir():
-        yield from _read_folder(Path(place) / (config or ""), split or "train")
+        yield from _open_folder(Path(place) / (config or ""), split or "train")
     elif _may_be_on_hub(place):
-        yield part, _read_hub(place, config or "", split or "train")
+        yield part, HubData(place, config or "", split or "train")
     else:
         what = "no file matches" if glob.has_magic(part) else "no such file:"
         raise DataError(f"{what} {part}", "check the path, or name a hub data set as name:config:split")
+
+
+def _read(part: Any) -> Sequence[Row]:
+    """The rows of a part."""
+    if isinstance(part, str):
+        return read_file(part)
+    return rows_in(from_hub(part, part.load) if isinstance(part, HubData) else part)
 
 
 def _matched(part: str) -> list[str]:
@@ -157,16 +187,16 @@ def _splits(folder: Path) -> dict[str, list[str]]:
     return found or ({"train": [str(path) for path in files]} if files else {})
 
 
-def _read_folder(folder: Path, split: str) -> Iterator[tuple[str, Sequence[Row]]]:
+def _open_folder(folder: Path, split: str) -> Iterator[tuple[str, Any]]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        yield str(folder), _read_saved(folder, split)
+        yield str(folder), _open_saved(folder, split)
         return
     splits = _splits(folder)
     named = _named(split)
     if named not in splits:
         there = f"its splits: {', '.join(splits)}" if splits else "it holds no file that can be read"
         raise DataError(f"the folder {folder} has no split {split} ({there})", "name a split, or the file itself")
-    yield from ((name, read_file(name)) for name in splits[named])
+    yield from ((name, name) for name in splits[named])
 
 
 def _named(split: str) -> str:
@@ -174,36 +204,39 @@ def _named(split: str) -> str:
     return next((one for one, names in SPLITS.items() if split in names), split)
 
 
-def _read_saved(folder: Path, split: str) -> Sequence[Row]:
+def _open_saved(folder: Path, split: str) -> Any:
     """What `save_to_disk` of `datasets` wrote."""
     from datasets import DatasetDict, load_from_disk
 
     loaded = load_from_disk(str(folder))
     if isinstance(loaded, DatasetDict) and split not in loaded:
         raise DataError(f"{folder} has no split {split} (its splits: {', '.join(loaded)})", "name one of them")
-    return rows_in(loaded[split] if isinstance(loaded, DatasetDict) else loaded)
+    return loaded[split] if isinstance(loaded, DatasetDict) else loaded
 
 
 # --- the hub -------------------------------------------------------------------------------------
 
 
-def _read_hub(name: str, config: str, split: str) -> Sequence[Row]:
-    """A data set of the hub; where the hub does not answer, what is cached will do."""
+def from_hub(data: HubData, load: Callable[[], Loaded]) -> Loaded:
+    """What `load` opens of a data set of the hub; where the hub does not answer, what is cached will do.
+
+    Raises:
+        DataError: It opens nothing.
+    """
     from huggingface_hub import HfApi
 
     try:
-        ask_hub(lambda: HfApi().dataset_info(name, timeout=HUB_SECONDS))
+        ask_hub(lambda: HfApi().dataset_info(data.name, timeout=HUB_SECONDS))
         silent = None
     except Exception as error:
         silent = error
     try:
-        from datasets import load_dataset
-
         with _offline() if silent else nullcontext():
-            return rows_in(load_dataset(name, config or None, split=split))
+            return load()
     except Exception as error:
         raise DataError(
-            f"no file or folder {name!r} here, and the hub does not give the data set {name}:{config}:{split} "
+            f"no file or folder {data.name!r} here, and the hub does not give the data set "
+            f"{data.name}:{data.config}:{data.split} "
             f"({first_line(silent or error)})",
             "check the name and the network, or give a local file",
         ) from error

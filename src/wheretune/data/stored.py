@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wheretune.data.columns import OneByOne
+from wheretune.data.kept_tokens import Recipe, keep, opened
 from wheretune.data.mapped import MappedBatches, lists, numbers
 
 if TYPE_CHECKING:
@@ -26,18 +27,22 @@ CODES = {"int8": "b", "int32": "i", "int64": "q", "double": "d"}  # Arrow's kind
 SMALL = ("attention_mask", "token_type_ids")  # whose numbers take a byte each
 
 
-def kept_rows(parts: Iterable[list[Row]], in_memory: int = IN_MEMORY) -> Sequence[Row]:
+def kept_rows(
+    parts: Iterable[list[Row]], recipe: Recipe | None = None, *, in_memory: int | None = None
+) -> Sequence[Row]:
     """The rows of all parts: a list where they have few tokens together, and otherwise on disk.
 
     Rows that hold more than numbers and lists of numbers (images) stay in memory.
 
     Args:
-        parts: Encoded rows, some at a time.
+        parts: Encoded rows, some at a time; the rest is not made where an earlier process has kept the rows.
+        recipe: What they are made of, by which they are kept for the next process; None keeps none.
         in_memory: How many tokens are few.
 
     Raises:
         OutputError: There is no room on the disk.
     """
+    in_memory = IN_MEMORY if in_memory is None else in_memory
     rest = iter(parts)
     held: list[Row] = []
     tokens = 0
@@ -53,7 +58,17 @@ def kept_rows(parts: Iterable[list[Row]], in_memory: int = IN_MEMORY) -> Sequenc
         if not part:
             return held
         held += part
-    return _stored(chain([held], rest), kinds)
+    key = None if recipe is None else recipe.digest()
+    if recipe is None or key is None:
+        return _stored(chain([held], rest), kinds)
+    if (found := opened(key)) is not None:
+        file, about = found
+        recipe.said[:] = about["said"]
+        return StoredRows(file, about["tuples"])
+    rows = _stored(chain([held], rest), kinds)
+    if isinstance(rows, StoredRows):
+        keep(key, rows.file, {"said": recipe.said, "tuples": sorted(rows.tuples)})
+    return rows
 
 
 class StoredRows(OneByOne[Row]):
@@ -65,28 +80,28 @@ class StoredRows(OneByOne[Row]):
     """
 
     def __init__(self, file: MappedBatches, tuples: Iterable[str] = ()) -> None:
-        self._file = file
+        self.file = file
         self._columns = [{name: _views(batch.column(name)) for name in batch.schema.names} for batch in file.batches]
-        self._tuples = frozenset(tuples)
+        self.tuples = frozenset(tuples)
 
     def __len__(self) -> int:
-        return len(self._file)
+        return len(self.file)
 
     def cell(self, place: int) -> Row:
-        batch, here = self._file.find(place)
+        batch, here = self.file.find(place)
         return {name: self._cell(name, here, *views) for name, views in self._columns[batch].items()}
 
     def _cell(self, name: str, place: int, values: np.ndarray, offsets: np.ndarray | None) -> Any:
         if offsets is None:
             return values[place].item()
         cell = values[offsets[place] : offsets[place + 1]].tolist()
-        return tuple(cell) if name in self._tuples else cell
+        return tuple(cell) if name in self.tuples else cell
 
     def lengths(self) -> Int[np.ndarray, " row"]:
         """How many tokens every row has."""
         every = [np.empty(0, dtype=np.int32)]
         for columns in self._columns:
-            self._file.let_go()
+            self.file.let_go()
             offsets = columns["input_ids"][1]
             assert offsets is not None
             every.append(np.diff(offsets))
@@ -140,7 +155,8 @@ def _stored(parts: Iterable[list[Row]], kinds: dict[str, tuple[type, type]]) -> 
                 return
             yield batch
 
-    made = StoredRows(MappedBatches(fitting(), schema), [name for name, (kind, _) in kinds.items() if kind is tuple])
+    tuples = [name for name, (kind, _) in kinds.items() if kind is tuple]
+    made = StoredRows(MappedBatches.written(fitting(), schema), tuples)
     return [*made, *left, *chain.from_iterable(rest)] if left else made
 
 

@@ -42,7 +42,7 @@ class StoredTexts(Sequence[Texts]):
         import pyarrow
 
         schema = pyarrow.schema([("texts", pyarrow.list_(pyarrow.large_string()))])
-        self._file = MappedBatches(_batches(iter(texts), schema), schema)
+        self._file = MappedBatches.written(_batches(iter(texts), schema), schema)
 
     def __len__(self) -> int:
         return len(self._file)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wheretune.data.examples import NOT_LEARNED
+from wheretune.data.kept_tokens import Recipe, digest_of
 from wheretune.data.reading import rows_in_words
 from wheretune.data.stored import PART, kept_rows, lengths
 from wheretune.data.texts import take
@@ -26,17 +27,23 @@ def encode(data: TextData, tokenizer: Any, max_length: int) -> Sequence[dict[str
     Raises:
         DataError: A text makes no tokens, or no token of it has room beside the special ones.
     """
-    cut = 0
+    said: list[str] = []
 
     def parts() -> Iterator[list[dict[str, Any]]]:
-        nonlocal cut
+        cut = 0
         for start in range(0, len(data), PART):
             part = encode_part(data, tokenizer, max_length, start, min(start + PART, len(data)))
             cut += sum(len(row["input_ids"]) >= max_length for row in part)
             yield part
+        if cut:
+            said.append(
+                f"{cut} of the {len(data)} texts of {data.info.spec.source} fill all {max_length} tokens and were "
+                "probably cut; a greater max_length keeps more"
+            )
 
-    rows = kept_rows(parts())
-    say_cut(data, cut, max_length)
+    rows = kept_rows(parts(), Recipe(lambda: digest_of(data, tokenizer, max_length), said))
+    for one in said:
+        log.warning("%s", one)
     return rows
 
 
@@ -77,15 +84,6 @@ def with_tokens(data: TextData, tokenizer: Any) -> TextData:
         raise DataError(f"no text of {data.info.spec.source} makes a token", "check the texts and the tokenizer")
     kept = take(data, [place for place, ids in enumerate(found) if ids])
     return replace(kept, unread={**data.unread, **empty})
-
-
-def say_cut(data: TextData, full: int, max_length: int) -> None:
-    """Says how many texts were probably cut."""
-    if full:
-        log.warning(
-            "%d of the %d texts of %s fill all %d tokens and were probably cut; a greater max_length keeps more",
-            full, len(data), data.info.spec.source, max_length,
-        )  # fmt: skip
 
 
 def learned_tokens(row: Mapping[str, Any]) -> int:

@@ -43,6 +43,9 @@ class DataSpec:
         bad_rows: What becomes of rows that cannot be used: `refuse` all the data, or `skip` them.
         part: Where a part of the rows begins and ends, as shares of all in a seeded order that spreads the classes
             evenly: (0, 0.1) and (0.1, 1) are a tenth for validation and the rest. None means all.
+        streaming: None reads all rows before anything is done with them. A number streams them, which scoring alone
+            does: so many are held, and the next is drawn from these with `seed`; 0 keeps the source's order. The
+            first `max_samples` of the stream are then taken.
     """
 
     source: str
@@ -52,6 +55,7 @@ class DataSpec:
     seed: int = 0
     bad_rows: Literal["refuse", "skip"] = "refuse"
     part: tuple[float, float] | None = None
+    streaming: int | None = None
 
     def __post_init__(self) -> None:
         if self.part is not None and not 0 <= self.part[0] < self.part[1] <= 1:
@@ -59,7 +63,28 @@ class DataSpec:
         for name, value in (("max_samples", self.max_samples), ("max_length", self.max_length)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', ' ')} is {value}", "give 1 or more", name)
+        if self.streaming is not None and self.streaming < 0:
+            raise ConfigError(f"streaming is {self.streaming}", "give 0 or more rows to be held", "streaming")
         check_seed(self.seed)
+
+
+@record
+class Streamed:
+    """How far a stream was read.
+
+    Attributes:
+        source: What tells the source from another without reading it; see `data.streaming.Stream.identity`.
+        whole: Whether its rows were read to the end.
+        buffer: How many rows the next one was drawn from; 0 kept the source's order.
+    """
+
+    source: str
+    whole: bool
+    buffer: int
+
+    def __str__(self) -> str:
+        order = f"shuffled through a buffer of {self.buffer} rows" if self.buffer else "in its order"
+        return f"the stream was read {'to its end' if self.whole else 'in part'}, {order}"
 
 
 @record
@@ -68,11 +93,12 @@ class DataInfo:
 
     Attributes:
         spec: How.
-        rows: How many.
+        rows: How many; of a stream, how many were read.
         task: The task that the data makes, with its settings; `unlabelled` where no labels were read.
         classes: The names of the classes; none where the task has none.
-        hash: SHA-256 over texts and labels.
+        hash: SHA-256 over texts and labels; of a stream, over those that were read, in that order.
         left_out: How many rows could not be used.
+        stream: How far a stream was read; None where all rows were read first.
     """
 
     spec: DataSpec
@@ -81,6 +107,7 @@ class DataInfo:
     classes: tuple[str, ...]
     hash: str
     left_out: int = 0
+    stream: Streamed | None = None
 
     def __post_init__(self) -> None:
         require(self.rows >= 0, f"it has {self.rows} rows")

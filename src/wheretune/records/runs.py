@@ -127,6 +127,7 @@ class WatchSettings:
         save_steps: Steps from one to the next.
         save_total_limit: How many are kept while the run goes on; all go when it ends.
         gradient_checkpointing: Layers from the lowest trained one up run again in the backward pass, to save memory.
+        compile: Layers from the lowest trained one up are compiled by `torch.compile`.
         fsdp: Several processes hold shards of the model, not the whole; see `model.sharding`.
     """
 
@@ -136,6 +137,7 @@ class WatchSettings:
     save_steps: int | None = None
     save_total_limit: int = 1
     gradient_checkpointing: bool = False
+    compile: bool = False
     fsdp: bool = False
 
     def __post_init__(self) -> None:
@@ -225,7 +227,11 @@ class RunSpec:
 
 
 # what a folder means that an earlier version began, where it does not say
-UNSAID = {"settings": to_json(TrainSettings()), "model": {"placement": None}}
+UNSAID = {
+    "settings": to_json(TrainSettings()),
+    "model": {"placement": None},
+    **{split: {"streaming": None} for split in ("train", "validation", "test")},
+}
 
 
 @record

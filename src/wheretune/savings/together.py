@@ -36,6 +36,7 @@ class SavingsReport:
     Attributes:
         cache: What was decided about the prefix cache.
         one_token: Whether the last layer computes only the tokens that are read.
+        collate: Makes a batch of rows for the training, and has cached states read ahead for it.
         several: Whether these are several per text.
         followers: What keeps the cache up where a schedule moves the lowest trained layer; for the training, after the
             schedule's own.
@@ -43,6 +44,7 @@ class SavingsReport:
 
     cache: CacheReport
     one_token: bool
+    collate: Collate
     several: bool = False
     followers: tuple[Follower, ...] = ()
 
@@ -94,7 +96,7 @@ def saving(
     if stack.split:
         check_not_packed(settings)
         off = CacheReport("off", "an encoder-decoder has two stacks of layers")
-        yield SavingsReport(off, False, model.several)
+        yield SavingsReport(off, False, collate, model.several)
         return
     few = collate(spread(rows))
     with contextlib.ExitStack() as inside:
@@ -110,7 +112,9 @@ def saving(
         )
         job = CacheJob(stack, layout, rows, collate, settings.cache_dtype, reader)
         report, followers = inside.enter_context(_prefix(job, weights_hash, settings.epochs, cache, folder, lowest))
-        yield SavingsReport(report, cut, model.several, followers)
+        # the loader's own processes cannot read for this one
+        ahead = report.where != "off" and not settings.trainer_args.get("dataloader_num_workers")
+        yield SavingsReport(report, cut, job.collate_next if ahead else collate, model.several, followers)
 
 
 def check_not_packed(settings: TrainSettings) -> None:

@@ -37,7 +37,7 @@ def pass_over(
     """
     session = session or Session()
     needs = {need for scorer in scorers for need in scorer.card.needs}
-    texts = session.texts(data, needs)
+    texts = session.to_score(data, needs)
     task = task_of(texts.info)
     speaks = "gradients" in needs and catalog.find("head", task.head).speaks
     opened = session.model(model, language=speaks or "language-model" in needs)

@@ -43,6 +43,8 @@ def check(data: TextData, scorers: Sequence[Any], reading: Reading, settling: bo
         )
     if reading.pooling == "targets" and task_of(data.info).places == "one":
         raise ConfigError(f"{task_of(data.info).name} has no target tokens to read", "take token or mean", "pooling")
+    if shard != (1, 1) and data.info.spec.streaming is not None:
+        raise ConfigError("a stream is read from its beginning, and has no shards", "drop one", "streaming")
     _check_shard(*shard, needs_whole="until_settled" if settling else "standardise" if reading.standardise else None)
     if settling:
         _check_settling(scorers, reading)

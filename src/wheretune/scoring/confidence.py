@@ -113,14 +113,20 @@ class Settler:
         if not 0 <= self.tolerance < np.inf:
             raise ConfigError(f"the tolerance is {self.tolerance}", "give 0 or more", "tolerance")
 
-    def watch(self, scorer: Any, texts: int) -> Watch:
+    def watch(self, scorer: Any, texts: int | None) -> Watch:
         """What looks on while `scorer` reads up to `texts` texts in random order.
 
         Raises:
-            ConfigError: Betting needs a score that is a mean of bounded numbers.
+            ConfigError: Betting needs a score that is a mean of bounded numbers, and to know how many texts there are.
         """
         if self.bound == "asymptotic":
             return _Sequence(self)
+        if texts is None:
+            raise ConfigError(
+                "betting needs to know how many texts there are, and of a stream nobody does",
+                "leave streaming out, or take the asymptotic bound",
+                "bound",
+            )
         if not isinstance(scorer, BoundedScorer):
             raise ConfigError(
                 f"betting needs a mean of bounded numbers, and {scorer.name} is none",

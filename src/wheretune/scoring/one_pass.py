@@ -34,7 +34,7 @@ from wheretune.scoring.resuming import Going, Keep
 from wheretune.scoring.states import stream_states
 from wheretune.support.progress import progress
 from wheretune.support.provenance import versions
-from wheretune.tasks.loading import load_data, to_score
+from wheretune.tasks.streaming import beginning_of, texts_to_score
 from wheretune.tasks.verbalizing import next_tokens
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from wheretune.model.states import States
     from wheretune.records.scores import Pooling, Settlement
     from wheretune.scorers.base import Finished, Scorer
+    from wheretune.tasks.streaming import StreamedTexts
 
 Kind = TypeVar("Kind")
 Track = Callable[[Iterable[Kind], str, int], Iterable[Kind]]  # shows progress under a description, from a sample on
@@ -74,13 +75,13 @@ class Watch(Protocol):
         """Goes on from what another has `kept`."""
 
 
-Settle = Callable[[Any, int], Watch]
-"""From the scorer and the number of texts there are to what watches it."""
+Settle = Callable[[Any, int | None], Watch]
+"""From the scorer and the number of texts there are, None of a stream, to what watches it."""
 
 
 def gather(
     opened: Opened,
-    data: TextData,
+    data: TextData | StreamedTexts,
     scorers: Sequence[Scorer],
     reading: Reading,
     *,
@@ -109,14 +110,15 @@ def gather(
         ScoreError: What is no scorer; a state, a gradient or a similarity is not finite; the model has one layer.
     """
     started = time.perf_counter()
-    check(data, scorers, reading, settle is not None, shard)
+    beginning = beginning_of(data)
+    check(beginning, scorers, reading, settle is not None, shard)
     if opened.stack.split and settle is not None:
         raise ConfigError("a pass over two stacks of layers does not stop early", "drop it", "until_settled")
     texts = Texts.of(opened, data, reading, shard, settling=settle is not None)
     of_states = [scorer for scorer in scorers if isinstance(scorer, StreamScorer)]
     of_gradients = [scorer for scorer in scorers if isinstance(scorer, GradientScorer)]
-    watch = None if settle is None else settle(of_states[0], len(texts.data))
-    empty = PassState({}, opened.info, data.info, texts.reading, 0, 0, 0.0, versions(), shard=shard)
+    watch = None if settle is None else settle(of_states[0], texts.total)
+    empty = PassState({}, opened.info, beginning.info, texts.reading, 0, 0, 0.0, versions(), shard=shard)
     going = Going.of(empty, scorers, "" if watch is None else watch.settings, keep, started)
     for scorer in scorers:
         if isinstance(scorer, StackScorer) and scorer not in going.states:
@@ -130,6 +132,7 @@ def gather(
     return replace(
         empty,
         states={scorer: going.states[scorer] for scorer in scorers},
+        data=data.info,
         n_samples=texts.place.samples,
         tokens=texts.place.tokens,
         learned=texts.place.learned,
@@ -217,7 +220,7 @@ def _meanings(
         )
     task = texts.task
     if task.places == "one":
-        labels, targets = next_tokens(texts.data, opened.tokenizer)
+        labels, targets = next_tokens(texts.beginning, opened.tokenizer)
         return semantic_bases(opened.stack, labels), lambda row: targets[row["row"]]
 
     def token(row: dict[str, Any]) -> int:
@@ -235,7 +238,7 @@ def _settled(watch: Watch, batch: States, texts: Texts, scorer: StreamScorer, go
     if not texts.time_to_look:
         return False
     found = watch.look(scorer.finish(going.states[scorer]), texts.place.samples)
-    going.settlement = replace(found, texts=len(texts.data))
+    going.settlement = replace(found, texts=texts.total)
     return found.settled
 
 
@@ -250,7 +253,7 @@ def _from_gradients(
             return
         going.states = {scorer: scorer.init(opened.stack) for scorer in scorers} | going.states
         rows = texts.batches(after)
-        stream = stream_gradients(opened.stack, texts.data, rows, collate, per_sample, texts.reading.seed)
+        stream = stream_gradients(opened.stack, texts.beginning, rows, collate, per_sample, texts.reading.seed)
         for gradients in track(stream, "scoring by gradients", after.samples):
             going.states |= {scorer: scorer.update(going.states[scorer], gradients) for scorer in scorers}
             going.at(texts.place)
@@ -271,7 +274,8 @@ def score(
         model: Any Hugging Face transformer, with or without a head, or what holds one (a SentenceTransformer, a module
             written by hand, a model that PEFT wrapped); it is left as it was.
         tokenizer: Its tokenizer; None takes the one that the model carries, as a SentenceTransformer does.
-        data: The texts, from `load_data` or `from_texts`, or what `load_data` takes: a file, a data set, a frame.
+        data: The texts, from `load_data` or `from_texts`, or what `load_data` takes: a file, a data set, a frame; or a
+            `DataSpec`, which may be `streaming`.
         scorer: For example `CKA()`; `CosineCentrality()` by default.
         batch_size: Texts in a forward pass; only what is computed batch by batch (`GradientNorm`) depends on it.
         pooling: The representative token, or the mean over unmasked tokens.
@@ -282,7 +286,7 @@ def score(
         ScoreError: A state is not finite.
     """
     scorer = scorer or catalog.build("scorer", Spec("cosine-centrality"))
-    texts = data if isinstance(data, TextData) else to_score(lambda use: load_data(data, labels=use), scorer.card.needs)
+    texts = data if isinstance(data, TextData) else texts_to_score(data, scorer.card.needs)
     stack = find_layers(model)
     tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
     if tokenizer is None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wheretune.data.batches import CHUNK, stream_chunks
+from wheretune.data.batches import CHUNK, length_batches, stream_chunks
 from wheretune.data.texts import shuffled, take
 from wheretune.data.tokens import learned_tokens
 from wheretune.errors import DataError
 from wheretune.model.inputs import max_tokens
 from wheretune.tasks.base import task_of
+from wheretune.tasks.streaming import StreamedTexts, beginning_of
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
@@ -51,7 +52,7 @@ class Texts:
     """The data as it is read: every call of `batches` is one pass over it.
 
     Attributes:
-        data: The texts.
+        data: The texts, all of them or as they stream.
         tokenizer: The model's tokenizer.
         reading: Says how many tokens a text is cut to, and how many texts are in a batch.
         shard: Which of how many shards is read, counted from 1.
@@ -59,7 +60,7 @@ class Texts:
         place: How far the latest pass has read.
     """
 
-    data: TextData
+    data: TextData | StreamedTexts
     tokenizer: Any
     reading: Reading
     shard: tuple[int, int]
@@ -67,34 +68,48 @@ class Texts:
     place: Place = START
 
     @classmethod
-    def of(cls, opened: Opened, data: TextData, reading: Reading, shard: tuple[int, int], settling: bool) -> Texts:
+    def of(
+        cls, opened: Opened, data: TextData | StreamedTexts, reading: Reading, shard: tuple[int, int], settling: bool
+    ) -> Texts:
         """The texts as a model reads them, cut to what it can read; in random order where the pass may stop early.
 
-        Where not all are to be read, they are drawn by the seed and stay in their order.
+        Where not all are to be read, they are drawn by the seed and stay in their order. A stream has its own order.
         """
         asked = data.info.spec.max_length if reading.max_length is None else reading.max_length
         reading = replace(reading, max_length=max_tokens(opened.stack.base, opened.tokenizer, asked))
+        chunk = LOOK_EVERY if settling else CHUNK
+        if isinstance(data, StreamedTexts):
+            return cls(data, opened.tokenizer, reading, shard, chunk)
         if reading.most is not None and reading.most < len(data):
             drawn = np.random.default_rng(reading.seed).choice(len(data), reading.most, replace=False)
             data = take(data, sorted(drawn.tolist()))
-        data = shuffled(data, reading.seed) if settling else data
-        return cls(data, opened.tokenizer, reading, shard, LOOK_EVERY if settling else CHUNK)
+        return cls(shuffled(data, reading.seed) if settling else data, opened.tokenizer, reading, shard, chunk)
+
+    @property
+    def beginning(self) -> TextData:
+        """The first texts, which say what the task is; all where they do not stream."""
+        return beginning_of(self.data)
+
+    @property
+    def total(self) -> int | None:
+        """How many texts there are; None as long as a stream has not ended."""
+        return self.data.total if isinstance(self.data, StreamedTexts) else len(self.data)
 
     @property
     def time_to_look(self) -> bool:
         """Whether it is time to look if the choice is settled: after a chunk, and at the end."""
         samples = self.place.samples
-        return samples % (self.chunk * self.reading.batch_size) == 0 or samples == len(self.data)
+        return samples % (self.chunk * self.reading.batch_size) == 0 or samples == self.total
 
     @property
-    def steps(self) -> int:
+    def steps(self) -> int | None:
         """About how many batches a pass has."""
-        return -(-len(self.data) // (self.reading.batch_size * self.shard[1]))
+        return None if self.total is None else -(-self.total // (self.reading.batch_size * self.shard[1]))
 
     @property
     def task(self) -> Task:
         """What the data teaches."""
-        return task_of(self.data.info)
+        return task_of(self.beginning.info)
 
     def encode(self, data: TextData) -> Sequence[dict[str, Any]]:
         """The encoded rows of some of the texts."""
@@ -109,8 +124,7 @@ class Texts:
         """
         self.place = after
         size = self.reading.batch_size
-        chunks = stream_chunks(self.data, self.encode, size, self.chunk, self.shard, max(after.chunks - 1, 0))
-        for number, batches in enumerate(chunks, 1):
+        for number, batches in enumerate(self._chunks(size, max(after.chunks - 1, 0)), 1):
             for count, rows in enumerate(batches, 1):
                 if (number, count) <= (after.chunks, after.batches):
                     continue
@@ -127,3 +141,11 @@ class Texts:
         if self.place.samples == 0:
             number, shards = self.shard
             raise DataError(f"shard {number} of {shards} has no batch", "make fewer shards or smaller batches", "shard")
+
+    def _chunks(self, size: int, read: int) -> Iterator[list[list[dict[str, Any]]]]:
+        """The batches of each chunk, as `stream_chunks` gives them; the first `read` come without."""
+        if not isinstance(self.data, StreamedTexts):
+            yield from stream_chunks(self.data, self.encode, size, self.chunk, self.shard, read)
+            return
+        for number, part in enumerate(self.data.parts(self.chunk * size)):
+            yield [] if number < read else length_batches(self.encode(part), size)

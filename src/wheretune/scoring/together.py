@@ -11,6 +11,7 @@ from wheretune.scoring.gathered import PassState, merge
 from wheretune.scoring.one_pass import gather
 from wheretune.scoring.shards import packed, unpacked
 from wheretune.support.processes import gathered, part
+from wheretune.tasks.streaming import StreamedTexts
 
 if TYPE_CHECKING:
     from wheretune.data.texts import TextData
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def gather_together(
     opened: Opened,
-    data: TextData,
+    data: TextData | StreamedTexts,
     scorers: Sequence[Scorer],
     reading: Reading,
     settle: Settle | None = None,
@@ -31,14 +32,14 @@ def gather_together(
 ) -> PassState:
     """As `gather`, in every process: each reads a shard, and all merge them.
 
-    What has to see all data in one order (a choice that may be settled early, standardised states) each reads for
-    itself. Each keeps what it has gathered in a file of its own, so what goes on must be as many processes.
+    What has to see all data in one order (a choice that may be settled early, standardised states, a stream) each reads
+    for itself. Each keeps what it has gathered in a file of its own, so what goes on must be as many processes.
 
     Raises:
         WheretuneError: As for `gather`.
     """
     number, size = part()
-    if size == 1 or settle is not None or reading.standardise:
+    if size == 1 or settle is not None or reading.standardise or isinstance(data, StreamedTexts):
         return gather(opened, data, scorers, reading, settle=settle, keep=keep)
     own, empty = None, None
     try:

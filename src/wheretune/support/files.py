@@ -128,9 +128,14 @@ def digest(content: Any) -> str:
 def digest_rows(rows: Iterable[Any]) -> str:
     """SHA-256 over the canonical JSON of each row, one at a time."""
     found = hashlib.sha256()
+    add_rows(found, rows)
+    return found.hexdigest()
+
+
+def add_rows(found: hashlib._Hash, rows: Iterable[Any]) -> None:
+    """Adds rows to a hash as `digest_rows` does."""
     for row in rows:
         found.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-    return found.hexdigest()
 
 
 @contextmanager

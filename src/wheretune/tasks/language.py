@@ -8,10 +8,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, runtime_checkable
 
+from wheretune.data.chat_templates import named_template
+from wheretune.data.kept_tokens import Recipe, digest_of
 from wheretune.data.reading import rows_in_words
 from wheretune.data.stored import PART, kept_rows
 from wheretune.errors import DataError, ModelError
 from wheretune.model.apart import reads_apart
+from wheretune.records.base import Spec, to_json
 from wheretune.support.log import log
 from wheretune.tasks.base import Labelled
 from wheretune.tasks.learned import likelihoods, start_of_answer
@@ -84,17 +87,30 @@ class LanguageTask(ABC):
         choices = self.choices(data.info.classes, tokenizer)
         more = {"choices": list(choices)} if choices else {}
         seen: list[Example] = []  # without their tokens
+        said: list[str] = []
 
         def rows() -> Iterator[dict[str, Any]]:
             for one in self.examples(data, tokenizer, max_length):
                 seen.append(replace(one, ids=(), learned=(), source=None))
                 if one.left_out is None:
                     yield one.encoded() | more
+            said.extend(what_is_missing(data, seen, max_length))
 
         every = rows()
-        kept = kept_rows(iter(lambda: list(islice(every, PART)), []))
-        say_what_is_missing(data, seen, max_length)
+        made_of = Recipe(lambda: self._digest(data, tokenizer, max_length), said)
+        kept = kept_rows(iter(lambda: list(islice(every, PART)), []), made_of)
+        for one in said:
+            log.warning("%s", one)
         return kept
+
+    def _digest(self, data: TextData, tokenizer: Any, max_length: int) -> str | None:
+        """What its rows are made of; None where it cannot be told."""
+        spec = Spec.of(self)
+        template = named_template(spec.params.get("chat_template")) or getattr(tokenizer, "chat_template", None)
+        if "strftime_now" in str(template):
+            return None  # a template that looks at the clock
+        about = [to_json(spec), template, data.info.classes, data.info.spec.bad_rows, reads_apart(tokenizer)]
+        return digest_of(data, tokenizer, max_length, about)
 
     def choices(self, classes: Sequence[str], tokenizer: Any) -> tuple[int, ...]:
         """The tokens among which the model is asked at the place that it is read; by default it is not asked."""
@@ -173,8 +189,8 @@ class Writing(Protocol):
         """The tokens with which a model that learned the task ends an answer."""
 
 
-def say_what_is_missing(data: TextData, examples: Sequence[Example], max_length: int) -> None:
-    """Says how many examples were cut, and which were left out and why.
+def what_is_missing(data: TextData, examples: Sequence[Example], max_length: int) -> Iterator[str]:
+    """How many examples were cut, and which were left out and why, in words.
 
     Raises:
         DataError: All were left out.
@@ -182,10 +198,10 @@ def say_what_is_missing(data: TextData, examples: Sequence[Example], max_length:
     source = data.info.spec.source
     cut = [one.rows[0] for one in examples if one.cut and one.left_out is None]
     if cut:
-        log.warning(
-            "%d of the %d examples of %s are cut to %d tokens, in %s; a greater max_length keeps more",
-            len(cut), len(examples), source, max_length, rows_in_words(range(len(cut)), cut),
-        )  # fmt: skip
+        yield (
+            f"{len(cut)} of the {len(examples)} examples of {source} are cut to {max_length} tokens, in "
+            f"{rows_in_words(range(len(cut)), cut)}; a greater max_length keeps more"
+        )
     reasons: dict[str, list[int]] = {}
     for one in examples:
         if one.left_out is not None:
@@ -197,4 +213,4 @@ def say_what_is_missing(data: TextData, examples: Sequence[Example], max_length:
         remedy, about = ("give a greater max_length", "max_length") if short else ("give data with targets", None)
         raise DataError(f"no row of {source} has anything to learn: {said}", remedy, about)
     if left_out:
-        log.warning("%d of the %d examples of %s are left out: %s", left_out, len(examples), source, said)
+        yield f"{left_out} of the {len(examples)} examples of {source} are left out: {said}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import repeat
 from os import PathLike
@@ -17,7 +17,7 @@ from wheretune.records.base import Spec
 from wheretune.records.data import DataInfo, DataSpec
 from wheretune.support.files import digest_rows
 from wheretune.support.log import log
-from wheretune.tasks.base import Seeing, Undecided, brief
+from wheretune.tasks.base import Seeing, Undecided, brief, task_of
 from wheretune.tasks.uneven import say_classes
 
 if TYPE_CHECKING:
@@ -52,26 +52,50 @@ def load_data(
     if isinstance(what, str | PathLike):
         what = DataSpec(str(what))
     spec, rows = (what, rows) if isinstance(what, DataSpec) else (DataSpec("memory"), what)
+    if spec.streaming is not None:
+        raise ConfigError(
+            "only scoring streams its rows; training and judging read them more than once",
+            "leave streaming out: many rows lie on disk, not in memory, and max_samples draws some",
+            "streaming",
+        )
     reader: TaskReader = catalog.build("task", spec.task if like is None else _shared(spec, like))
     classes = None if like is None else like.classes
     every = read_table(spec, rows)
-    if isinstance(reader, Undecided):
-        reader = reader.decided(every)
-    reader = usual_label(usual_columns(reader, every), every)
+    reader = decided(reader, every)
     if open_classes and classes:
         classes = (*classes, *reader.further(every, classes))
     faults = reader.faults(every, classes, labels)
     table = usable(every, faults, spec.bad_rows)
+    unread = {every.numbers[place]: fault.why.rstrip(",") for place, fault in faults.items()}
+    read = texts_of(reader, table, spec, classes, labels, unread)
+    places = drawn(spec, len(table), read.labels if read.info.classes else None)
+    data = kept(take(read, places))
+    if classes is None and data.labels is not None and read.info.classes:
+        say_classes(data, task_of(read.info).written(data.labels, read.info.classes))
+    return replace(data, info=replace(read.info, rows=len(places), hash=digest_rows(content(data))))
+
+
+def decided(reader: TaskReader, table: Table) -> TaskReader:
+    """The reader for the columns that are there, where it does not say which."""
+    if isinstance(reader, Undecided):
+        reader = reader.decided(table)
+    return usual_label(usual_columns(reader, table), table)
+
+
+def texts_of(
+    reader: TaskReader,
+    table: Table,
+    spec: DataSpec,
+    classes: tuple[str, ...] | None,
+    labels: LabelUse,
+    unread: Mapping[int, str],
+) -> TextData:
+    """What a reader makes of rows without faults, with their hash left open; see `TextData` and `TaskReader.labels`."""
     texts, continuations = reader.texts(table)
     read = reader.labels(table, classes, labels)
-    places = drawn(spec, len(table), read.values if read.classes else None)
-    info = DataInfo(spec, len(places), brief(read.task), read.classes, hash="", left_out=len(faults))
-    unread = {every.numbers[place]: fault.why.rstrip(",") for place, fault in faults.items()}
+    info = DataInfo(spec, len(table), brief(read.task), read.classes, hash="", left_out=len(unread))
     images = reader.images(table) if isinstance(reader, Seeing) else None
-    data = kept(take(TextData(info, texts, read.values, table.numbers, continuations, unread, images), places))
-    if classes is None and data.labels is not None and read.classes:
-        say_classes(data, read.task.written(data.labels, read.classes))
-    return replace(data, info=replace(info, hash=_digest(data.texts, data.continuations, data.labels)))
+    return TextData(info, texts, read.values, table.numbers, continuations, unread, images)
 
 
 USUAL = (  # how public data sets call their texts, where there is no column `text`
@@ -120,11 +144,12 @@ def _shared(spec: DataSpec, like: DataInfo) -> Spec:
     return Spec(like.task.name, like.task.params | given)
 
 
-def _digest(texts: Sequence[tuple[str, ...]], continuations: Sequence[str] | None, values: Sequence[Any] | None) -> str:
-    """SHA-256 over texts and labels; the index of a class counts as a number, as it did in 0.1.0."""
-    parts = texts if continuations is None else ((*text, more) for text, more in zip(texts, continuations, strict=True))
+def content(data: TextData) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """What the hash of data is made of: texts and labels; a class's index counts as a number, as it did in 0.1.0."""
+    texts, follow, values = data.texts, data.continuations, data.labels
+    parts = texts if follow is None else ((*text, more) for text, more in zip(texts, follow, strict=True))
     labels = repeat(None, len(texts)) if values is None else (float(v) if isinstance(v, int) else v for v in values)
-    return digest_rows(zip(parts, labels, strict=True))
+    return zip(parts, labels, strict=True)
 
 
 def from_texts(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from wheretune import catalog
 from wheretune.errors import ConfigError
+from wheretune.scheduling import check_compilable
 from wheretune.support.processes import world_size
 from wheretune.support.words import first_line
 
@@ -34,6 +35,7 @@ OWN = {  # what has a setting of ours
     "fp16": "dtype",
     "use_cpu": "device",
     "fsdp": "fsdp",
+    "torch_compile": "compile",
     "hub_model_id": "hub_model_id",
     **{
         name: name
@@ -67,9 +69,9 @@ REFUSED = {  # what would break a promise, or do nothing
     "activation_checkpointing": "it would run frozen layers twice; gradient_checkpointing does not",
     "activation_checkpointing_kwargs": "it is non-reentrant, from the lowest trained layer up",
     "gradient_checkpointing_kwargs": "it is non-reentrant, from the lowest trained layer up",
-    "torch_compile": "what a training leaves out hangs on hooks, which a compiled model does not heed",
     "use_liger_kernel": "it replaces parts of a model whose layers are known by their parts",
     "debug": "it hooks every module, and what a training leaves out hangs on hooks",
+    **dict.fromkeys(("torch_compile_backend", "torch_compile_mode"), "they would compile the whole model; see compile"),
     "do_train": "it does nothing",
     "do_eval": "it does nothing",
     "do_predict": "it does nothing",
@@ -128,6 +130,16 @@ def check_judging(settings: TrainSettings, tuner: Spec) -> None:
         )
 
 
+def check_watch(spec: RunSpec, watch: WatchSettings, cache: CacheSettings | None = None) -> None:
+    """Refuses a way of training that does not go with the run.
+
+    Raises:
+        ConfigError: See `check_compiling` and `check_sharding`.
+    """
+    check_compiling(watch, (spec.plan or spec).schedule)
+    check_sharding(spec, watch, cache)
+
+
 def check_sharding(spec: RunSpec, watch: WatchSettings, cache: CacheSettings | None = None) -> None:
     """Refuses to shard a model where that is of no use, or where something needs it whole.
 
@@ -146,12 +158,23 @@ def check_sharding(spec: RunSpec, watch: WatchSettings, cache: CacheSettings | N
             "the prefix cache runs layers alone",
             "cache nothing",
         ),
+        (watch.compile, "layers in shards are not compiled", "leave out compile"),
         (spec.model.quantize is not None, "quantised weights cannot be cut", "leave out quantize"),
         (optim not in SHARDED, f"{optim} reads whole matrices", f"take one of {', '.join(SHARDED)}"),
         (_torch() < (2, 8), "torch shards as it must from 2.8 on", "take a newer one"),
     ):
         if wrong:
             raise ConfigError(problem, f"{remedy}, or leave out fsdp", "fsdp")
+
+
+def check_compiling(watch: WatchSettings, schedule: Spec) -> None:
+    """Refuses to compile layers where a schedule would have it done again and again.
+
+    Raises:
+        ConfigError: They are to be compiled all the same.
+    """
+    if watch.compile:
+        check_compilable(schedule)
 
 
 def _torch() -> tuple[int, ...]:

@@ -117,7 +117,7 @@ def time_steps(
                 saving(tuned.stack, what.model.hash, some, collate, settings, folder),
             )
             with lent, saved as report:
-                log = train(model, some, collate, once, None, Clock(description), tuned.followers)
+                log = train(model, some, report.collate, once, None, Clock(description), tuned.followers)
         return log.step, report.cache
 
     before, _ = timed(everything, "timing full fine-tuning")

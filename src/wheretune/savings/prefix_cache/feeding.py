@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from wheretune.model.calls import pass_by, wrap_forward
 from wheretune.model.freezing import outside
-from wheretune.model.inputs import base_inputs
+from wheretune.model.inputs import base_inputs, model_device
+from wheretune.model.placement import current
 from wheretune.savings.prefix_cache.texts import COLUMNS, batch_keys, packed_lengths
 
 if TYPE_CHECKING:
     from wheretune.model.stack import LayerStack
+    from wheretune.savings.prefix_cache.ahead import ReadAhead
     from wheretune.savings.prefix_cache.layout import Layout
     from wheretune.savings.prefix_cache.store import Store
     from wheretune.savings.prefix_cache.texts import Key
@@ -40,9 +42,9 @@ class PrefixCache:
         misses: Batches of the training that ran as ever: a text of theirs was not stored, or more was asked for.
     """
 
-    def __init__(self, stack: LayerStack, layout: Layout) -> None:
+    def __init__(self, stack: LayerStack, layout: Layout, ahead: ReadAhead) -> None:
         self.hits = self.misses = 0
-        self._layout = layout
+        self._base, self._layout, self._ahead = stack.base, layout, ahead
         self._store: Store | None = None
         self._spans: dict[Key, tuple[int, int]] = {}
         self._now: dict[int, Tensor] | None = None  # by layer: what it puts out, while a batch is fed
@@ -59,9 +61,12 @@ class PrefixCache:
 
     def fill(self, store: Store | None, spans: dict[Key, tuple[int, int]]) -> None:
         """Begins to feed, or ends it."""
+        self._ahead.end()
         if self._store is not None:
             self._store.close()
         self._store, self._spans = store, spans
+        if store is not None:
+            self._ahead.begin(partial(self._by_keys, store))
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -87,12 +92,16 @@ class PrefixCache:
         if self._store is None:
             return
         given = base_inputs(base, args, kwargs)
-        spans = self._find(given) if self._may_feed(base, given) else None
-        if spans is None:
-            self.misses += base.training
+        keys = batch_keys(given) if self._may_feed(base, given) else []
+        spans = self._find(keys)
+        if not spans:
+            if base.training:
+                self.misses += 1
+                self._ahead.forget()
             return
         self.hits += 1
-        self._now = self._output(self._store, spans, given)
+        states = self._ahead.take(keys)
+        self._now = self._output(self._read(self._store, spans) if states is None else states, spans, given)
 
     def _may_feed(self, base: nn.Module, given: Mapping[str, Any]) -> bool:
         """Whether stored states are all that a call needs: they hang on token ids alone, and nothing below trains."""
@@ -104,17 +113,30 @@ class PrefixCache:
         known = given.get("input_ids") is not None and given.get("past_key_values") is None
         return known and plain and not everything and not others and not any(p.requires_grad for p in self._frozen)
 
-    def _find(self, given: Mapping[str, Any]) -> list[tuple[int, int]] | None:
-        found = [self._spans.get(key) for key in batch_keys(given)]
+    def _find(self, keys: Sequence[Key]) -> list[tuple[int, int]]:
+        """Where the texts of a batch stand; nothing if one of them is not there."""
+        found = [self._spans.get(key) for key in keys]
         spans = [span for span in found if span is not None]
-        return spans if len(spans) == len(found) else None
+        return spans if len(spans) == len(found) else []
 
-    def _output(self, store: Store, spans: Sequence[tuple[int, int]], given: Mapping[str, Any]) -> dict[int, Tensor]:
+    def _by_keys(self, store: Store, keys: Sequence[Key]) -> Tensor | None:
+        spans = self._find(keys)
+        return self._read(store, spans) if spans else None
+
+    def _read(self, store: Store, spans: Sequence[tuple[int, int]]) -> Tensor:
+        """Some states, for a GPU in page-locked memory, from where it copies them while this process goes on."""
+        flat, device = store.read(spans), model_device(self._base)
+        if device.type != "cuda":
+            return flat
+        with current(device):  # a thread of its own begins with the first one
+            return flat.pin_memory()
+
+    def _output(self, flat: Tensor, spans: Sequence[tuple[int, int]], given: Mapping[str, Any]) -> dict[int, Tensor]:
         """What the layers put out: the last of them all tokens, others the one that is read, at every place."""
         ids: Tensor = given["input_ids"]
         mask, lengths = given.get("attention_mask"), packed_lengths(given)
         layout, count = self._layout, len(self._layout.states)
-        flat = store.read(spans).to(ids.device, non_blocking=True)
+        flat = flat.to(ids.device, non_blocking=True)
         out: dict[int, Tensor] = {}
         if count:
             ends = torch.tensor([stop - start for start, stop in spans], device=ids.device).cumsum(0)

@@ -123,7 +123,7 @@ class FollowingCache:
         self.end()
         if store is None:
             return
-        self._cache, self._path = PrefixCache(job.stack, job.layout), path
+        self._cache, self._path = PrefixCache(job.stack, job.layout, job.ahead), path
         self._cache.fill(store, job.spans())
         if not all_agree(self._cache, job):
             log.warning("no prefix cache below layer %d: %s", first, OTHER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from wheretune.data.batches import spread, token_batches
 from wheretune.model.calls import pass_by, watch_output
 from wheretune.model.forward import evaluating, forward_states
 from wheretune.model.inputs import model_device, unlabelled
+from wheretune.savings.prefix_cache.ahead import ReadAhead
 from wheretune.savings.prefix_cache.texts import COLUMNS, batch_keys, key_of, unpadded, unpadded_length
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class CacheJob:
         kind: The precision of the stored states.
         reader: What reads several tokens of a text and says which; by default a head reads the representative one, or
             a user's own may read any.
+        ahead: Reads the states of the next batch while one trains.
     """
 
     stack: LayerStack
@@ -53,6 +55,7 @@ class CacheJob:
     collate: Collate
     kind: Literal["fp32", "bf16"]
     reader: Reader | None = None
+    ahead: ReadAhead = field(default_factory=ReadAhead)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -91,9 +94,17 @@ class CacheJob:
 
     def keeps_tokens(self) -> bool:
         """Whether a batch holds the very tokens of its texts: a collator that masks some at random is not cached."""
-        few = self.few()
-        given = {name: few[name] for name in (*self.columns, "attention_mask") if name in few}
-        return batch_keys(given) == [self.key(row) for row in spread(self.rows)]
+        return self.keys(self.few()) == [self.key(row) for row in spread(self.rows)]
+
+    def keys(self, batch: Batch) -> list[Key]:
+        """What every text of a batch is known by."""
+        return batch_keys({name: batch[name] for name in (*self.columns, "attention_mask") if name in batch})
+
+    def collate_next(self, rows: list[dict[str, Any]]) -> Batch:
+        """Makes the batch that trains next, and lets its states be read until then."""
+        batch = self.collate(rows)
+        self.ahead.announce(self.keys(batch))
+        return batch
 
     def spans(self) -> dict[Key, tuple[int, int]]:
         """Where every text stands in the store."""

@@ -61,7 +61,7 @@ def cached(
     with ExitStack() as after:
         report = from_first(lambda: _decided(job, epochs, settings, places, machine, own))
         if report.where != "off":
-            cache = PrefixCache(job.stack, job.layout)
+            cache = PrefixCache(job.stack, job.layout, job.ahead)
             after.callback(cache.undo)
             report = _fill(cache, job, report, places.cache if report.where == "disk" else None, machine)
         if report.where != "off":
