@@ -181,7 +181,7 @@ def test_outputs_in_any_order(tmp_path):
         (['{"row": 4, "text": 5}'], "has a number as text for row 4"),
         (['{"row": 4, "text": "\\ud800"}'], "has half a character in its text for row 4"),
         (['{"row": 0, "text": "a"}', "{row: 1}"], "line 2 is not JSON"),
-        (["[1]"], "line 1 is no JSON object"),
+        (["[1]"], "holds no list of JSON objects"),
         ([""], "holds no output"),
     ],
 )

@@ -14,7 +14,8 @@ import numpy as np
 
 from wheretune import catalog
 from wheretune.data.cells import kind, plain, whole_text
-from wheretune.data.files import STANDARD_INPUT, read_file
+from wheretune.data.content import STANDARD_INPUT
+from wheretune.data.files import read_file
 from wheretune.data.memory import rows_in
 from wheretune.data.reading import read_table
 from wheretune.data.sources import located

@@ -55,6 +55,17 @@ def test_a_script_s_command_runs_as_it_stands(run, files, tiny_folder, tmp_path)
     )
 
 
+def test_numbers_as_trainer_takes_them(run, files, tiny_folder, tmp_path):
+    command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--layers", 1, "--epochs", 1]
+    code, _, err = run(
+        *command, "--output", tmp_path / "run", "--warmup_steps", 0.25, "--max_steps", -1, "--save_steps", 2
+    )
+    assert code == 0, err
+    settings = json.loads((tmp_path / "run" / "result.json").read_text())["spec"]["settings"]
+    wanted = {"warmup_ratio": 0.25, "warmup_steps": None, "max_steps": None}
+    assert {name: settings[name] for name in wanted} == wanted
+
+
 def test_what_changes_no_result_is_not_what_a_folder_is_for(run, files, tiny_folder, tmp_path):
     command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run",
                "--epochs", 1, "--batch-size", 8]  # fmt: skip
@@ -76,6 +87,7 @@ def test_the_same_in_a_config_file(run, files, tiny_folder, tmp_path):
         "per_device_train_batch_size": 8, "max_steps": 2, "max_grad_norm": 0.5, "optim": "adafactor", "use_peft": True,
         "lora_r": 4, "lora_target_modules": ["query", "value"], "trainer_arg": ["adam_epsilon=1e-6"],
         "save_strategy": "steps", "save_steps": 1, "fp16": False, "adam_beta1": 0.8,
+        "lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
         "output_dir": str(tmp_path / "run"),
     }  # fmt: skip
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
@@ -83,7 +95,9 @@ def test_the_same_in_a_config_file(run, files, tiny_folder, tmp_path):
     assert code == 0, err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 2 and result["spec"]["settings"]["optim"] == "adafactor"
-    assert result["spec"]["settings"]["trainer_args"] == {"adam_epsilon": 1e-6, "adam_beta1": 0.8}
+    assert result["spec"]["settings"]["trainer_args"] == {
+        "adam_epsilon": 1e-6, "adam_beta1": 0.8, "lr_scheduler_kwargs": '{"min_lr_rate": 0.1}',
+    }  # fmt: skip
     assert result["plan"]["tuner"]["name"] == "lora" and result["plan"]["tuner"]["params"]["r"] == 4
     assert result["plan"]["tuner"]["params"]["targets"] == "query,value"
 
@@ -118,6 +132,12 @@ def test_the_same_in_a_config_file(run, files, tiny_folder, tmp_path):
         (["--do_regression", "--trust_remote_code", "False"], ["--task", "regression"]),
         (["--report_to", "wandb", "tensorboard", "--json"], ["--report-to", "wandb,tensorboard", "--json"]),
         (["--label_smoothing_factor", "0.1"], ["--trainer-arg", "label_smoothing_factor=0.1"]),
+        (["--logging_first_step", "--seed", "3"], ["--seed", "3", "--trainer-arg", "logging_first_step=true"]),
+        (["--tf32", "False", "--seed", "3"], ["--seed", "3", "--trainer-arg", "tf32=False"]),
+        (["--use_cpu", "--local_rank", "-1", "--json"], ["--json", "--device", "cpu"]),
+        (["--text_column_name", "t", "--text_column_delimiter", ","], ["--text-column", "t"]),
+        (["--metric_name", "matthews_correlation", "--metric-for-best-model", "eval_f1"],
+         ["--metric-for-best-model", "f1", "--metric", "matthews"]),
         (["--nonsense", "x"], ["--nonsense", "x"]),
         (["--cache-limit", "--seed"], ["--cache-limit", "--seed"]),
     ],
@@ -125,6 +145,15 @@ def test_the_same_in_a_config_file(run, files, tiny_folder, tmp_path):
 )  # fmt: skip
 def test_names_of_theirs_in_our_words(theirs, ours):
     assert translated(TUNE, theirs) == ours
+
+
+def test_a_home_that_no_shell_has_spelled_out(run, files, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").symlink_to(tiny_folder("bert"))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"train_file": files["train"], "output": "~/s.json"}))
+    code, _, err = run("score", "--config", "~/c.yaml", "--model=~/model")
+    assert code == 0 and (tmp_path / "s.json").is_file(), err
+    assert translated(TUNE, ["~/plan.json", "--text-column", "~"]) == [f"{tmp_path}/plan.json", "--text-column", "~"]
 
 
 def test_no_name_of_theirs_is_one_of_ours():
@@ -155,10 +184,17 @@ def test_no_name_of_theirs_is_one_of_ours():
         (["--max_eval_samples", "9", "--validation", "10%"], ["--validation is 10%", "--max-eval-samples"]),
         (["--max_eval_samples", "9"], ["--max-eval-samples", "validation or test data"]),
         (["--max_predict_samples", "9"], ["--max-eval-samples"]),
-        (["--text_column_delimiter", "-"], ["--text_column_delimiter", "as a pair"]),
+        (["--text_column_names", "a,b", "--text_column_delimiter", "-"], ["--text_column_delimiter", "as a pair"]),
         (["--trust_remote_code"], ["--trust_remote_code", "no code from the hub is run"]),
         (["--task_name", "mrcp"], ["--task_name is 'mrcp'", "mrpc", "is named with --task"]),
-        (["--save-steps", "5"], ["--save-steps", "(--save-strategy)"]),
+        (["--save-steps", "5", "--save-strategy", "epoch"], ["--save-steps", "(--save-strategy)"]),
+        (["--warmup-steps", "2.5"], ["--warmup-steps", "whole number"]),
+        (["--lr_scheduler_kwargs", '{{"num_cycles": 1}}'], ["--trainer-arg", "num_cycles"]),
+        (["--adam_beta1", "2"], ["--trainer-arg", "optimizer", "beta"]),
+        (["--resume_from_checkpoint", "x"], ["resume_from_checkpoint", "goes on by itself"]),
+        (["--use_liger_kernel"], ["use_liger_kernel", "leave it out"]),
+        (["--group_by_length", "--seed", "1"], ["--group_by_length", "leave it out"]),
+        (["--eos_token", "<|im_end|>"], ["--eos_token", "the tokenizer's own"]),
         (["--hub-model-id", "me/mine"], ["--push-to-hub"]),
         (["--metric", "mse"], ["--metric", "validation or test"]),
         (["--text_column_names", "a,b,c"], ["--text_column_names", "two"]),

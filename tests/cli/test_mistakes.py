@@ -1,11 +1,20 @@
 """Every mistake is one line that names the culprit and a way out, and nothing is written."""
 
 import json
+import shutil
 
 import pytest
 
 from helpers.commands import one_line
 from helpers.texts import jsonl, sentences
+
+
+def cut_short(model, folder):
+    """A copy of a model half of whose weights arrived."""
+    shutil.copytree(model, folder)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -14,6 +23,10 @@ from helpers.texts import jsonl, sentences
         (["score", "--train", "{train}"], ["--model is missing"]),
         (["score", "--model", "{model}"], ["--train is missing"]),
         (["score", "--model", "/no/model", "--train", "{train}"], ["/no/model"]),
+        (["score", "--model", "{train}", "--train", "{train}"], ["is a file", "the folder that it is in"]),
+        (["score", "--model", "{cut}", "--train", "{train}"], ["cannot open the model", "download its weights again"]),
+        (["tune", "--output", "{new}", "--model", "{model}", "--train", "{train}", "--validation", "0.1"],
+         ["--validation is 0.1", "10%"]),
         (["score", "--model", "some/model-on-the-hub", "--train", "{train}"], ["some/model-on-the-hub", "hub"]),
         (["score", "--model", "{model}", "--train", "/no/file.csv"], ["no such file: /no/file.csv"]),
         (["score", "--model", "{model}", "--train", "{train}", "--text-column", "x"], ["no column 'x'", "text, label"]),
@@ -114,6 +127,7 @@ def test_mistakes(run, files, scored, tiny_folder, odd_models, tmp_path, monkeyp
         "bare": jsonl(tmp_path / "bare.jsonl", [{"text": text} for text in sentences(9)]),
         "albert": odd_models[0],
         "broken": odd_models[1],
+        "cut": cut_short(tiny_folder("bert"), tmp_path / "cut"),
         "bent": tmp_path / "bent.json",
     }
     run("plan", scored, "--output", tmp_path / "bent.json")

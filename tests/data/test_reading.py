@@ -72,6 +72,12 @@ def good(n=4):
         ([{"text": "a", "label": x} for x in (0.5, 0.5)], {}, "same label in every row"),
         ([{"text": "a", "label": x} for x in ("1.5", "x")], {"task": "regression"}, "'x' in row 2"),
         ([{"text": "a", "label": str(i)} for i in range(60)], {}, "60 different values of label"),
+        ([{"text": "a", "label": str(i)} for i in range(21)], {}, "21 different values of label in 21 rows"),
+        (good(), {"label_column": "text"}, "would be both the text and its label"),
+        (good(), {"text_column": "label"}, "would be both the text and its label"),
+        ([{"text": "a", "label": x} for x in (0.5, 0.2, "?", 0.7)], {}, "no number as label: '[?]' in row 3"),
+        ([{"text": "a", "label": x} for x in ("0.5", "0.2", "inf")], {}, "no number as label: 'inf' in row 3"),
+        ([{"text": "a", "label": x} for x in ("2,3", "1,0", "3,4")], {}, "numbers with commas, such as 1,0"),
     ],
 )  # fmt: skip
 def test_bad_rows(tmp_path, rows, options, message):
@@ -90,7 +96,10 @@ def test_a_draw_of_no_rows():
     [
         ("x.jsonl", "", "no rows"),
         ("x.jsonl", '{"text": 1}\nnot json\n', "line 2 is not JSON"),
-        ("x.jsonl", "[1, 2]\n", "line 1 is no JSON object"),
+        ("x.jsonl", "[1, 2]\n", "holds no list of JSON objects"),
+        ("x.jsonl", "[1, 2]\n[1, 3]\n", "line 1 is no JSON object"),
+        ("x.csv", "text,label\na,b\ntext,label\n", "row 2 is the header once more"),
+        ("x.csv", f"{','.join(map(str, range(30)))}\n1\n", r"no column 'label' .*, 19 and 10 more\)"),
         ("x.csv", "text,label\na,b,c\n", "row 1 has more cells"),
         ("x.parquet", "no parquet", "cannot be read as .parquet"),
         ("x.jsonl.gz", "no gzip", "cannot be read as .jsonl.gz"),
@@ -107,6 +116,8 @@ def test_bad_files(tmp_path, name, content, message):
 def test_a_missing_file_and_a_hub_name_without_network(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_data(DataSpec(str(tmp_path / "nothing.csv")))
+    with pytest.raises(DataError, match=r"https://host/x\.csv.* is an address, .*; download it first"):
+        load_data(DataSpec("https://host/x.csv"))
     with pytest.raises(DataError, match="the hub does not give the data set glue:sst2:train"):
         load_data(DataSpec("glue:sst2:train"))
 
@@ -120,6 +131,7 @@ def test_a_missing_file_and_a_hub_name_without_network(tmp_path):
         (["4.5", "3", "1", "2"], "regression", ()),
         ([4.5, 3, 1, 2], "regression", ()),
         (["b", "a", "b", "a"], "classification", ("a", "b")),
+        (["1.5", "a", "b", "a"], "classification", ("1.5", "a", "b")),
     ],
 )
 def test_task_and_classes(labels, task, classes):

@@ -1,22 +1,26 @@
 """Where data comes from: files of every kind, folders of splits, patterns, the hub's cache, and what is in memory."""
 
 import bz2
+import io
 import json
 import sys
 import types
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from wheretune import DataSpec, Spec, load_data
-from wheretune.data.files import _standard_input
+from wheretune.data.content import _standard_input
 from wheretune.data.sources import located, read_source
 from wheretune.errors import DataError
 
 ROWS = [{"text": "good", "label": "p"}, {"text": "bad", "label": "n"}, {"text": "so so", "label": "n"}]
+COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+PANDAS = ("columns", "index", "split", "records", "table")  # the orientations of `to_json`
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
 CSV = "text,label\ngood,p\nbad,n\nso so,n\n"
 
@@ -36,7 +40,17 @@ WANTED = ([(row["text"],) for row in ROWS], [row["label"] for row in ROWS])
         ("a.json", json.dumps(ROWS, indent=1).encode()),
         ("a.json", JSONL.encode()),
         ("a.json", json.dumps({"version": 1, "data": ROWS}).encode()),
-        ("a.json", json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]}).encode()),
+        ("a.json", json.dumps(COLUMNS).encode()),
+        ("a.json", json.dumps({"data": ROWS, "errors": []}).encode()),
+        ("a.json", json.dumps({**COLUMNS, "about": [{}, {}, {}]}).encode()),
+        *(("a.json", pd.DataFrame(ROWS).to_json(orient=how).encode()) for how in PANDAS),
+        ("a.jsonl", json.dumps(ROWS, indent=1).encode()),
+        ("a.csv", b"sep=;\r\n" + CSV.replace(",", ";").encode()),
+        ("a.csv", CSV.encode("utf-16-le")),
+        ("a.csv", CSV.encode("utf-16-be")),
+        ("a.txt", CSV.encode()),
+        ("a.txt", CSV.replace(",", ";").encode()),
+        ("a.txt", CSV.replace(",", "\t").encode()),
         ("a.csv", CSV.encode("utf-8-sig")),
         ("a.csv", CSV.encode("utf-16")),
         ("a.csv", CSV.replace(",", ";").encode()),
@@ -52,6 +66,13 @@ WANTED = ([(row["text"],) for row in ROWS], [row["label"] for row in ROWS])
 def test_files_of_every_kind(tmp_path, name, written):
     (tmp_path / name).write_bytes(written)
     assert content(load_data(str(tmp_path / name))) == WANTED
+
+
+def test_lines_with_a_comma_are_texts(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("good, they say\nbad, or so\na tab\there\n")
+    data = load_data(DataSpec(str(tmp_path / "a.txt"), Spec("text", {})))
+    assert [text for (text,) in data.texts] == ["good, they say", "bad, or so", "a tab\there"]
+    assert "as a table" not in caplog.text
 
 
 def test_a_link_is_read_by_its_own_ending_or_that_of_what_it_points_to(tmp_path):
@@ -108,6 +129,10 @@ def test_a_quoted_text_over_several_lines_is_one_text(tmp_path):
         ("a.jsonl", '{"text": "a", "text": "b", "label": 1}\n', "line 1 is not JSON .it has 'text' twice"),
         ("a.csv", b"text,label\ncaf\xe9,p\n", r"is not UTF-8 \(byte 0xe9 in line 2\)"),
         ("a.json", '"words"', "holds no list of JSON objects"),
+        ("a.json", json.dumps({"train": ROWS, "test": ROWS}), r"several tables \(train, test\)"),
+        ("a.json", json.dumps({"text": ["a", "b"], "label": ["n"]}), "differ in length"),
+        ("a.csv", "PK\x03\x04and more", "a zip archive, or a workbook of Excel; unpack it"),
+        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("words", "words\nwords\n", "has no ending, and does not look like a table"),
     ],
 )
@@ -166,11 +191,20 @@ def test_a_folder_whose_files_name_no_split_is_for_training(tmp_path):
 
 
 def test_standard_input_is_read_once(monkeypatch):
-    import io
-
     _standard_input.cache_clear()
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(JSONL.encode())))
     assert content(load_data("-")) == content(load_data("-")) == WANTED
+    _standard_input.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("piped", "said"), [("", "nothing comes"), ("a good film\n", r"neither JSON lines nor .*; write \{\"text\": ")]
+)
+def test_standard_input_without_rows(monkeypatch, piped, said):
+    _standard_input.cache_clear()
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(piped.encode())))
+    with pytest.raises(DataError, match=said):
+        load_data("-")
     _standard_input.cache_clear()
 
 
@@ -200,7 +234,9 @@ def frames():
     yield from (ROWS, tuple(ROWS), columns, data_set, pa.Table.from_pylist(ROWS), pandas.DataFrame(ROWS))
     yield {name: np.array(cells) for name, cells in columns.items()}
     yield datasets.DatasetDict(train=data_set, test=data_set.select([0]))
-    yield named.cast_column("label", datasets.ClassLabel(names=["n", "p"]))
+    named = named.cast_column("label", datasets.ClassLabel(names=["n", "p"]))
+    yield from (named, named.with_format("torch"), named.to_iterable_dataset().with_format("torch"))
+    yield named.with_format("torch", columns=["label"])
     yield pandas.DataFrame(ROWS).assign(label=lambda frame: frame.label.astype("category"))
 
 
@@ -231,6 +267,25 @@ def test_a_frame_of_polars(monkeypatch):
 def test_what_holds_no_rows(data):
     with pytest.raises(DataError, match="give a list of dicts or of strings"):
         load_data(data)
+
+
+def test_a_path_is_a_file(tmp_path):
+    (tmp_path / "a.csv").write_text(CSV)
+    assert content(load_data(tmp_path / "a.csv")) == WANTED
+
+
+def test_a_transform_of_ones_own_is_kept():
+    import datasets
+
+    shouted = datasets.Dataset.from_list(ROWS).with_transform(
+        lambda batch: {**batch, "text": [text.upper() for text in batch["text"]]}
+    )
+    assert load_data(shouted).texts[0] == ("GOOD",)
+
+
+def test_tokens_are_no_texts():
+    with pytest.raises(DataError, match="before they were encoded"):
+        load_data([{"input_ids": [1, 2], "label": 1}, {"input_ids": [1, 3], "label": 0}])
 
 
 def test_strings_are_texts():

@@ -1,5 +1,6 @@
 """A delta of a user's own model: what it holds, what it restores, and where it is refused."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors import safe_open
 import wheretune as wt
 from helpers.own_models import own_model, planned, train
 from wheretune.errors import DeltaError
-from wheretune.model.identity import tensor_hashes
+from wheretune.model.identity import describe, tensor_hashes
 
 
 def test_a_delta_holds_what_changed_and_restores_it(tmp_path):
@@ -50,6 +51,15 @@ def test_a_delta_is_not_written_over_another_nor_with_holes(tmp_path):
             wt.save_delta(tuned, folder)
         model.classifier.bias[0] = float("nan")
     with pytest.raises(wt.WheretuneError, match=r"diverged: classifier\.bias"):
+        wt.save_delta(tuned, tmp_path / "other")
+    with torch.no_grad():
+        name, frozen = next(one for one in model.named_parameters() if one[0] not in tuned.trainable)
+        frozen.view(-1)[0] = float("nan")
+    tuned = wt.apply(model, dataclasses.replace(tuned.plan, model=describe(tuned.stack)))
+    with torch.no_grad():
+        for parameter in tuned.trainable.values():
+            parameter += float("nan")
+    with pytest.raises(wt.WheretuneError, match=f"{name} of the base model is not finite; check its checkpoint"):
         wt.save_delta(tuned, tmp_path / "other")
     assert (folder / "delta.safetensors").read_bytes() == before and not (tmp_path / "other").exists()
 

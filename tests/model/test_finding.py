@@ -189,3 +189,9 @@ def test_a_length_that_leaves_no_room_for_the_text(family, pair, special):
             encode(data, tokenizer, length)
         assert error.value.field == "max_length"
     assert {len(row["input_ids"]) for row in encode(data, tokenizer, special + 1)} == {special + 1}
+
+
+@pytest.mark.parametrize("given", ["bert-base-cased", tiny_tokenizer("bert")], ids=["name", "tokenizer"])
+def test_what_is_no_model(given):
+    with pytest.raises(ModelError, match=f"a {type(given).__name__} is no model; give what from_pretrained"):
+        find_layers(given)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wheretune.errors import ConfigError
+from wheretune.support.files import at_home
 
 SAME = {  # what means one option of ours
     "model-name-or-path": "model",
@@ -28,9 +29,13 @@ SAME = {  # what means one option of ours
     "per-device-train-batch-size": "batch-size",
     "evaluation-strategy": "eval-strategy",
     "metric-name": "metric",
+    "lr": "learning-rate",
+    "block-size": "max-length",
     "output-dir": "output",
     "overwrite-output-dir": "overwrite",
     "packing": "pack",
+    "padding-free": "pack",
+    "chat-template-path": "chat-template",
     "torch-compile": "compile",
 }
 LORA = {"lora-r": "r", "lora-alpha": "alpha", "lora-dropout": "dropout", "lora-target-modules": "targets"}
@@ -42,25 +47,43 @@ FIXED = {  # switches that mean an option with a value
     "load-in-8bit": ("quantize", "8bit"),
     "use-peft": ("tuner", "lora"),
     "use-dora": ("tuner", "dora"),
+    "no-cuda": ("device", "cpu"),
+    "use-cpu": ("device", "cpu"),
+    "assistant-only-loss": ("train-on", "assistant"),
+    "completion-only-loss": ("train-on", "assistant"),
 }
 IDLE = (  # what is so anyway, or changes nothing here
     "do-train", "do-eval", "do-predict", "load-best-model-at-end", "greater-is-better", "shuffle-train-dataset",
     "shuffle-seed", "pad-to-max-length", "use-fast-tokenizer", "disable-tqdm", "per-device-eval-batch-size",
     "lora-task-type", "logging-strategy", "logging-dir", "preprocessing-num-workers", "overwrite-cache",
-    "remove-unused-columns", "remove-splits", "remove-columns", "ignore-mismatched-sizes",
+    "remove-unused-columns", "remove-splits", "remove-columns", "ignore-mismatched-sizes", "local-rank",
+    "dataloader-pin-memory", "prediction-loss-only", "log-level", "log-level-replica", "label-names",
+    "save-safetensors", "save-only-model", "half-precision-backend", "low-cpu-mem-usage", "hub-strategy",
+    "include-inputs-for-metrics", "dataset-num-proc",
 )  # fmt: skip
 REFUSED = {  # what has no equivalent here, and what does the same
     "max-predict-samples": "--max-eval-samples is for test data too",
-    "text-column-delimiter": "a pair of texts goes to the tokenizer as a pair; join more columns in the file",
+    "text-column-delimiter": "leave it out: two texts go to the tokenizer as a pair; join more columns in the file",
     "tokenizer-name": "the model's own tokenizer is used; save another into the model's folder",
     "config-name": "the model's own config is used; save another into the model's folder",
     "token": "run `hf auth login` once",
+    "hub-token": "run `hf auth login` once",
+    "eos-token": "the tokenizer's own ends a text; save another into the model's folder",
+    "group-by-length": "leave it out: the batches hang on seed and epoch alone",
+    "use-rslora": "leave it out: LoRA is scaled by alpha / r, so give the alpha that you want (--lora_alpha)",
+    "lora-modules-to-save": "leave it out: a classifier's head is trained and kept anyway, and an output matrix stays",
+    "packing-strategy": "leave it out: --packing puts the texts of a batch one after the other",
+    "model-init-kwargs": "give --dtype, --attention and --revision",
+    "dataset-streaming": "leave it out: many rows are read through a memory map",
     "trust-remote-code": "no code from the hub is run",
     "streaming": "`wheretune score` alone streams; all else reads its rows again and again, many of them from disk",
 }
-TRAINERS = (  # what goes to Trainer as it is
+TRAINERS = (  # what goes to Trainer as it is, or is refused with Trainer's other arguments
     "adam-beta1", "adam-beta2", "adam-epsilon", "label-smoothing-factor", "lr-scheduler-kwargs", "optim-args",
     "dataloader-num-workers", "dataloader-drop-last", "logging-first-step", "run-name", "tf32", "full-determinism",
+    "auto-find-batch-size", "data-seed", "ddp-backend", "ddp-find-unused-parameters", "ddp-timeout", "deepspeed",
+    "eval-accumulation-steps", "eval-delay", "eval-on-start", "fsdp-config", "gradient-checkpointing-kwargs",
+    "ignore-data-skip", "neftune-noise-alpha", "resume-from-checkpoint", "use-liger-kernel",
 )  # fmt: skip
 DATASET = (
     "dataset-name", "dataset-config", "dataset-config-name", "dataset-train-split", "train-split-name",
@@ -74,11 +97,16 @@ GLUE = {  # the columns of its texts, by task
 SWITCHES = (
     "do-train", "do-eval", "do-predict", "load-best-model-at-end", "greater-is-better", "shuffle-train-dataset",
     "pad-to-max-length", "use-fast-tokenizer", "disable-tqdm", "overwrite-output-dir", "overwrite-cache", "packing",
-    "torch-compile", "remove-unused-columns", "ignore-mismatched-sizes", "trust-remote-code", "streaming", *FIXED,
+    "remove-unused-columns", "ignore-mismatched-sizes", "trust-remote-code", "padding-free", "group-by-length",
+    "use-rslora", "dataset-streaming", "prediction-loss-only", "save-safetensors", "save-only-model",
+    "low-cpu-mem-usage", "include-inputs-for-metrics", "dataloader-drop-last", "logging-first-step", "tf32",
+    "full-determinism", "auto-find-batch-size", "eval-on-start", "ignore-data-skip", "torch-compile",
+    "use-liger-kernel", "streaming", *FIXED,
 )  # fmt: skip
 KNOWN = frozenset((*SAME, *LORA, *FIXED, *IDLE, *REFUSED, *TRAINERS, *DATASET))
-SEVERAL = ("lora-target-modules", "report-to")  # followed by one value or more
+SEVERAL = ("lora-target-modules", "report-to", "label-names")  # followed by one value or more
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+METRICS = {"matthews_correlation": "matthews", "pearsonr": "pearson", "spearmanr": "spearman"}  # as `evaluate` has them
 TRUTH = ("true", "false")
 
 
@@ -89,7 +117,7 @@ def translated(command: Any, arguments: Sequence[str]) -> list[str]:
         ConfigError: A name of theirs means an option that the command does not have.
     """
     own = {flag: parameter for parameter in command.params for flag in parameter.opts}
-    waiting, ours = list(arguments), list[str]()
+    waiting, ours = list(map(_at_home, arguments)), list[str]()
     theirs: dict[str, list[str]] = {}
     while waiting:
         token = waiting.pop(0)
@@ -108,6 +136,12 @@ def translated(command: Any, arguments: Sequence[str]) -> list[str]:
     for flag, said in in_our_words(theirs, own):
         ours += [flag] if said is None else [flag, said]
     return ours
+
+
+def _at_home(token: str) -> str:
+    """A word of a command line whose value is a path below `~`, with the folder that is meant."""
+    flag, equals, value = token.partition("=") if token.startswith("--") else ("", "", token)
+    return f"{flag}{equals}{at_home(value)}"
 
 
 def _own(name: str, switch: bool, values: Sequence[str]) -> list[str]:
@@ -147,8 +181,8 @@ def in_our_words(theirs: Mapping[str, Sequence[str]], own: Mapping[str, Any]) ->
     found: list[tuple[str, str | None]] = []
     for name, values in theirs.items():
         value = values[0] if values else ""
-        off = name in SWITCHES and value.lower() == "false"
-        if name in IDLE or off or name in DATASET:
+        off = name in SWITCHES and name not in TRAINERS and value.lower() == "false"
+        if name in IDLE or off or name in DATASET or _joins_one(name, theirs):
             continue
         if name in REFUSED:
             raise ConfigError(f"--{name.replace('-', '_')} has no equivalent here", REFUSED[name])
@@ -160,6 +194,12 @@ def in_our_words(theirs: Mapping[str, Sequence[str]], own: Mapping[str, Any]) ->
             if (flag, said) not in found:
                 found.append((flag, said))
     return found + [one for one in _data_sets(theirs) if one[0] in own]
+
+
+def _joins_one(name: str, theirs: Mapping[str, Sequence[str]]) -> bool:
+    """Whether an option says what stands between columns of text, of which there is one."""
+    columns = [value for name in ("text-column-name", "text-column-names") for value in theirs.get(name, ())]
+    return name == "text-column-delimiter" and not any("," in value for value in columns)
 
 
 def _data_sets(theirs: Mapping[str, Sequence[str]]) -> list[tuple[str, str | None]]:
@@ -210,4 +250,7 @@ def _one(name: str, value: str, values: Sequence[str]) -> list[tuple[str, str | 
 
 def _value(name: str, value: str) -> str:
     """A value in our words."""
+    if name in ("metric", "metric-for-best-model"):
+        known = value.removeprefix("eval_")
+        return METRICS.get(known, known)
     return DTYPES.get(value.removeprefix("torch."), value) if name == "dtype" else value

@@ -12,11 +12,11 @@ import typer
 from wheretune.cli.choice import CountOptions, numbers, scorer_of, whole
 from wheretune.cli.config import one_count, read_recipe
 from wheretune.cli.groups import group, needed, option
+from wheretune.cli.held_out import JudgedOptions
 from wheretune.cli.options import (
     AsJson,
     Config,
     FolderOptions,
-    JudgedOptions,
     Metrics,
     ModelOptions,
     Scorer,

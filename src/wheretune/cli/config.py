@@ -16,6 +16,7 @@ import typer
 from wheretune.cli import aliases
 from wheretune.cli.usage import near
 from wheretune.errors import ConfigError
+from wheretune.support.files import at_home
 
 COUNTS = {"k", "ratio"}
 LISTS = frozenset((  # options of one text in which several values stand with commas between them
@@ -70,7 +71,7 @@ def _texts(path: Path, flag: str, value: Any, several: bool) -> list[str]:
     if isinstance(value, dict | list):
         what = "a mapping (`name: value`)" if isinstance(value, dict) else "a list"
         raise ConfigError(f"{path} has {what} under {flag}", f"give one value{' or a list of them' if lists else ''}")
-    return [str(value)]
+    return [at_home(str(value))]
 
 
 def _in_our_words(content: Mapping[Any, Any], own: Mapping[str, Any]) -> dict[Any, Any]:
@@ -129,7 +130,7 @@ def _option(value: Any) -> str:
     """The value of one of several options that stand in one."""
     if isinstance(value, dict):
         return json.dumps(value)
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ",".join(at_home(str(one)) for one in _listed(value))
 
 
 def read_preset(context: typer.Context, name: str | None) -> str | None:

@@ -13,12 +13,12 @@ import typer
 from wheretune.cli.choice import ChoiceOptions, TuningOptions, refuse_unread, scorer_of
 from wheretune.cli.config import read_yaml
 from wheretune.cli.groups import option, refuse
+from wheretune.cli.held_out import JudgedOptions
 from wheretune.cli.options import (
     AsJson,
     BaseOptions,
     Config,
     FolderOptions,
-    JudgedOptions,
     Metrics,
     ModelOptions,
     Scorer,

@@ -32,7 +32,10 @@ class LoopOptions(Group):
     ] = None
     warmup_ratio: Annotated[float, option("--warmup-ratio", "Share of the steps that warm up.")] = 0.1
     warmup_steps: Annotated[
-        int | None, option("--warmup-steps", "In place of --warmup-ratio: steps that warm up.", default="none")
+        float | None,
+        option(
+            "--warmup-steps", "In place of --warmup-ratio: steps that warm up; below 1, their share.", default="none"
+        ),
     ] = None
     max_steps: Annotated[
         int | None, option("--max-steps", "In place of --epochs: steps of the optimizer.", default="none")
@@ -85,7 +88,7 @@ class LoopOptions(Group):
 
         same = {one.name: getattr(self, one.name) for one in fields(LoopOptions) if one.name != "trainer_arg"}
         return TrainSettings(
-            **same,
+            **same | self._as_trainer_says_it(),
             cache_dtype=savings.cache_dtype,
             frozen_dropout=savings.frozen_dropout,
             all_tokens=savings.all_tokens,
@@ -93,6 +96,22 @@ class LoopOptions(Group):
             trainer_args=self._rest(),
             **own,
         )
+
+    def _as_trainer_says_it(self) -> dict[str, Any]:
+        """Settings that Trainer's scripts write in two ways: -1 steps are none, and less than 1 that warms up a share.
+
+        Raises:
+            ConfigError: A number of steps is not whole.
+        """
+        made: dict[str, Any] = {} if self.max_steps != -1 else {"max_steps": None}
+        steps = self.warmup_steps
+        if steps is None:
+            return made
+        if 0 < steps < 1:
+            return made | {"warmup_steps": None, "warmup_ratio": steps}
+        if steps % 1:
+            raise ConfigError(f"--warmup-steps is {steps}", "give a whole number, or a share below 1")
+        return made | {"warmup_steps": int(steps)}
 
     def _rest(self) -> dict[str, Any]:
         """The rest of Trainer's arguments, each of its own type."""
@@ -151,11 +170,15 @@ class WatchOptions(Group):
         option("--logging-steps", "Steps between two lines about the loss.", default="none; 10 with --report-to"),
     ] = None
     save_strategy: Annotated[
-        Literal["no", "epoch", "steps"],
-        option("--save-strategy", "When a checkpoint is written, from which a stopped run goes on."),
-    ] = "epoch"
+        Literal["no", "epoch", "steps"] | None,
+        option(
+            "--save-strategy",
+            "When a checkpoint is written, from which a stopped run goes on.",
+            default="epoch; steps with --save-steps",
+        ),
+    ] = None
     save_steps: Annotated[
-        int | None, option("--save-steps", "With --save-strategy steps: after how many each.", default="none")
+        int | None, option("--save-steps", "Steps from one checkpoint to the next.", default="none")
     ] = None
     save_total_limit: Annotated[
         int, option("--save-total-limit", "Checkpoints kept while the run goes on; all go when it ends.")
@@ -192,7 +215,7 @@ class WatchOptions(Group):
         return WatchSettings(
             report_to=names,
             logging_steps=self.logging_steps,
-            save_strategy=self.save_strategy,
+            save_strategy=self.save_strategy or ("epoch" if self.save_steps is None else "steps"),
             save_steps=self.save_steps,
             save_total_limit=self.save_total_limit,
             gradient_checkpointing=self.gradient_checkpointing,

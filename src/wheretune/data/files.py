@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cache, partial
-from importlib import import_module
-from itertools import chain, zip_longest
+from functools import partial
+from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from wheretune.data.cells import plain
+from wheretune.data.content import PACKED, STANDARD_INPUT, Content
+from wheretune.data.nested import json_rows
 from wheretune.data.spooled import BLOCK, Row, spooled
 from wheretune.errors import DataError, WheretuneError
+from wheretune.support.log import log
 from wheretune.support.words import first_line
 
-STANDARD_INPUT = "-"
-PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # ending -> the module that opens it
-BEGINNINGS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz"}
-MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # byte order marks
+SAID = re.compile("sep=(.)")  # what separates the cells, as Excel says it in a line before the header
 
 
 def read_file(name: str) -> Sequence[Row]:
@@ -65,86 +63,6 @@ def _ending(name: str) -> str | None:
     return next((ending for ending in every if low.endswith(ending)), None)
 
 
-@cache
-def _standard_input() -> bytes:
-    """All of standard input, which can be read once only."""
-    return sys.stdin.buffer.read()
-
-
-@dataclass(frozen=True)
-class Content:
-    """What stands in a file, read from its beginning as often as it is asked for.
-
-    Attributes:
-        name: The file's.
-        packed: The ending of how it is packed; empty where it is not.
-    """
-
-    name: str
-    packed: str = ""
-
-    @classmethod
-    def of(cls, name: str, ending: str | None) -> Content:
-        """What stands in a file with such an ending, unpacked."""
-        suffix = Path(ending or "").suffix
-        if suffix in PACKED:
-            return cls(name, suffix)
-        with cls(name).opened() as file:
-            beginning = file.read(4)
-        return cls(name, next((ending for mark, ending in BEGINNINGS.items() if beginning.startswith(mark)), ""))
-
-    @contextmanager
-    def opened(self) -> Iterator[BinaryIO]:
-        """Its bytes."""
-        with ExitStack() as after:
-            file: Any = io.BytesIO(_standard_input()) if self.name == STANDARD_INPUT else None
-            file = file or after.enter_context(Path(self.name).open("rb"))
-            if self.packed:
-                file = after.enter_context(import_module(PACKED[self.packed]).open(file))
-            yield file
-
-    def lines(self, newline: str = "\n") -> Iterator[str]:
-        """Its lines with their ends: UTF-8, or what its byte order mark says.
-
-        Args:
-            newline: As `open` has it.
-
-        Raises:
-            DataError: It is not that.
-        """
-        with self.opened() as file:
-            beginning = file.read(4)
-            encoding = next((one for mark, one in MARKS.items() if beginning.startswith(mark)), "utf-8")
-            file.seek(0)
-            with io.TextIOWrapper(file, encoding=encoding, newline=newline) as text:
-                try:
-                    yield from text
-                except UnicodeDecodeError:
-                    raise self._fault(encoding) from None
-
-    def text(self) -> str:
-        """All of its text.
-
-        Raises:
-            DataError: As for `lines`.
-        """
-        return "".join(self.lines())
-
-    def _fault(self, encoding: str) -> DataError:
-        """Says which byte of which line is not in an encoding."""
-        with self.opened() as file:
-            content = file.read()
-        try:
-            content.decode(encoding)
-            where = ""
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            where = f" (byte {content[error.start]:#04x} in line {line})"
-        return DataError(
-            f"{self.name} is not {encoding.upper()}{where}", "save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)"
-        )
-
-
 def _guessed(content: Content) -> str:
     """The kind of a file whose name does not say it."""
     name = content.name
@@ -156,8 +74,11 @@ def _guessed(content: Content) -> str:
     first = next((line for line in content.lines() if line.strip()), "").lstrip()
     if first[:1] in ("{", "["):
         return ".json" if first[:1] == "[" else ".jsonl"
-    if "\t" in first or "," in first:
+    if any(mark in first for mark in "\t,;"):
         return ".tsv" if "\t" in first else ".csv"
+    if name == STANDARD_INPUT:
+        problem = "neither JSON lines nor a table with a header comes" if first else "nothing comes"
+        raise DataError(f"{problem} from standard input", 'write {"text": ...} on each line')
     raise DataError(f"{name} has no ending, and does not look like a table", f"give one of {', '.join(FORMATS)}")
 
 
@@ -201,24 +122,19 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
+def _lines_or_list(content: Content) -> Iterable[Row]:
+    """JSON lines; or one list, whose name says lines."""
+    beginning = next((line for line in content.lines() if line.strip()), "")
+    return _json(content) if beginning.lstrip().startswith("[") else _json_lines(content)
+
+
 def _json(content: Content) -> Iterable[Row]:
-    """A list of objects; an object that holds one such list, or one list per column; or JSON lines."""
+    """What one JSON value holds, or JSON lines."""
     try:
         whole = json.loads(content.text(), object_pairs_hook=_pairs)
     except json.JSONDecodeError:
         return _json_lines(content)
-    if isinstance(whole, dict):
-        lists = [value for value in whole.values() if isinstance(value, list)]
-        tables = [value for value in lists if value and isinstance(value[0], dict)]
-        if len(tables) == 1:
-            whole = tables[0]
-        elif lists and len(lists) == len(whole):
-            whole = [dict(zip(whole, cells, strict=True)) for cells in zip(*lists, strict=True)]
-        else:
-            whole = [whole]
-    if not isinstance(whole, list) or not all(isinstance(row, dict) for row in whole):
-        raise DataError(f"{content.name} holds no list of JSON objects", 'write [{"text": ..., "label": ...}, ...]')
-    return iter(whole)
+    return json_rows(whole, content.name)
 
 
 # --- separated by commas or tabs -----------------------------------------------------------------
@@ -228,7 +144,10 @@ def _separated(usual: str) -> Callable[[Content], Iterator[Row]]:
     def read(content: Content) -> Iterator[Row]:
         csv.field_size_limit(2**31 - 1)
         first = next(content.lines(), "")
-        separator = usual if usual in first else next((mark for mark in ";\t,|" if mark in first), usual)
+        said = SAID.fullmatch(first.rstrip())
+        separator = (
+            said[1] if said else usual if usual in first else next((mark for mark in ";\t,|" if mark in first), usual)
+        )
         quoted = True
         try:
             place = _swallowing(partial(_cells, content, separator), separator)
@@ -252,7 +171,10 @@ def _separated(usual: str) -> Callable[[Content], Iterator[Row]]:
 def _cells(content: Content, separator: str, *, quoted: bool = True) -> Iterator[list[str]]:
     """The cells of each line that has any; the header's are the first."""
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    return filter(None, csv.reader(content.lines(newline=""), delimiter=separator, quoting=quoting, strict=True))
+    lines = content.lines(newline="")
+    first = next(lines, "")
+    lines = lines if SAID.fullmatch(first.rstrip()) else chain((first,), lines)
+    return filter(None, csv.reader(lines, delimiter=separator, quoting=quoting, strict=True))
 
 
 def _swallowing(cells: Callable[[], Iterator[list[str]]], separator: str) -> int | None:
@@ -305,11 +227,14 @@ def _lines_fit(cell: str, place: int, width: int, separator: str) -> bool:
 
 
 def _as_rows(cells: Iterator[list[str]], name: str) -> Iterator[Row]:
-    names = named_once([one.strip() for one in next(cells, [])])
+    header = next(cells, [])
+    names = named_once([one.strip() for one in header])
     width = len(names)
     for number, row in enumerate(cells, start=1):
         if any(row[width:]):
             raise DataError(f"{name} row {number} has more cells than the header", "quote its text")
+        if row == header and width > 1:
+            raise DataError(f"{name} row {number} is the header once more, as of joined files", "take it out")
         yield dict(zip(names, [*row[:width], *[""] * (width - len(row))], strict=True))
 
 
@@ -317,9 +242,25 @@ def _as_rows(cells: Iterator[list[str]], name: str) -> Iterator[Row]:
 
 
 def _lines(content: Content) -> Iterator[Row]:
-    """One text per line."""
+    """One text per line, or the table that has been saved as such a file."""
+    separator = _of_table(list(islice(content.lines(), 100)))
+    if separator is not None:
+        log.warning("%s is read as a table, by the names of columns in its first line", content.name)
+        yield from _separated(separator)(content)
+        return
     for line in content.lines():
         yield {"text": line.rstrip("\r\n")}
+
+
+def _of_table(lines: Sequence[str]) -> str | None:
+    """What separates the columns of a table; None where the lines are texts.
+
+    Decided: lines are a table's if each has as many tabs as the first, or if the first has `text` between commas.
+    """
+    if len(lines) > 1 and lines[0].count("\t") and len({line.count("\t") for line in lines}) == 1:
+        return "\t"
+    header = lines[0].strip() if lines else ""
+    return next((mark for mark in ",;" if mark in header and "text" in header.split(mark)), None)
 
 
 def _parquet(content: Content) -> Iterator[Row]:
@@ -360,7 +301,7 @@ def with_classes(rows: Iterable[Row], names: Mapping[str, Sequence[str]]) -> Ite
     """
 
     def named(column: str, cell: Any) -> Any:
-        if column not in names or not isinstance(cell, int):
+        if column not in names or not isinstance(cell := plain(cell), int):
             return cell
         return names[column][cell] if 0 <= cell < len(names[column]) else None
 
@@ -368,8 +309,8 @@ def with_classes(rows: Iterable[Row], names: Mapping[str, Sequence[str]]) -> Ite
 
 
 _READERS: dict[str, Callable[[Content], Iterable[Row]]] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
+    ".jsonl": _lines_or_list,
+    ".ndjson": _lines_or_list,
     ".json": _json,
     ".csv": _separated(","),
     ".tsv": _separated("\t"),

@@ -12,7 +12,10 @@ from wheretune.data.spooled import BLOCK, Row, spooled
 from wheretune.errors import DataError
 from wheretune.support.log import log
 
-KINDS = "a list of dicts or of strings, a dict of columns, a Dataset, a DatasetDict, or a frame of pandas or polars"
+KINDS = (
+    "a list of dicts or of strings, a dict of columns, a Dataset, a DatasetDict, a frame of pandas or polars, or "
+    "from_texts(texts, labels)"
+)
 
 
 def rows_in(data: Any) -> Sequence[Row]:
@@ -41,6 +44,11 @@ def _of_splits(data: Any) -> Sequence[Row]:
 
 
 def _of_dataset(data: Any) -> Iterable[Row]:
+    """Without a format, which may hide columns; a transform of the user's own is left."""
+    return _of_stream(data if data.format["type"] == "custom" else data.with_format(None))
+
+
+def _of_stream(data: Any) -> Iterable[Row]:
     return with_classes(data, dataset_classes(data))
 
 
@@ -66,7 +74,8 @@ def _of_arrow(table: Any) -> Iterable[Row]:
 
 KNOWN: tuple[tuple[str, tuple[str, ...], Callable[[Any], Iterable[Row]]], ...] = (
     ("datasets", ("DatasetDict", "IterableDatasetDict"), _of_splits),
-    ("datasets", ("Dataset", "IterableDataset"), _of_dataset),
+    ("datasets", ("Dataset",), _of_dataset),
+    ("datasets", ("IterableDataset",), _of_stream),
     ("pandas", ("DataFrame",), _of_pandas),
     ("polars", ("DataFrame", "LazyFrame"), _of_polars),
     ("pyarrow", ("Table",), _of_arrow),

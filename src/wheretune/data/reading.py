@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wheretune.data.columns import Places
     from wheretune.records.data import DataSpec
 
+NAMED = 20  # columns that a message names
 SHOWN = 5  # bad rows that a message names
 
 
@@ -53,6 +54,12 @@ class Table:
         """Whether any row has `column`."""
         return column in self.rows[0] or column in self._names
 
+    @property
+    def columns(self) -> str:
+        """The names of the first row's columns as a message says them."""
+        names = list(self.rows[0])
+        return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
     def column(self, name: str, field: str) -> Sequence[object]:
         """The cells of a column as `cells.plain` makes them; None where a row lacks it.
 
@@ -64,8 +71,9 @@ class Table:
             DataError: No row has the column.
         """
         if not self.has(name):
-            there = ", ".join(self.rows[0])
-            raise DataError(f"{self.source} has no column {name!r} (its columns: {there})", "name one of them", field)
+            encoded = field == "text_column" and self.has("input_ids")
+            remedy = "give the texts, as they were before they were encoded" if encoded else "name one of them"
+            raise DataError(f"{self.source} has no column {name!r} (its columns: {self.columns})", remedy, field)
         return Column(self.rows, lambda row: plain(row.get(name)))
 
     def folders(self) -> Sequence[Path]:

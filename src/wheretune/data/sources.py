@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wheretune.data.files import STANDARD_INPUT, known_ending, read_file
+from wheretune.data.content import STANDARD_INPUT
+from wheretune.data.files import known_ending, read_file
 from wheretune.data.memory import rows_in
 from wheretune.data.spooled import Row
 from wheretune.errors import DataError
@@ -134,6 +135,8 @@ def _opened(part: str) -> Iterator[tuple[str, Any]]:
     if matched:
         yield from ((name, name) for name in matched)
         return
+    if "://" in part:
+        raise DataError(f"{part} is an address, and files and hub data sets are read", "download it first")
     place, config, split = _place(part)
     if Path(place).is_dir():
         yield from _open_folder(Path(place) / (config or ""), split or "train")

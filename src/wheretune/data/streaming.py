@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wheretune.data.files import STANDARD_INPUT, class_names, rows_of, with_classes
+from wheretune.data.content import STANDARD_INPUT
+from wheretune.data.files import class_names, rows_of, with_classes
 from wheretune.data.memory import dataset_classes
 from wheretune.data.sources import HubData, from_hub, opened
 from wheretune.data.spooled import Row

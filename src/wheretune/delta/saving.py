@@ -24,6 +24,8 @@ from wheretune.support.processes import writes
 from wheretune.tuners.peft import for_language_model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from wheretune.applying import Tuned
     from wheretune.records.data import DataInfo
 
@@ -43,16 +45,14 @@ def save_delta(
 
     Raises:
         EngagementError: Training did not do what the plan says.
-        TrainingError: A trained tensor is not finite.
+        TrainingError: A trained tensor is not finite, or one of the base model was not to begin with.
         OutputError: The folder cannot be written, or holds a delta.
     """
     tuned.check()
     folder = Path(folder)
     if (folder / MANIFEST).is_file():
         raise OutputError(f"{folder} holds a delta already", "choose another folder, or delete it first")
-    broken = [name for name, value in tuned.trainable.items() if not torch.isfinite(whole(value)).all()]
-    if broken:
-        raise TrainingError(f"training diverged: {broken[0]} is not finite", "lower the learning rate")
+    _check_finite(tuned)
     save_adapter, elsewhere = tuned.attached.save, set[int]()
     if save_adapter is not None:
         elsewhere = {id(parameter) for parameter in tuned.attached.parameters}
@@ -82,3 +82,18 @@ def remove_delta(folder: Path) -> None:
     (folder / CARD).unlink(missing_ok=True)
     if (folder / ADAPTER).is_dir():
         shutil.rmtree(folder / ADAPTER)
+
+
+def _check_finite(tuned: Tuned) -> None:
+    """Refuses weights that are no numbers, and looks whether it was the training that made them so."""
+
+    def broken(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+        return next((name for name, value in tensors if not torch.isfinite(whole(value)).all()), None)
+
+    diverged = broken(tuned.trainable.items())
+    if diverged is None:
+        return
+    given = broken(one for one in tuned.model.named_parameters() if one[0] not in tuned.trainable)
+    if given is not None:
+        raise TrainingError(f"{given} of the base model is not finite", "check its checkpoint")
+    raise TrainingError(f"training diverged: {diverged} is not finite", "lower the learning rate")

@@ -11,7 +11,7 @@ from wheretune.model.parts import parts_of
 from wheretune.model.stack import Layer, LayerStack
 
 
-def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
+def find_layers(model: Any, attribute: str | None = None) -> LayerStack:
     """The layers of `model`, in the order in which they run.
 
     The base model (of a model that also sees, its language model) is searched for module lists as long as its config
@@ -59,17 +59,19 @@ def find_layers(model: nn.Module, attribute: str | None = None) -> LayerStack:
     )
 
 
-def base_of(model: nn.Module) -> nn.Module:
+def base_of(model: Any) -> nn.Module:
     """The headless transformer inside `model`, however it is wrapped.
 
     It is the base of the one outermost Transformers model among the modules: of a classifier, a module written by hand,
     a SentenceTransformer, what PEFT, `torch.compile` or DDP made of them.
 
     Raises:
-        ModelError: There are several, side by side, or PEFT puts a prompt before the text.
+        ModelError: There are several, side by side, PEFT puts a prompt before the text, or it is no module.
     """
     from transformers import PreTrainedModel
 
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"a {type(model).__name__} is no model", "give what from_pretrained of a model returns")
     outermost: dict[str, PreTrainedModel] = {}
     for path, part in model.named_modules():
         if isinstance(part, PreTrainedModel) and not any(

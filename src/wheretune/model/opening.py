@@ -239,9 +239,12 @@ def _opening(name: str, kind: str) -> Iterator[None]:
                 "name a folder to write them to (offload_folder)",
                 "offload_folder",
             ) from error
+        broken = "deserializing header" in str(error)  # as safetensors says it
         raise ModelError(
             f"cannot open the model {name}: {first_line(error)}",
-            f"give a folder or hub name that transformers.{kind} opens",
+            "copy or download its weights again, whole (of a clone: git lfs pull)"
+            if broken
+            else f"give a folder or hub name that transformers.{kind} opens",
             "model",
         ) from error
 

@@ -24,6 +24,11 @@ NO_ROOM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if has
 LOST = {errno.EIO, *NO_ROOM}  # what fsync says when content did not reach the disk; all else: it cannot be done there
 
 
+def at_home(path: str) -> str:
+    """A path whose `~` no shell has spelled out: quoted, behind `--model=`, in a config."""
+    return str(Path(path).expanduser()) if path.startswith("~/") else path
+
+
 def write(path: Path, fill: Callable[[Path], object]) -> None:
     """Lets `fill` write a draft (a file, or a folder that is not there yet) beside `path`, then renames it to `path`.
 

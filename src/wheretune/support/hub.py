@@ -59,6 +59,8 @@ def resolve(name: str, revision: str | None = None) -> Mapping[str, Any]:
                 "give the folder that save_pretrained wrote",
             )
         return {"local_files_only": True}
+    if Path(name).is_file():
+        raise ModelError(f"{name} is a file", "give the folder that it is in", "model")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
         raise ModelError(f"no such model folder: {name!r}", "check the path", "model")
     from huggingface_hub import HfApi, try_to_load_from_cache

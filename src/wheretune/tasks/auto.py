@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from wheretune.data.cells import kind
@@ -17,7 +19,7 @@ from wheretune.tasks.classification import Classification
 from wheretune.tasks.generation import Generation
 from wheretune.tasks.multi_label import MultiLabel
 from wheretune.tasks.next_token import NextToken
-from wheretune.tasks.regression import Regression
+from wheretune.tasks.regression import Regression, number
 from wheretune.tasks.unlabelled import Unlabelled
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ OF_CHAT = (  # settings that no other task has
     "messages_column", "prompt_column", "completion_column", "instruction_column", "input_column", "output_column",
     "tools_column", "images_column", "turns", "train_on", "chat_template",
 )  # fmt: skip
+FEW = 20  # rows of which each may have a class of its own
+LOOK = 1000  # labels that say whether it pays to look at all
+COMMA = re.compile(r"[-+]?\d+,\d+")  # a number with a decimal comma
 OF_LANGUAGE = (*OF_CHAT, "source_column", "template", "cut")
 
 
@@ -108,13 +113,18 @@ class Auto(TextTask):
             alone = set(table.rows[0]) == {self.text_column}  # as of a file of lines: there is no other to be named
             remedy = "name one of them, or the task where there are no labels (text for raw text, chat, generation)"
             raise DataError(
-                f"{table.source} has no column {self.label_name!r} (its columns: {', '.join(table.rows[0])})",
+                f"{table.source} has no column {self.label_name!r} (its columns: {table.columns})",
                 "let a language model learn the texts (task=text), or give data with labels" if alone else remedy,
                 "task" if alone else "label_column",
             )
         if self._lists(table, use):
             return self.become(MultiLabel).faults(table, classes, use)
-        return self.become(Classification).faults(table, classes, use)
+        if not mostly_fractional(self.label_cells(table, use) or ()):
+            return self.become(Classification).faults(table, classes, use)
+        found = self.become(Regression).faults(table, classes, use)
+        if found:
+            log.warning("%s makes a regression, as most labels are numbers; name the task if not", table.source)
+        return found
 
     def _lists(self, table: Table, use: LabelUse) -> bool:
         """Whether more than half of the rows have a list of labels, and some of these are not empty.
@@ -141,13 +151,34 @@ class Auto(TextTask):
         if fractional(cells):
             return self.become(Regression).labels(table, classes, use)
         read = self.become(Classification).labels(table, classes, use)
-        if len(read.classes) > max(50, len(cells) // 2):
+        commas = [name for name in read.classes if COMMA.fullmatch(name)]
+        if 2 * len(commas) > len(read.classes):
+            raise DataError(
+                f"the labels of {table.source} are numbers with commas, such as {commas[0]}",
+                "write points, or name the task (task=classification) or what parts several (label_separator)",
+                "task",
+            )
+        each_its_own = FEW < len(cells) == len(read.classes)
+        if each_its_own or len(read.classes) > max(50, len(cells) // 2):
             raise DataError(
                 f"{table.source} has {len(read.classes)} different values of {self.label_name} in {len(cells)} rows",
                 "name the column of the labels, or say which task it is: regression or classification",
                 "label_column",
             )
         return read
+
+
+def mostly_fractional(cells: Sequence[object]) -> bool:
+    """Whether more than half of the cells are numbers, and some of these are not whole.
+
+    The first ones are asked before all are read.
+    """
+    for some in (islice(cells, LOOK), cells):
+        numbers = [number(cell) for cell in some if cell is not None and not isinstance(cell, bool)]
+        finite = [one for one in numbers if math.isfinite(one)]
+        if 2 * len(finite) <= len(numbers):
+            return False
+    return any(one != round(one) for one in finite)
 
 
 def fractional(cells: Sequence[object]) -> bool:

@@ -11,7 +11,7 @@ from wheretune import catalog
 from wheretune.data.cells import MAYBE_GAPS, Fault, is_number, written_kind
 from wheretune.data.columns import Column
 from wheretune.data.texts import TextData, read_texts, text_faults
-from wheretune.errors import ConfigError
+from wheretune.errors import ConfigError, DataError
 from wheretune.records.base import Spec
 from wheretune.records.data import DataInfo
 
@@ -215,6 +215,9 @@ class TextTask:
         return {name: getattr(self, name) for name in named if getattr(self, name) is not None}
 
     def faults(self, table: Table, classes: tuple[str, ...] | None, use: LabelUse) -> dict[int, Fault]:
+        if use != "ignored" and table.has(self.label_name) and self.label_name in (self.text_column, self.pair_column):
+            problem = f"the column {self.label_name!r} of {table.source} would be both the text and its label"
+            raise DataError(problem, "name another for the one or the other", "label_column")
         found = text_faults(table, self.text_columns)
         for place, cell in enumerate(self.label_cells(table, use) or ()):
             fault = self.cell_fault(cell) or self.unlike(cell, classes)

@@ -356,7 +356,7 @@ def _prompt(
 
 def _no_conversations(table: Table) -> DataError:
     return DataError(
-        f"{table.source} has no column {LISTS[0]!r} (its columns: {', '.join(table.rows[0])})",
+        f"{table.source} has no column {LISTS[0]!r} (its columns: {table.columns})",
         "name the column of conversations, or those of questions and answers (instruction_column) and "
         "(output_column); as (prompt_column) and (completion_column) they are joined without the template",
         "messages_column",

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import repeat
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from wheretune import catalog
@@ -48,8 +49,8 @@ def load_data(
         DataError: A column is missing, a row cannot be used and the spec does not skip such rows, or there is one class
             only.
     """
-    if isinstance(what, str):
-        what = DataSpec(what)
+    if isinstance(what, str | PathLike):
+        what = DataSpec(str(what))
     spec, rows = (what, rows) if isinstance(what, DataSpec) else (DataSpec("memory"), what)
     if spec.streaming is not None:
         raise ConfigError(

@@ -69,6 +69,8 @@ REFUSED = {  # what would break a promise, or do nothing
     "activation_checkpointing": "it would run frozen layers twice; gradient_checkpointing does not",
     "activation_checkpointing_kwargs": "it is non-reentrant, from the lowest trained layer up",
     "gradient_checkpointing_kwargs": "it is non-reentrant, from the lowest trained layer up",
+    "use_liger_kernel": "it replaces parts of a model whose layers are known by their parts",
+    "debug": "it hooks every module, and what a training leaves out hangs on hooks",
     **dict.fromkeys(("torch_compile_backend", "torch_compile_mode"), "they would compile the whole model; see compile"),
     "do_train": "it does nothing",
     "do_eval": "it does nothing",

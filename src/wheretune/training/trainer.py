@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,8 +14,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from wheretune.data.samplers import Arranged, EpochBuckets, TokenBatches
 from wheretune.data.stored import lengths
+from wheretune.errors import ConfigError
 from wheretune.model.sharding import is_sharded
 from wheretune.support.processes import part, talking, writes
+from wheretune.support.words import first_line
 from wheretune.training.best import BestWeights
 from wheretune.training.checkpoints import (
     Checkpoint,
@@ -72,6 +75,16 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.rows[index]
+
+
+@contextmanager
+def _made_of(what: str) -> Iterator[None]:
+    """Says in one line that an optimizer or a scheduler does not take what it was given."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        problem = f"the {what} does not take its settings: {first_line(error)}"
+        raise ConfigError(problem, "change or leave out those that are its own", "trainer_args") from error
 
 
 class OurTrainer(Trainer):
@@ -147,7 +160,12 @@ class OurTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.args.warmup_steps * num_training_steps < 1:  # a share of so few steps that the first would warm up to 0
             self.args.warmup_steps = 0
-        return super().create_scheduler(num_training_steps, optimizer)
+        with _made_of("scheduler"):
+            return super().create_scheduler(num_training_steps, optimizer)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        with _made_of("optimizer"):
+            return super().create_optimizer(*args, **kwargs)
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         part_ways(self.args.seed)
