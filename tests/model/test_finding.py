@@ -145,6 +145,17 @@ def test_no_such_model(name):
         load_model(ModelSpec(name))
 
 
+def test_pickled_weights_are_not_opened(tmp_path):
+    model, tokenizer = tiny_model("bert")
+    model.config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="pickled weights can run code and are not opened"):
+        load_model(ModelSpec(str(tmp_path)))
+    AutoModel.from_pretrained(tmp_path).save_pretrained(tmp_path / "safe")  # as the way out says
+    assert len(find_layers(load_model(ModelSpec(str(tmp_path / "safe"))))) == 4
+
+
 def test_a_folder_without_a_model(tmp_path, tiny_folder):
     with pytest.raises(ModelError, match="holds no config"):
         load_model(ModelSpec(str(tmp_path)))

@@ -211,8 +211,9 @@ def _from_pretrained(spec: ModelSpec, kind: Any, given: dict[str, Any]) -> tuple
             with torch.device("meta"):
                 empty = kind.from_config(_config(spec.name, spec.revision), dtype=given["dtype"])
             given = given | dispatching(spec.placement, empty)
+        safely = {"trust_remote_code": False, "use_safetensors": True}
         made, loaded = kind.from_pretrained(
-            spec.name, trust_remote_code=False, output_loading_info=True, **resolve(spec.name, spec.revision), **given
+            spec.name, output_loading_info=True, **safely, **resolve(spec.name, spec.revision), **given
         )
     if spec.placement is not None:
         log.warning("%s", places_in_words(made))
@@ -239,14 +240,19 @@ def _opening(name: str, kind: str) -> Iterator[None]:
                 "name a folder to write them to (offload_folder)",
                 "offload_folder",
             ) from error
-        broken = "deserializing header" in str(error)  # as safetensors says it
         raise ModelError(
-            f"cannot open the model {name}: {first_line(error)}",
-            "copy or download its weights again, whole (of a clone: git lfs pull)"
-            if broken
-            else f"give a folder or hub name that transformers.{kind} opens",
-            "model",
+            f"cannot open the model {name}: {first_line(error)}", _way_out(error, name, kind), "model"
         ) from error
+
+
+def _way_out(error: Exception, name: str, kind: str) -> str:
+    """What to do about a model that Transformers cannot open."""
+    if "deserializing header" in str(error):  # as safetensors says it
+        return "copy or download its weights again, whole (of a clone: git lfs pull)"
+    if "model.safetensors" in str(error) and any(Path(name).glob("*.bin")):
+        once = f"{kind}.from_pretrained({name!r}).save_pretrained(FOLDER)"
+        return f"pickled weights can run code and are not opened; if you trust them, convert them once: {once}"
+    return f"give a folder or hub name that transformers.{kind} opens, with its weights as safetensors"
 
 
 def _drop_pooler(model: nn.Module) -> None:
