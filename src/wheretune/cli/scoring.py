@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -30,6 +31,9 @@ from wheretune.errors import ConfigError
 if TYPE_CHECKING:
     from wheretune.planning import AnySelector
     from wheretune.records.base import Spec
+    from wheretune.records.data import DataSpec
+    from wheretune.records.model import ModelSpec
+    from wheretune.records.scores import Reading
     from wheretune.scoring.one_pass import Settle
 
 
@@ -174,7 +178,7 @@ def score(
     session.to_score(texts, needs)  # data is refused before the model is opened
     selectors = [catalog.build("selector", selector_that_fits(choice, spec, one, seed)) for one in specs]
     settle = settling.settle(selectors[0]) if settling.until_settled else None
-    check_free(target, overwrite)
+    check_free(target, overwrite or _repeats(target, spec, texts, specs, how, settle is not None))
     if shards is not None:
         from wheretune.studies import spreading as jobs
 
@@ -202,6 +206,29 @@ def score(
     said = {"output": str(target), "shard": list(part), "n_samples": state.n_samples}
     show(f"shard {part[0]} of {part[1]}: {state.n_samples} texts in {target}", json_, said)
     note("next, once all shards are there: wheretune merge-scores SHARD... --output scores.json")
+
+
+def _repeats(
+    target: Path, model: ModelSpec, texts: DataSpec, scorers: Sequence[Spec], how: Reading, settles: bool
+) -> bool:
+    """Whether a file holds what the same command made before, which may be made again in a loop."""
+    from wheretune.records.scores import load_scores
+
+    try:
+        there = load_scores(target)
+    except ConfigError:
+        return False
+    asked = [(model, texts, scorer, how, settles) for scorer in scorers]
+    return asked == [
+        (
+            one.model.spec,
+            one.data.spec,
+            one.scorer,
+            replace(one.reading, max_length=how.max_length),
+            one.settlement is not None,
+        )
+        for one in there
+    ]
 
 
 def _part(context: typer.Context, text: str, needs: set[str]) -> tuple[int, int]:
