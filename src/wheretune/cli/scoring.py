@@ -212,18 +212,21 @@ def _repeats(
     target: Path, model: ModelSpec, texts: DataSpec, scorers: Sequence[Spec], how: Reading, settles: bool
 ) -> bool:
     """Whether a file holds what the same command made before, which may be made again in a loop."""
+    from wheretune import catalog
+    from wheretune.records.base import Spec
     from wheretune.records.scores import load_scores
 
+    whole = [Spec.of(catalog.build("scorer", scorer)) for scorer in scorers]
     try:
         there = load_scores(target)
     except ConfigError:
         return False
-    asked = [(model, texts, scorer, how, settles) for scorer in scorers]
+    asked = [(model, texts, scorer, how, settles) for scorer in whole]
     return asked == [
         (
             one.model.spec,
             one.data.spec,
-            one.scorer,
+            Spec.of(catalog.build("scorer", one.scorer)),
             replace(one.reading, max_length=how.max_length),
             one.settlement is not None,
         )
