@@ -1,6 +1,7 @@
 """T5 and BART, all the way: scored by stack, planned, tuned, written, judged, merged, opened by Transformers alone."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -361,8 +362,7 @@ def test_methods_are_compared(run, tmp_path):
 # --- classification -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("head", ["last-token", "concat"])
+@pytest.mark.parametrize(("kind", "head"), often(product(KINDS, ("last-token", "concat")), [("t5", "concat")]))
 def test_classification_reads_the_decoder_s_last_token(kind, head, run, tmp_path):
     base, train = saved(kind, tmp_path / "base"), jsonl(tmp_path / "train.jsonl", rows_of(24))
     how = ("--k", 1, "--epochs", 2, "--head", head, "--learning-rate", 0.01)

@@ -122,6 +122,7 @@ def test_a_shard_says_what_is_next(run, tiny_folder, files, tmp_path):
     assert code == 0 and "wheretune merge-scores" in err
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_run_is_priced_at_its_own_epochs(run, tiny_folder, files, tmp_path):
     code, out, err = run(
         "tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run", *FAST

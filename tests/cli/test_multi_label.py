@@ -83,6 +83,7 @@ def test_all_the_way_round(run, several, tiny_folder, tmp_path, family):
     torch.testing.assert_close(theirs, ours.float(), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_without_validation_the_threshold_is_a_half(run, several, tiny_folder, tmp_path):
     code, _, err = run("tune", "--model", tiny_folder("bert"), "--train", several["train"], "--test", several["test"],
                        "--output", tmp_path / "run", "--k", 1, *FAST)  # fmt: skip
@@ -99,6 +100,7 @@ def test_a_merged_head_is_kept_when_it_is_trained_on(run, several, tiny_folder, 
     assert "own head" in err and "is kept and trained on: its classes are those of the data" in err
 
 
+@pytest.mark.slow
 def test_every_scorer(run, several, decoder, tmp_path):
     names = [name for name in catalog.names("scorer") if name not in ("semantic-deviation", "layer-probe")]
     code, _, err = run("score", "--model", decoder, "--train", several["train"], "--scorer", ",".join(names),

@@ -14,6 +14,7 @@ from helpers.commands import FAST, SOURCE, one_line
 from helpers.texts import jsonl, rows_of
 
 
+@pytest.mark.slow
 def test_a_finished_folder_is_not_lost(run, files, tiny_folder, tmp_path):
     command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run", *FAST]
     assert run(*command)[0] == 0
@@ -78,6 +79,7 @@ def test_a_folder_that_an_earlier_version_began_goes_on(run, files, scored, tmp_
     one_line(*run(*command)[::2], "other settings", "plan.tuner")
 
 
+@pytest.mark.slow
 def test_a_comparison_that_an_earlier_version_began_goes_on(run, files, tiny_folder, tmp_path):
     folder = tmp_path / "many"
     command = [

@@ -205,6 +205,7 @@ print(json.dumps(list(tokens.encode(wt.from_texts(sentences(60)), tiny_tokenizer
 """
 
 
+@pytest.mark.slow
 def test_processes_that_write_at_once_do_no_harm(kept):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES)}
     calls = [

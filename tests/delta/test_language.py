@@ -87,6 +87,7 @@ def test_all_the_way_round(tmp_path, family, tuner):
     assert tokenizer.chat_template == tuned.tokenizer.chat_template
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_is_one_big_batch(tmp_path):
     base, session = kept(tmp_path / "base"), Session()
     results = []
@@ -99,6 +100,7 @@ def test_gradient_accumulation_is_one_big_batch(tmp_path):
     assert parts == pytest.approx(whole, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_in_bf16_what_trains_has_fp32_masters(tmp_path):
     losses = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):

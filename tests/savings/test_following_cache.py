@@ -61,6 +61,7 @@ def test_the_weights_are_the_same_and_the_prefix_runs_once(tmp_path, where, head
         assert until + (22 if layer < 3 else 0) <= times <= until + 22 + 2 * 3 * few, (layer, times)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_ends_byte_for_byte_the_same(tmp_path):
     once = tensor_hashes(trained(wt.LiftStar(), tmp_path / "once", "memory")[0].items())
     with pytest.raises(KeyboardInterrupt):

@@ -166,6 +166,7 @@ def test_bf16_states_are_half_the_size_and_nearly_the_same(tmp_path):
         torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_batches_within_a_budget_of_tokens(tmp_path):
     lengths = [1 + (7 * i) % 23 for i in range(60)]
     sampler = TokenBatches(lengths, 64, seed=0)

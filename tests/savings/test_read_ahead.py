@@ -113,7 +113,7 @@ CASES = {
     "a budget of tokens": dict(tokens_per_batch=40),
     "follows": dict(schedule="lift", layers=(1, 2, 3)),
 }
-EVERY_TIME = ("memory", "disk", "accumulated")
+EVERY_TIME = ("disk", "accumulated")
 
 
 @pytest.mark.parametrize("case", [pytest.param(n, marks=[] if n in EVERY_TIME else pytest.mark.slow) for n in CASES])

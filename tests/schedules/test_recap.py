@@ -351,6 +351,7 @@ def test_in_an_unmodified_trainer_that_saves_and_accumulates(tmp_path):
     assert all(saved[name].shape == now[name].shape for name in saved), "what is saved is the whole model"
 
 
+@pytest.mark.slow
 def test_two_small_batches_are_one_large():
     found = []
     for size, accumulated in ((4, 1), (2, 2)):

@@ -10,6 +10,7 @@ from helpers import made_up
 from helpers.commands import one_line
 from helpers.interrupted import Clock, Interrupted
 from helpers.models import tiny_model
+from helpers.often import often
 from helpers.texts import jsonl, rows_of
 from helpers.training import Watch, fresh
 from wheretune import catalog, planning, scheduling
@@ -294,7 +295,7 @@ def test_rescan_looks_after_each_stage_and_a_stopped_run_goes_on_byte_for_byte(t
         assert again == once and rest == seen[stop:]
 
 
-@pytest.mark.parametrize(("rate", "same"), [("1e-12", True), ("1e-1", False)])
+@pytest.mark.parametrize(("rate", "same"), often([("1e-12", True), ("1e-1", False)], [("1e-1", False)]))
 def test_a_run_with_rescan(run, tiny_folder, words, tmp_path, rate, same):
     """By a model that has hardly moved the same is found as before the training; by another not."""
     found = []

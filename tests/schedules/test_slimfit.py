@@ -75,6 +75,7 @@ def test_biases_never_freeze_and_ties_train_the_lower():
     assert SlimFit(0.7).active(state, 0) == {0, 1, 3}
 
 
+@pytest.mark.slow
 def test_freezing_nothing_is_full_fine_tuning():
     found = []
     for schedule in (None, SlimFit(0.0)):

@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, IterableDataset
 
 import wheretune as wt
 from helpers.models import tiny_model
+from helpers.often import often
 from helpers.scoring import gather_all, opened_of, score_all
 from helpers.texts import classes_of, jsonl, rows_of, sentences
 from wheretune import DataSpec, load_data
@@ -63,7 +64,7 @@ def written(folder, kind):
     return str(path)
 
 
-@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".parquet", "saved", "two files"])
+@pytest.mark.parametrize("kind", often([".jsonl", ".csv", ".parquet", "saved", "two files"], [".parquet"]))
 def test_all_rows_in_their_order_score_as_they_do_without_a_stream(tmp_path, short, kind):
     if kind == "two files":
         source = f"{jsonl(tmp_path / 'a.jsonl', ROWS[:30])},{jsonl(tmp_path / 'b.jsonl', ROWS[30:])}"
@@ -212,6 +213,7 @@ class Interrupted(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_an_interrupted_pass_goes_on(tmp_path, short):
     source = jsonl(tmp_path / "a.jsonl", ROWS * 3)
     model, tokenizer = tiny_model("bert")

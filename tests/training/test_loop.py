@@ -40,6 +40,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path, epoch):
     tuned.check()
 
 
+@pytest.mark.slow
 def test_a_run_stopped_after_its_last_epoch_trains_no_more(tmp_path):
     model, _, rows, collate = fresh(layers=(1, 2))
     train(model, rows, collate, SETTINGS, tmp_path)

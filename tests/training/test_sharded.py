@@ -87,9 +87,7 @@ ONE, TWO, FOUR = ((1, ()), (2, SHARDED)), ((2, ()), (2, SHARDED)), ((1, ()), (4,
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in ("bert", "chat idle") else pytest.mark.slow) for n in PLANS]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "bert" else pytest.mark.slow) for n in PLANS])
 def test_two_processes_with_shards_train_as_one_does(nursery, place, tmp_path, name):
     compare(nursery, place, tmp_path, name, ONE)
 
