@@ -35,7 +35,8 @@ def generous(selector: AnySelector, data: DataInfo) -> AnySelector:
         selector: What chooses.
         data: What will be trained on.
     """
-    many = data.rows >= MANY and task_of(data).places != "every"
+    labelled = data.task.name != "unlabelled" and task_of(data).places != "every"
+    many = labelled and data.rows >= MANY
     if not (many and isinstance(selector, TakesK) and selector.needs_scores and (selector.k, selector.ratio) == OPEN):
         return selector
     return Upwards(selector) if isinstance(selector, Selector) else selector

@@ -31,7 +31,7 @@ from wheretune.errors import ConfigError
 if TYPE_CHECKING:
     from wheretune.planning import AnySelector
     from wheretune.records.base import Spec
-    from wheretune.records.data import DataSpec
+    from wheretune.records.data import DataInfo
     from wheretune.records.model import ModelSpec
     from wheretune.records.scores import Reading
     from wheretune.scoring.one_pass import Settle
@@ -175,10 +175,10 @@ def score(
     default = "scores.json" if part is None else f"shard-{part[0]}-of-{part[1]}.safetensors"
     target = file_to_write(output or Path(default))
     session = Session(shared=False)
-    session.to_score(texts, needs)  # data is refused before the model is opened
+    read = session.to_score(texts, needs)  # data is refused before the model is opened
     selectors = [catalog.build("selector", selector_that_fits(choice, spec, one, seed)) for one in specs]
     settle = settling.settle(selectors[0]) if settling.until_settled else None
-    check_free(target, overwrite or _repeats(target, spec, texts, specs, how, settle is not None))
+    check_free(target, overwrite or _repeats(target, spec, read.info, specs, how, settle))
     if shards is not None:
         from wheretune.studies import spreading as jobs
 
@@ -209,28 +209,30 @@ def score(
 
 
 def _repeats(
-    target: Path, model: ModelSpec, texts: DataSpec, scorers: Sequence[Spec], how: Reading, settles: bool
+    target: Path, model: ModelSpec, data: DataInfo, scorers: Sequence[Spec], how: Reading, settle: Settle | None
 ) -> bool:
-    """Whether a file holds what the same command made before, which may be made again in a loop."""
+    """Whether a file holds what the same full pass made before of the same data, which a loop may make again."""
     from wheretune import catalog
     from wheretune.records.base import Spec
     from wheretune.records.scores import load_scores
 
-    whole = [Spec.of(catalog.build("scorer", scorer)) for scorer in scorers]
+    if settle is not None or data.stream is not None or not target.is_file():
+        return False
     try:
         there = load_scores(target)
     except ConfigError:
         return False
-    asked = [(model, texts, scorer, how, settles) for scorer in whole]
-    return asked == [
+    whole = [Spec.of(catalog.build("scorer", scorer)) for scorer in scorers]
+    return [(model, data.spec, data.hash, scorer, how) for scorer in whole] == [
         (
             one.model.spec,
             one.data.spec,
+            one.data.hash,
             Spec.of(catalog.build("scorer", one.scorer)),
             replace(one.reading, max_length=how.max_length),
-            one.settlement is not None,
         )
         for one in there
+        if one.settlement is None
     ]
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from wheretune import __version__
 from wheretune.data.mapped import BLOCK, MappedBatches
 from wheretune.errors import OutputError
 from wheretune.support.files import PARTIAL, digest, digest_rows, write
@@ -62,6 +64,8 @@ def digest_of(data: TextData, tokenizer: Any, max_length: int, task: Any = None)
 
     said: str = tokenizer.backend_tokenizer.to_str()
     content = said.partition('"added_tokens"')[2]  # before it stands how the latest texts were cut and padded
+    if not content:
+        return None
     settings = [
         tokenizer.__class__.__name__, tokenizer.special_tokens_map, tokenizer.model_input_names,
         tokenizer.truncation_side, tokenizer.split_special_tokens,
@@ -69,7 +73,7 @@ def digest_of(data: TextData, tokenizer: Any, max_length: int, task: Any = None)
     columns = [data.texts, data.rows, data.labels, data.continuations]
     rows = zip(*(column for column in columns if column is not None), strict=True)
     there = [column is not None for column in columns]
-    versions = [FORMAT, tokenizers.__version__, transformers.__version__]
+    versions = [FORMAT, __version__, tokenizers.__version__, transformers.__version__]
     tokens = hashlib.sha256(content.encode()).hexdigest()
     return digest([digest_rows(rows), there, tokens, settings, max_length, task, versions])
 
@@ -77,10 +81,12 @@ def digest_of(data: TextData, tokenizer: Any, max_length: int, task: Any = None)
 def folder() -> Path | None:
     """Where rows are kept: in the user's cache, or where the environment says; None where it says nowhere."""
     named = os.environ.get(NAMED)
-    if named == "":
+    if named is not None:
+        return Path(named) / "tokens" if named else None
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wheretune" / "tokens"
+    except RuntimeError:  # a user without a home
         return None
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wheretune"
-    return (Path(named) if named else usual) / "tokens"
 
 
 def opened(key: str) -> tuple[MappedBatches, dict[str, Any]] | None:
@@ -90,10 +96,11 @@ def opened(key: str) -> tuple[MappedBatches, dict[str, Any]] | None:
         return None
     path = place / f"{key}.arrow"
     try:
-        with path.open("rb") as file:
-            size, about = _read(file)
-            rows = MappedBatches(file, size)
-        os.utime(path)  # what was used last goes last
+        with path.open("rb") as file, tempfile.TemporaryFile(prefix="wheretune-") as own:
+            about = _copied(file, own)
+            rows = MappedBatches(own)  # others may remove or replace what lies in the folder
+        with suppress(OSError):
+            os.utime(path)  # what was used last goes last
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
@@ -102,8 +109,8 @@ def opened(key: str) -> tuple[MappedBatches, dict[str, Any]] | None:
     return rows, about
 
 
-def _read(file: BinaryIO) -> tuple[int, dict[str, Any]]:
-    """How long the batches of a file are, and what stands behind them.
+def _copied(file: BinaryIO, own: BinaryIO) -> dict[str, Any]:
+    """Copies the batches of a file, and gives what stands behind them.
 
     Raises:
         ValueError: The file is damaged.
@@ -111,19 +118,21 @@ def _read(file: BinaryIO) -> tuple[int, dict[str, Any]]:
     """
     file.seek(-LENGTH, os.SEEK_END)
     length = int.from_bytes(file.read(LENGTH), "little")
-    size = file.tell() - LENGTH - length
-    if size <= 0:
+    left = file.tell() - LENGTH - length
+    if left <= 0:
         raise ValueError("it is damaged")
-    file.seek(size)
+    file.seek(left)
     about: dict[str, Any] = json.loads(file.read(length))
     file.seek(0)
-    found, left = hashlib.sha256(), size
+    found = hashlib.sha256()
     while left > 0 and (block := file.read(min(BLOCK, left))):
         found.update(block)
+        own.write(block)
         left -= len(block)
+    own.flush()
     if found.hexdigest() != about["sha256"]:
         raise ValueError("it is damaged")
-    return size, about
+    return about
 
 
 def keep(key: str, rows: MappedBatches, about: dict[str, Any]) -> None:
@@ -140,6 +149,8 @@ def keep(key: str, rows: MappedBatches, about: dict[str, Any]) -> None:
     if place is None or not writes() or rows.size > MOST:
         return
     try:
+        with suppress(OSError):  # which `write` says in words
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
         make_room(place, MOST - rows.size)
         write(place / f"{key}.arrow", lambda draft: _fill(draft, rows, about))
     except OutputError as error:

@@ -30,17 +30,16 @@ class MappedBatches:
 
     Args:
         file: Where they are written; it may be closed and removed afterwards.
-        size: Of how many bytes they are, where more stands behind them.
 
     Attributes:
         batches: What was written, where it lies in the file.
     """
 
-    def __init__(self, file: BinaryIO, size: int = 0) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         import pyarrow
         from pyarrow import ipc
 
-        self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._reads = 0
         reader = ipc.open_file(pyarrow.py_buffer(self._map))
         self.batches = []

@@ -90,7 +90,7 @@ def _opened(source: str) -> tuple[str, Any, Mapping[str, Sequence[str]]]:
             raise DataError(f"a stream has no slice ({parts[0].split})", "name the split, and max_samples", "streaming")
         identity, rows = from_hub(parts[0], lambda: _streamed(parts[0]))
     else:
-        identity, rows = parts[0]._fingerprint, parts[0].to_iterable_dataset()
+        identity, rows = parts[0]._fingerprint, parts[0].with_format(None).to_iterable_dataset()
     return identity, rows, dataset_classes(rows)
 
 

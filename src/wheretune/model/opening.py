@@ -240,16 +240,16 @@ def _opening(name: str, kind: str) -> Iterator[None]:
                 "name a folder to write them to (offload_folder)",
                 "offload_folder",
             ) from error
-        raise ModelError(
-            f"cannot open the model {name}: {first_line(error)}", _way_out(error, name, kind), "model"
-        ) from error
+        why = first_line(error).replace(". Please do not set `use_safetensors=True`", "")  # which nobody here has set
+        raise ModelError(f"cannot open the model {name}: {why}", _way_out(error, name, kind), "model") from error
 
 
 def _way_out(error: Exception, name: str, kind: str) -> str:
     """What to do about a model that Transformers cannot open."""
     if "deserializing header" in str(error):  # as safetensors says it
         return "copy or download its weights again, whole (of a clone: git lfs pull)"
-    if "model.safetensors" in str(error) and any(Path(name).glob("*.bin")):
+    pickled = "model.safetensors" in str(error) and any(Path(name).glob("*.bin"))
+    if pickled or "use_safetensors" in str(error):  # as Transformers says it of a folder, and of a model on the hub
         once = f"{kind}.from_pretrained({name!r}).save_pretrained(FOLDER)"
         return f"pickled weights can run code and are not opened; if you trust them, convert them once: {once}"
     return f"give a folder or hub name that transformers.{kind} opens, with its weights as safetensors"

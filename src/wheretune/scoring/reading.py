@@ -44,7 +44,7 @@ class Place:
     learned: int = 0
 
 
-START = Place()
+START: Place = Place()
 
 
 @dataclass(eq=False)
@@ -58,6 +58,7 @@ class Texts:
         shard: Which of how many shards is read, counted from 1.
         chunk: Batches that are tokenised and sorted by length together.
         place: How far the latest pass has read.
+        time_to_look: Whether it is time to look if the choice is settled: a chunk is over.
     """
 
     data: TextData | StreamedTexts
@@ -66,6 +67,7 @@ class Texts:
     shard: tuple[int, int]
     chunk: int
     place: Place = START
+    time_to_look: bool = False
 
     @classmethod
     def of(
@@ -94,12 +96,6 @@ class Texts:
     def total(self) -> int | None:
         """How many texts there are; None as long as a stream has not ended."""
         return self.data.total if isinstance(self.data, StreamedTexts) else len(self.data)
-
-    @property
-    def time_to_look(self) -> bool:
-        """Whether it is time to look if the choice is settled: after a chunk, and at the end."""
-        samples = self.place.samples
-        return samples % (self.chunk * self.reading.batch_size) == 0 or samples == self.total
 
     @property
     def steps(self) -> int | None:
@@ -136,6 +132,7 @@ class Texts:
                     here.tokens + sum(len(row["input_ids"]) for row in rows),
                     here.learned + sum(map(learned_tokens, rows)),
                 )
+                self.time_to_look = count == len(batches)
                 yield rows
             batches.clear()  # before the next chunk is made
         if self.place.samples == 0:

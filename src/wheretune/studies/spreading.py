@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wheretune import catalog
-from wheretune.errors import DataError, OutputError, UnavailableError, WheretuneError
+from wheretune.errors import DataError, OutputError, UnavailableError
 from wheretune.records.base import to_json
 from wheretune.session import Session
 from wheretune.support.executors.base import Lost, started
@@ -182,7 +181,7 @@ def _file(folder: Path, shard: Shard) -> Path:
 def kept_beside(target: Path) -> Iterator[Path | None]:
     """A folder for finished shards beside the file that scores are written to inside.
 
-    It goes once they are there, or where what is asked for is refused; a lost shard and a stop leave it.
+    They go once the scores are there, or where the data is refused; a lost shard, a full disk and a stop leave them.
 
     Yields:
         None where that is no place for a folder.
@@ -193,9 +192,15 @@ def kept_beside(target: Path) -> Iterator[Path | None]:
     folder = target.with_name(f"{target.stem}-unfinished")
     try:
         yield folder
-    except UnavailableError:
+    except DataError:
+        _remove(folder)
         raise
-    except WheretuneError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes finished shards, and their folder unless something else lies there."""
+    for file in folder.glob("shard-*-of-*.safetensors"):
+        file.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
