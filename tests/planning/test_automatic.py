@@ -23,6 +23,7 @@ def test_many_labelled_texts_take_all_layers_above_the_lowest_chosen():
     assert planning.plan(few, automatic.generous(BlockHighest(), many)).layers == (2, 3, 4, 5)
     for said in (BlockHighest(2), Highest(ratio=0.5), Top(), Auto()):  # a number given is a number used
         assert automatic.generous(said, many) == said
+    assert automatic.generous(BlockHighest(), replace(many, task=Spec("unlabelled"), classes=())) == BlockHighest()
     speech = replace(many, task=Spec("chat"), classes=())
     assert automatic.generous(BlockHighest(), speech) == BlockHighest()
 

@@ -304,6 +304,15 @@ def test_a_data_set_in_the_hubs_cache_streams_without_a_network(tmp_path, monkey
         StreamedTexts(DataSpec("acme/other", streaming=0), set())
 
 
+def test_a_row_that_is_left_out_moves_no_look(run, tmp_path, tiny_folder):
+    rows = [{"text": " ", "label": "good"}, *ROWS * 2]
+    call = ("score", "--model", tiny_folder("bert"), "--train", jsonl(tmp_path / "a.jsonl", rows), "--batch-size", "4")
+    call += ("--streaming", "--shuffle-buffer", "0", "--until-settled", "--tolerance", "1", "--confidence", "0.5")
+    code, _, err = run(*call, "--bad-rows", "skip", "--output", tmp_path / "scores.json")
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert code == 0 and found["settlement"]["settled"] and found["data"]["rows"] < len(ROWS), err
+
+
 def test_the_command(run, tmp_path, tiny_folder):
     source, output = jsonl(tmp_path / "a.jsonl", ROWS * 2), tmp_path / "scores.json"
     model = tiny_folder("bert")

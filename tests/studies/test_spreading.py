@@ -132,6 +132,11 @@ def test_score_in_shards_by_the_command_line(run, files, tiny_folder, tmp_path):
     one_line(*run(*given, "--on", "stand-in:lost=shard 2", "--shards", 2)[::2], "shard 2 of 2", "the power failed")
     one_line(*run(*given, "--shards", 99, "--output", tmp_path / "many.json")[::2], "--shards", "has no batch")
     assert not (tmp_path / "many-unfinished").exists()  # what is refused was not begun
+    theirs = tmp_path / "three-unfinished" / "notes.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("a folder of the user's")
+    code, _, err = run(*given, "--output", tmp_path / "three.json", "--on", "stand-in", "--shards", 3)
+    assert code == 0 and list(theirs.parent.iterdir()) == [theirs], err
 
 
 @pytest.mark.parametrize(
