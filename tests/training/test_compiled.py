@@ -77,7 +77,7 @@ CASES = {  # and how many graphs there are at most: of states that enter with an
     "packed": (dict(family="llama", tuner=WHOLE, layers=(1, 2, 3), packed=True), 2),
     "lisa": (dict(family="llama", tuner=WHOLE, layers=(0, 1, 2, 3), schedule=LISA, epochs=4), 4),
     "lift": (dict(family="llama", tuner=WHOLE, layers=(1, 2, 3), schedule=Spec("lift")), 3),
-    "adalora": (dict(family="bert", tuner=Spec("adalora", {"start": 2, "every": 2}), layers=(1, 2, 3)), 2),
+    "adalora": (dict(family="bert", tuner=Spec("adalora", {"r": 2, "start": 3, "every": 2}), layers=(1, 2, 3)), 2),
 }
 EVERY_TIME = ("cached",)
 

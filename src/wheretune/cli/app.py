@@ -192,7 +192,7 @@ def _quiet() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: every error of the user's in one line, with code 2."""
-    gc.set_threshold(10_000)  # modules make objects that stay: to look for garbage there takes a twentieth of a start
+    gc.set_threshold(100_000)  # modules make objects that stay: to look for garbage there takes a tenth of a start
     _quiet()
     atexit.register(gc.freeze)  # or the interpreter looks for garbage in all of torch, for seconds after the last word
     readable_anywhere()
