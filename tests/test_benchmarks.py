@@ -233,6 +233,7 @@ def test_a_path_that_fails_says_so_and_the_rest_goes_on(gpu, tmp_path, monkeypat
     assert {json.loads(line)["state"] for line in late.read_text().splitlines()} == {"skipped"}
 
 
+@pytest.mark.slow
 def test_a_group_that_dies_or_hangs_ends_alone(gpu, monkeypatch, tmp_path):
     (died,) = gpu.in_a_process("nobody", gpu.TOY, float(2**40))
     assert died["state"] == "failed" and "ended with 1" in died["why"] and "KeyError" in died["why"]

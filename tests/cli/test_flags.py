@@ -222,6 +222,7 @@ def test_earlier_weights_of_a_tuner_that_changes_its_modules_are_refused(run, fi
     assert not (tmp_path / "run").exists()  # nothing was scored for it
 
 
+@pytest.mark.slow
 def test_so_many_rows_are_judged_the_same_for_every_seed(run, files, tiny_folder, tmp_path):
     results = []
     for seed in (0, 1):

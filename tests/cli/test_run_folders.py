@@ -31,6 +31,7 @@ def test_a_finished_folder_is_not_lost(run, files, tiny_folder, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["spec"]["settings"]["seed"] == 9
 
 
+@pytest.mark.slow
 def test_a_mistake_with_overwrite_costs_nothing(run, files, tiny_folder, tmp_path):
     command = ["tune", "--train", files["train"], "--output", tmp_path / "run", *FAST]
     assert run(*command, "--model", tiny_folder("bert"))[0] == 0
@@ -40,6 +41,7 @@ def test_a_mistake_with_overwrite_costs_nothing(run, files, tiny_folder, tmp_pat
         assert (tmp_path / "run" / "result.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_data_that_changed_is_not_mixed_with_what_it_was(run, files, tiny_folder, tmp_path):
     command = ["tune", "--model", tiny_folder("bert"), "--train", files["train"], "--output", tmp_path / "run", *FAST]
     assert run(*command)[0] == 0

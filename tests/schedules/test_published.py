@@ -51,6 +51,7 @@ def trained(tuner, schedule, settings=SETTINGS, layers=EVERY, **more):
     return weights_of(model)
 
 
+@pytest.mark.slow
 def test_drawing_all_layers_is_full_fine_tuning():
     full, drawn = trained(WHOLE, None), trained(WHOLE, wt.Lisa(layers=4, every=2))
     assert all(torch.allclose(full[name], drawn[name], atol=1e-6, rtol=0) for name in full)

@@ -134,6 +134,7 @@ def test_a_run_reads_every_row_once_and_no_batch_mixes_stages(run, tiny_folder, 
     assert list(scores.deviations.eof_layers) == np.bincount(kept, minlength=4).tolist()
 
 
+@pytest.mark.slow
 def test_a_pass_for_the_order_that_is_interrupted_goes_on(tiny_folder, words, tmp_path, caplog, monkeypatch):
     spec = RunSpec(ModelSpec(tiny_folder("gpt2")), DataSpec(str(words)), schedule=Spec("salf"), settings=ONCE,
                    selector=Spec("explicit", {"every": True}), reading=Reading(batch_size=4))  # fmt: skip
@@ -205,6 +206,7 @@ def test_it_is_read_by_its_name():
     assert catalog.read("schedule", "salf:budget=geometric:fill=breadth-first") == Salf("geometric", "breadth-first")
 
 
+@pytest.mark.slow
 def test_batches_come_as_arranged_and_a_stopped_run_goes_on_byte_for_byte(tmp_path):
     batches = [[3, 1], [7], [0, 2, 5], [4, 6], [8]]
     made, watch = Salf(ends=(1, 2, 4, 5)), WatchSettings(save_strategy="steps", save_steps=1)

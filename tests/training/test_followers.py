@@ -67,6 +67,7 @@ def arguments(folder, **more):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_order_of_calls_and_after_a_stop(tmp_path):
     model, weight, rows, collate = head_alone()
     calls = Calls(weight, fails=2)

@@ -72,6 +72,7 @@ def test_the_optimizer_is_that_of_the_papers():
     assert group["betas"] == (0.9, 0.99) and group["weight_decay"] == 0.01
 
 
+@pytest.mark.slow
 def test_the_seconds_of_all_sittings_are_counted_and_saving_is_not(tmp_path):
     ticks = iter(range(10**6))
 

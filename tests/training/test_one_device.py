@@ -46,6 +46,7 @@ def test_of_several_processes_each_keeps_its_own(two_gpus, monkeypatch):
         assert NAMED not in os.environ and not two_gpus
 
 
+@pytest.mark.slow
 def test_what_the_user_had_set_is_there_again(monkeypatch):
     """The variable would put batches where the model is not; accelerate's state is that of a user's own Accelerator."""
     monkeypatch.setenv(NAMED, "meta")
