@@ -14,7 +14,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -196,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _quiet()
     atexit.register(gc.freeze)  # or the interpreter looks for garbage in all of torch, for seconds after the last word
     readable_anywhere()
+    alone = arguments is None  # nothing else is to be done in this process
     given = joined(sys.argv[1:] if arguments is None else list(arguments))
     try:
         with terminable() as terminated:
@@ -204,10 +205,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not code:
                 leave()
     except WheretuneError as error:
-        _fail(str(error))
+        _fail(str(error), alone)
     except USAGE_ERROR as error:
         if error.format_message():
-            _fail(said(error, (name for commands in COMMANDS.values() for name in commands)))
+            _fail(said(error, (name for commands in COMMANDS.values() for name in commands)), alone)
         code = 2  # nothing was asked for, and the help has been printed
     except KeyboardInterrupt:
         code = STOPPED
@@ -216,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             left = AFTER_STOP.get(_asked(given) or "", "nothing was written")
             note(f"stopped; {left}", style="bold", anyway=True)
         code = TERMINATED if terminated else STOPPED
-    _exit(code if isinstance(code, int) else 0)
+    _exit(code if isinstance(code, int) else 0, alone)
 
 
 def _meet(command: str | None) -> None:
@@ -232,18 +233,20 @@ def _meet(command: str | None) -> None:
         check_one_process()
 
 
-def _exit(code: int) -> None:
-    """Ends the process; one of several at once, without waiting for what its libraries still await.
+def _exit(code: int, alone: bool) -> None:
+    """Ends the process; at once, without waiting for what its libraries still await and without taking them down.
 
-    Now and then one of several that had done its work was aborted while torch's threads were taken down.
+    Now and then one of several that had done its work was aborted while torch's threads were taken down; and where
+    torch was never opened, to take all else down is a twentieth of a command.
     """
-    if world_size() > 1:
-        if code:
+    if world_size() > 1 or (alone and "torch" not in sys.modules):
+        if code and world_size() > 1:
             over()
         else:
             atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # a pipe that is closed
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -298,7 +301,7 @@ def _asked(arguments: Sequence[str]) -> str | None:
     return first if known or first == "--version" else None
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, alone: bool) -> None:
     if may_speak():
         sys.stderr.write(f"error: {' '.join(message.split())}\n")
-    _exit(2)
+    _exit(2, alone)

@@ -162,7 +162,7 @@ def rank(values: Values) -> list[int]:
     """The candidates from the highest score to the lowest, ties to the lower layer."""
     numbers: list[float] = values.tolist()
     candidates = [layer for layer, number in enumerate(numbers) if not math.isnan(number)]
-    return sorted(candidates, key=lambda layer: -numbers[layer])  # stable: equals stay in their order
+    return sorted(candidates, key=numbers.__getitem__, reverse=True)  # stable: equals stay in their order
 
 
 def pick(values: Values, k: int) -> tuple[int, ...]:

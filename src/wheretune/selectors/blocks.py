@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from wheretune.selectors.base import Values
 
 
+@cache
 def blocks(layers: int, k: int) -> tuple[range, ...]:
     """The layers in k contiguous blocks; sizes differ by at most one, the earlier blocks take the rest."""
     size, rest = divmod(layers, k)
