@@ -25,7 +25,7 @@ MANY = 2000  # texts with labels, from which on layers above the lowest chosen o
 WIDTH, STEPS = 768, 225  # what the tuners' rates are told for
 
 
-def generous(selector: AnySelector, data: DataInfo) -> AnySelector:
+def with_layers_above(selector: AnySelector, data: DataInfo) -> AnySelector:
     """The selector; where it leaves open how many layers, and many texts have labels, also all above its lowest.
 
     Decided by runs: gradients pass the layers above anyway, and with many texts they are worth their weights'
@@ -83,7 +83,7 @@ def settled(settings: TrainSettings, plan: Plan, texts: int) -> tuple[TrainSetti
     return replace(settings, learning_rate=rate), why
 
 
-def quarter(selector: Spec, plan: Plan) -> str:
+def count_in_words(selector: Spec, plan: Plan) -> str:
     """How many layers were chosen, where the selector leaves it open; nothing where it says so itself."""
     made = catalog.build("selector", selector)
     if not isinstance(made, TakesK) or (made.k, made.ratio) != OPEN:

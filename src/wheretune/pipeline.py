@@ -129,7 +129,7 @@ def choose(
     scoring = selector.needs_scores and tuner.needs_layers
     needs = catalog.find("scorer", spec.scorer.name).card.needs if scoring else ()
     data = session.texts(spec.train, needs)
-    selector = automatic.generous(selector, data.info)
+    selector = automatic.with_layers_above(selector, data.info)
     head = planning.head_of(spec.head, data.info)
     opened = ordering.opened(spec, session, language=head.speaks)
     ordering.check_fits(spec, opened, data)
@@ -351,7 +351,7 @@ def _settled(spec: RunSpec, plan: Plan, texts: int, show: Callable[[object], obj
     """The settings with what they leave open; what was taken is shown in one line."""
     settings, why = automatic.settled(spec.settings, plan, texts)
     if why is not None:
-        show(f"{automatic.quarter(spec.selector, plan) if spec.plan is None else ''}{why}")
+        show(f"{automatic.count_in_words(spec.selector, plan) if spec.plan is None else ''}{why}")
     return settings
 
 

@@ -19,22 +19,25 @@ from wheretune.tuners.whole_layers import WholeLayers
 def test_many_labelled_texts_take_all_layers_above_the_lowest_chosen():
     few = made_up.scores((0.1, 0.2, 0.4, 0.1, 0.3, 0.2))
     many = replace(few.data, rows=automatic.MANY)
-    assert planning.plan(few, automatic.generous(BlockHighest(), few.data)).layers == (2, 4)
-    assert planning.plan(few, automatic.generous(BlockHighest(), many)).layers == (2, 3, 4, 5)
+    assert planning.plan(few, automatic.with_layers_above(BlockHighest(), few.data)).layers == (2, 4)
+    assert planning.plan(few, automatic.with_layers_above(BlockHighest(), many)).layers == (2, 3, 4, 5)
     for said in (BlockHighest(2), Highest(ratio=0.5), Top(), Auto()):  # a number given is a number used
-        assert automatic.generous(said, many) == said
-    assert automatic.generous(BlockHighest(), replace(many, task=Spec("unlabelled"), classes=())) == BlockHighest()
+        assert automatic.with_layers_above(said, many) == said
+    assert (
+        automatic.with_layers_above(BlockHighest(), replace(many, task=Spec("unlabelled"), classes=()))
+        == BlockHighest()
+    )
     speech = replace(many, task=Spec("chat"), classes=())
-    assert automatic.generous(BlockHighest(), speech) == BlockHighest()
+    assert automatic.with_layers_above(BlockHighest(), speech) == BlockHighest()
 
 
 def test_how_many_layers_is_said_where_it_was_left_open():
     scores = made_up.scores((0.1, 0.2, 0.4, 0.1, 0.3, 0.2))
     plans = [planning.plan(scores, made) for made in (BlockHighest(), Upwards(BlockHighest()))]
-    said = [automatic.quarter(Spec("block-highest"), plan) for plan in plans]
+    said = [automatic.count_in_words(Spec("block-highest"), plan) for plan in plans]
     assert said[0] == "2 of 6 layers: a quarter, rounded up; "
     assert said[1] == "4 of 6 layers: a quarter, rounded up, and with 2000 texts or more all above the lowest; "
-    assert automatic.quarter(Spec("block-highest", {"k": 2}), plans[0]) == ""
+    assert automatic.count_in_words(Spec("block-highest", {"k": 2}), plans[0]) == ""
 
 
 @pytest.mark.parametrize("tuner", [made() for made in catalog.every("tuner").values()], ids=lambda made: made.name)

@@ -128,7 +128,7 @@ def _from_scores(
     made = {axis: catalog.build(axis, spec) for axis, spec in axes.items() if spec is not None}
     chooses = made["tuner"].needs_layers
     selector = selector_for(choice, scores.model, scores.scorer, seed) if chooses else None
-    return planning.plan(scores, selector and automatic.generous(selector, scores.data), **made)
+    return planning.plan(scores, selector and automatic.with_layers_above(selector, scores.data), **made)
 
 
 def _from_model(

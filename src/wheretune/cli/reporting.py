@@ -270,13 +270,13 @@ def report_on(
 ) -> None:
     """Says what would be chosen, writes the scores and figures, and shows them."""
     from wheretune.agreement import agreement
-    from wheretune.automatic import generous
+    from wheretune.automatic import with_layers_above
     from wheretune.planning import choose
     from wheretune.records.base import to_json
     from wheretune.records.scores import save_scores
 
     save_scores(every, output)  # they stand, whatever is then made of them
-    selectors = [generous(selector, one.data) for one, selector in zip(every, selectors, strict=True)]
+    selectors = [with_layers_above(selector, one.data) for one, selector in zip(every, selectors, strict=True)]
     every = [replace(one, choice=choose(one, selector)) for one, selector in zip(every, selectors, strict=True)]
     save_scores(every, output)
     side_by_side = agreement(every, selectors) if report.compare else None
